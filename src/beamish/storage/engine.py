@@ -1,0 +1,370 @@
+"""SQL on one SQLite connection: the cursor that modules see, batches of jobs in one commit, errors in our own terms.
+
+Everything here is synchronous and belongs to the thread that owns the connection.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from time import perf_counter
+from typing import Any, TypeVar
+
+from beamish.storage.api import ConstraintViolated, Cursor, StorageError, StorageUnavailable, Timing
+from beamish.storage.commits import Job, Outcome, Row, Work
+
+T = TypeVar("T")
+
+NAMES_LIMIT = 512
+"""Names that are timed one by one; what comes later is counted under `(other)`."""
+WIDE = (512, 64, 8)
+"""Rows per widened INSERT, largest first. Each size is one more prepared statement per table."""
+
+_NOT_OUR_FAULT = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+_VALUES = re.compile(r"\bVALUES\s*(\(\s*\?(?:\s*,\s*\?)*\s*\))", re.IGNORECASE)
+_CONTROL = re.compile(r"\s*(?:BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+
+
+def storage_error(exc: Exception) -> Exception:
+    """The same failure without SQLite in its type; what is not SQLite's (a value too large) stays as it is."""
+    if not isinstance(exc, sqlite3.Error):
+        return exc
+    kind = StorageError
+    if isinstance(exc, sqlite3.IntegrityError):
+        kind = ConstraintViolated
+    elif (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF in _NOT_OUR_FAULT:  # the low byte of an extended code
+        kind = StorageUnavailable
+    error = kind(str(exc))
+    error.__cause__ = exc
+    return error
+
+
+@lru_cache(maxsize=256)
+def widened(sql: str, rows: int) -> tuple[str, int] | None:
+    """`INSERT … VALUES (?, ?)` for so many rows at once, and the parameters per row; None if it is of another shape.
+
+    `sqlite3` gives up the interpreter lock and takes it again at each step. Beside a busy event loop that costs more
+    than the insert, so one step should carry many rows.
+    """
+    found = list(_VALUES.finditer(sql))
+    if len(found) != 1 or "returning" in sql.lower():
+        return None
+    group, end = found[0][1], found[0].end()
+    width = group.count("?")
+    if sql.count("?") != width:  # parameters elsewhere too: their order would change
+        return None
+    return sql[:end] + f", {group}" * (rows - 1) + sql[end:], width
+
+
+@lru_cache(maxsize=1024)
+def _controls_transactions(sql: str) -> bool:
+    return _CONTROL.match(sql) is not None
+
+
+def only_reading(cursor: Cursor, fn: Callable[[Cursor], T]) -> T:
+    """Run a function on a connection that could write, as on one that cannot."""
+    cursor.run("PRAGMA query_only = ON")
+    try:
+        return fn(cursor)
+    finally:
+        cursor.run("PRAGMA query_only = OFF")
+
+
+class Timings:
+    """Counts and seconds by name. Written by one thread; `read` may be called from any."""
+
+    def __init__(self) -> None:
+        """Start with nothing counted."""
+        self._by_name: dict[str, list[float]] = {}
+
+    def add(self, name: str, count: int, seconds: float) -> None:
+        """Count so many runs of `name` that took so many seconds together."""
+        entry = self._by_name.get(name)
+        if entry is None:
+            if len(self._by_name) >= NAMES_LIMIT:
+                name = "(other)"
+            entry = self._by_name.setdefault(name, [0, 0.0, 0.0])
+        entry[0] += count
+        entry[1] += seconds
+        if seconds > entry[2]:
+            entry[2] = seconds
+
+    @staticmethod
+    def read(several: Iterable[Timings]) -> dict[str, Timing]:
+        """The sum over several threads, by name."""
+        out: dict[str, Timing] = {}
+        for one in several:
+            for name, (count, total, longest) in list(one._by_name.items()):
+                seen = out.get(name, Timing(0, 0.0, 0.0))
+                out[name] = Timing(seen.count + int(count), seen.total + total, max(seen.max, longest))
+        return out
+
+
+class SqliteCursor:
+    """`storage.api.Cursor` over a connection in autocommit mode (`isolation_level=None`)."""
+
+    __slots__ = ("_conn", "gave_up")
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        """The caller begins and ends the transaction."""
+        self._conn = conn
+        self.gave_up: Exception | None = None
+        """Why SQLite rolled the whole transaction back by itself. Further statements would commit one by one."""
+
+    def run(self, sql: str, *params: Any) -> int:
+        """Run a statement; the number of rows changed."""
+        try:
+            return self._execute(sql, params).rowcount
+        except sqlite3.Error as exc:
+            raise self._refused(exc) from exc
+
+    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement for each row of parameters."""
+        if self.gave_up is not None:
+            raise self.gave_up
+        try:
+            self._conn.executemany(sql, rows)
+        except sqlite3.Error as exc:
+            raise self._refused(exc) from exc
+
+    def rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        try:
+            return self._execute(sql, params).fetchall()
+        except sqlite3.Error as exc:
+            raise self._refused(exc) from exc
+
+    def row(self, sql: str, *params: Any) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        try:
+            found: tuple[Any, ...] | None = self._execute(sql, params).fetchone()
+        except sqlite3.Error as exc:
+            raise self._refused(exc) from exc
+        return found
+
+    def value(self, sql: str, *params: Any) -> Any:
+        """The first column of the first row, or None."""
+        found = self.row(sql, *params)
+        return None if found is None else found[0]
+
+    def _execute(self, sql: str, params: tuple[Any, ...]) -> sqlite3.Cursor:
+        if self.gave_up is not None:
+            raise self.gave_up
+        if _controls_transactions(sql):  # it would commit other callers' halves
+            raise StorageError("a transaction begins and ends with its function, not by a statement")
+        return self._conn.execute(sql, params)
+
+    def _refused(self, exc: sqlite3.Error) -> Exception:
+        error = storage_error(exc)
+        if not self._conn.in_transaction:
+            self.gave_up = error
+        return error
+
+
+class TransactionLost(Exception):
+    """Inside a batch, the transaction is no longer there: every job of it must be done again."""
+
+
+class Engine:
+    """Runs jobs and reads on one connection."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        """Take a connection opened with `isolation_level=None`; `close` closes it."""
+        self.timings = Timings()
+        self._conn = conn
+        self._variables = conn.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._conn.close()
+
+    def fetch(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """All rows of one query. Raises `StorageError`."""
+        started = perf_counter()
+        try:
+            return self._conn.execute(sql, params).fetchall()
+        except sqlite3.Error as exc:
+            raise storage_error(exc) from exc
+        finally:
+            self.timings.add("(fetch)", 1, perf_counter() - started)
+
+    def read(self, name: str, fn: Callable[[Cursor], T]) -> T:
+        """Run a function on one snapshot; the connection must be `query_only`. Raises what `fn` raises."""
+        started = perf_counter()
+        try:
+            self._statement("BEGIN")
+            try:
+                return fn(SqliteCursor(self._conn))
+            finally:
+                self._rollback()
+        except sqlite3.Error as exc:
+            raise storage_error(exc) from exc
+        finally:
+            self.timings.add(name, 1, perf_counter() - started)
+
+    def commit(self, jobs: Sequence[Job]) -> Outcome:
+        """Run all jobs in one commit; if that cannot be made, each in its own. Never raises for what a job does."""
+        if len(jobs) > 1:
+            failures = self._together(jobs)
+            if failures is not None:
+                return Outcome(jobs, failures)
+        return Outcome(jobs, self._one_by_one(jobs))
+
+    def _together(self, jobs: Sequence[Job]) -> dict[int, BaseException] | None:
+        """Failures by index, or None if nothing was committed."""
+        failures: dict[int, BaseException] = {}
+        try:
+            self._statement("BEGIN IMMEDIATE")
+        except sqlite3.Error as exc:
+            return self._all_failed(jobs, 0, exc)
+        try:
+            for start, run in _runs(jobs):
+                if isinstance(run, Work):
+                    self._guarded_work(start, run, failures)
+                else:
+                    self._rows(start, run, failures)
+            self._commit()
+        except (TransactionLost, sqlite3.Error):
+            self._rollback()
+            return None
+        except BaseException:
+            self._rollback()
+            raise
+        return failures
+
+    def _one_by_one(self, jobs: Sequence[Job]) -> dict[int, BaseException]:
+        failures: dict[int, BaseException] = {}
+        for index, job in enumerate(jobs):
+            try:
+                self._statement("BEGIN IMMEDIATE")
+            except sqlite3.Error as exc:
+                # The file is locked or gone; each further job would wait as long to learn the same.
+                return failures | self._all_failed(jobs, index, exc)
+            started = perf_counter()
+            try:
+                if isinstance(job, Work):
+                    cursor = SqliteCursor(self._conn)
+                    job.result = job.fn(cursor)
+                    if not self._conn.in_transaction:
+                        raise cursor.gave_up or StorageError(f"{job.name} ended its own transaction")
+                else:
+                    self._conn.execute(job.sql, job.params)
+                self.timings.add(job.name, 1, perf_counter() - started)
+                self._commit()
+            except BaseException as exc:
+                self._rollback()
+                failures[index] = storage_error(exc) if isinstance(exc, Exception) else exc
+        return failures
+
+    def _all_failed(self, jobs: Sequence[Job], start: int, exc: sqlite3.Error) -> dict[int, BaseException]:
+        return {index: storage_error(exc) for index in range(start, len(jobs))}  # one each: they gather tracebacks
+
+    def _guarded_work(self, index: int, job: Work, failures: dict[int, BaseException]) -> None:
+        started = perf_counter()
+        self._statement("SAVEPOINT job")
+        try:
+            job.result = job.fn(SqliteCursor(self._conn))
+        except BaseException as exc:
+            self._undo()
+            failures[index] = exc
+        else:
+            if not self._conn.in_transaction:
+                raise TransactionLost
+            self._statement("RELEASE job")
+        self.timings.add(job.name, 1, perf_counter() - started)
+
+    def _rows(self, start: int, run: Sequence[Row], failures: dict[int, BaseException]) -> None:
+        started = perf_counter()
+        if len(run) == 1:
+            self._row(start, run[0], failures)
+        else:
+            self._statement("SAVEPOINT job")
+            try:
+                self._bulk(run)
+            except Exception:
+                self._undo()
+                for offset, row in enumerate(run):
+                    self._row(start + offset, row, failures)
+            else:
+                self._statement("RELEASE job")
+        self.timings.add(run[0].name, len(run), perf_counter() - started)
+
+    def _row(self, index: int, row: Row, failures: dict[int, BaseException]) -> None:
+        try:  # a single statement undoes itself when it fails: no savepoint needed
+            self._conn.execute(row.sql, row.params)
+        except Exception as exc:
+            if not self._conn.in_transaction:
+                raise TransactionLost from exc
+            failures[index] = storage_error(exc)
+
+    def _bulk(self, run: Sequence[Row]) -> None:
+        """All rows of a run of the same statement. Raises at the first that fails, with some of them already in."""
+        sql = run[0].sql
+        rows = [row.params for row in run]
+        done = 0
+        for size in WIDE:
+            if len(rows) - done < size or (wide := widened(sql, size)) is None:
+                continue
+            wide_sql, width = wide
+            if size * width > self._variables or any(len(params) != width for params in rows):
+                continue
+            while len(rows) - done >= size:
+                self._conn.execute(wide_sql, tuple(chain.from_iterable(rows[done : done + size])))
+                done += size
+        if done < len(rows):
+            self._conn.executemany(sql, rows[done:])
+
+    def _undo(self) -> None:
+        if not self._conn.in_transaction:
+            raise TransactionLost
+        self._statement("ROLLBACK TO job")
+        self._statement("RELEASE job")
+
+    def _commit(self) -> None:
+        started = perf_counter()
+        self._statement("COMMIT")
+        self.timings.add("(commit)", 1, perf_counter() - started)
+
+    def _rollback(self) -> None:
+        if self._conn.in_transaction:
+            self._statement("ROLLBACK")
+
+    def _statement(self, sql: str) -> None:
+        self._conn.execute(sql)
+
+
+def _runs(jobs: Sequence[Job]) -> Iterator[tuple[int, Work | list[Row]]]:
+    """Jobs with the index of the first: a function by itself, rows of the same statement and name together."""
+    run: list[Row] = []
+    start = 0
+    for index, job in enumerate(jobs):
+        if isinstance(job, Row):
+            if run and run[0].sql == job.sql and run[0].name == job.name:
+                run.append(job)
+                continue
+            if run:
+                yield start, run
+            run, start = [job], index
+        else:
+            if run:
+                yield start, run
+                run = []
+            yield index, job
+    if run:
+        yield start, run

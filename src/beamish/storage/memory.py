@@ -1,0 +1,108 @@
+"""The database in memory, without threads: for tests, and with the means to make it late or make it fail.
+
+Jobs are committed at the next iteration of the loop, by the same code as in the file engine, so that a caller who
+forgets to wait for the commit is found out here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from beamish.storage.api import Cursor, StorageClosed, Timing
+from beamish.storage.commits import QUEUE_BYTES, QUEUE_LIMIT, CommitQueue, Job, Outcome
+from beamish.storage.engine import Engine, Timings, only_reading
+
+T = TypeVar("T")
+
+
+class MemoryDatabase(CommitQueue):
+    """`storage.api.Database` over SQLite in memory, on the loop itself. Made inside a running loop; `close` ends it."""
+
+    def __init__(self, *, queue_limit: int = QUEUE_LIMIT, queue_bytes: int = QUEUE_BYTES) -> None:
+        """An empty database."""
+        super().__init__(asyncio.get_running_loop(), queue_limit, queue_bytes)
+        conn = sqlite3.connect(":memory:", isolation_level=None)
+        conn.execute("PRAGMA foreign_keys = ON")
+        self._engine = Engine(conn)
+        self._held = False
+        self._fail: tuple[Exception, int] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> MemoryDatabase:
+        """Nothing more to open."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    @property
+    def timings(self) -> dict[str, Timing]:
+        """What each name has cost so far (see `SqliteDatabase.timings`)."""
+        return Timings.read([self._engine.timings])
+
+    async def read(self, name: str, fn: Callable[[Cursor], T]) -> T:
+        """Run a function on what is committed at the time of the call (see `storage.api.Database.read`)."""
+        if self._closing:
+            raise StorageClosed("the database is closed")
+        try:
+            return self._engine.read(name, lambda cursor: only_reading(cursor, fn))
+        finally:
+            await asyncio.sleep(0)  # a real read never returns within the same iteration
+
+    async def fetch(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+        """All rows of one query (see `storage.api.Database.fetch`)."""
+        return await self.read("(fetch)", lambda cursor: cursor.rows(sql, *params))
+
+    async def close(self) -> None:
+        """Commit what is queued, even if held back, and close. Later calls raise `StorageClosed`, except this one."""
+        if not self._closed:
+            self._closing = self._closed = True
+            self._held = False
+            self._commit()
+            self._engine.close()
+
+    def hold(self) -> None:
+        """Make no commit until `release`, like a disk that stalls. Reads go on."""
+        self._held = True
+
+    def release(self) -> None:
+        """End `hold`: what waits is committed at the next iteration."""
+        self._held = False
+        if self._fresh:
+            self._wake()
+
+    def fail_next(self, exc: Exception, jobs: int = 1) -> None:
+        """Let the next jobs to be committed fail with `exc`, as if the disk had refused them, and no others."""
+        if jobs < 1:
+            raise ValueError("at least one job must fail")
+        self._fail = (exc, jobs)
+
+    def _wake(self) -> None:
+        if not self._held:
+            try:
+                self._loop.call_soon(self._commit)
+            except RuntimeError:
+                raise StorageClosed("the event loop of the database is closed") from None
+
+    def _commit(self) -> None:
+        if self._held:
+            return
+        jobs = self._take()
+        if self._fail is not None and jobs:
+            jobs = self._refuse(jobs, *self._fail)
+        if jobs:
+            self._settle(self._engine.commit(jobs))
+
+    def _refuse(self, jobs: list[Job], exc: Exception, count: int) -> list[Job]:
+        """Settle the first `count` jobs as failed; the others."""
+        refused, rest = jobs[:count], jobs[count:]
+        self._fail = (exc, count - len(refused)) if count > len(refused) else None
+        self._settle(Outcome(refused, dict.fromkeys(range(len(refused)), exc)))
+        return rest

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beamish.storage.api import ConstraintViolated, StorageError, StorageUnavailable
+from beamish.storage.commits import Row, Work
+from beamish.storage.engine import NAMES_LIMIT, Engine, SqliteCursor, Timings, storage_error, widened
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    conn.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, text TEXT UNIQUE)")
+    yield conn
+    conn.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "wide"),
+    [
+        ("INSERT INTO t VALUES (?)", ("INSERT INTO t VALUES (?), (?)", 1)),
+        ("insert into t (a, b) values ( ?,? )", ("insert into t (a, b) values ( ?,? ), ( ?,? )", 2)),
+        (
+            "INSERT INTO t VALUES (?, ?) ON CONFLICT DO NOTHING",
+            ("INSERT INTO t VALUES (?, ?), (?, ?) ON CONFLICT DO NOTHING", 2),
+        ),
+        ("INSERT INTO t VALUES (?, 1)", None),
+        ("INSERT INTO t VALUES (?) ON CONFLICT (a) DO UPDATE SET b = ?", None),
+        ("INSERT INTO t VALUES (?), (?)", None),
+        ("INSERT INTO t VALUES (?) RETURNING id", None),
+        ("INSERT INTO t SELECT a FROM u WHERE b = ?", None),
+        ("UPDATE t SET a = ?", None),
+        ("DELETE FROM t WHERE a = ?", None),
+    ],
+)
+def test_which_statements_are_widened(sql: str, wide: tuple[str, int] | None) -> None:
+    assert widened(sql, 2) == wide
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=4)), min_size=1, max_size=150))
+def test_widened_inserts_store_what_single_inserts_store(rows: list[tuple[int, bytes]]) -> None:
+    sql = "INSERT INTO t (a, b) VALUES (?, ?) ON CONFLICT (a) DO UPDATE SET b = excluded.b"
+    stored = []
+    for together in (True, False):
+        conn = sqlite3.connect(":memory:", isolation_level=None)
+        conn.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)")
+        if together:
+            assert Engine(conn).commit([Row("n", sql, row, None, 0) for row in rows]).failures == {}
+        else:
+            for row in rows:
+                conn.execute(sql, row)
+        stored.append(conn.execute("SELECT a, b FROM t ORDER BY a").fetchall())
+        conn.close()
+    assert stored[0] == stored[1]
+
+
+def test_a_run_of_rows_takes_few_steps(conn: sqlite3.Connection) -> None:
+    seen: list[str] = []
+    conn.set_trace_callback(seen.append)
+    rows = [Row("n", "INSERT INTO item (text) VALUES (?)", (f"{n}",), None, 0) for n in range(512 + 64 + 8 + 1)]
+    assert Engine(conn).commit(rows).failures == {}
+    assert sum(statement.startswith("INSERT") for statement in seen) == 4
+    assert sum(statement.startswith("COMMIT") for statement in seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, StorageUnavailable),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, StorageUnavailable),
+        (sqlite3.SQLITE_IOERR_FSYNC, StorageUnavailable),
+        (sqlite3.SQLITE_CORRUPT, StorageUnavailable),
+        (sqlite3.SQLITE_ERROR, StorageError),
+    ],
+)
+def test_errors_are_told_apart_by_whose_fault_they_are(code: int, kind: type[StorageError]) -> None:
+    exc = sqlite3.OperationalError("told")
+    exc.sqlite_errorcode = code
+    error = storage_error(exc)
+    assert type(error) is kind
+    assert str(error) == "told"
+    assert error.__cause__ is exc
+
+
+def test_what_is_not_sqlites_stays_as_it_is(conn: sqlite3.Connection) -> None:
+    error = OverflowError()
+    assert storage_error(error) is error
+    with pytest.raises(OverflowError):
+        SqliteCursor(conn).run("INSERT INTO item VALUES (?, 'x')", 2**64)
+
+
+def test_a_constraint_error_is_its_own_kind(conn: sqlite3.Connection) -> None:
+    cursor = SqliteCursor(conn)
+    conn.execute("BEGIN")
+    cursor.run("INSERT INTO item (text) VALUES ('a')")
+    with pytest.raises(ConstraintViolated):
+        cursor.many("INSERT INTO item (text) VALUES (?)", [("a",)])
+    assert cursor.value("SELECT count(*) FROM item") == 1
+
+
+def test_a_full_disk_reaches_every_job_and_keeps_what_was_stored(conn: sqlite3.Connection) -> None:
+    engine = Engine(conn)
+    sql = "INSERT INTO item (text) VALUES (?)"
+    assert engine.commit([Row("n", sql, ("small",), None, 0)]).failures == {}
+    conn.execute(f"PRAGMA max_page_count = {conn.execute('PRAGMA page_count').fetchone()[0]}")
+
+    def large(c: SqliteCursor) -> None:
+        c.run(sql, "y" * 50_000)
+
+    jobs = [Row("n", sql, (letter * 50_000,), None, 0) for letter in "abc"]
+    outcome = engine.commit([*jobs, Work("w", large, None, None), Row("n", sql, ("fits",), None, 0)])
+    assert {index: type(exc) for index, exc in outcome.failures.items()} == dict.fromkeys(range(4), StorageUnavailable)
+    assert not conn.in_transaction
+    assert conn.execute("SELECT text FROM item").fetchall() == [("small",), ("fits",)]
+
+
+def test_names_are_bounded() -> None:
+    timings = Timings()
+    for n in range(NAMES_LIMIT + 10):
+        timings.add(f"name {n}", 1, 0.5)
+    read = Timings.read([timings, timings])
+    assert len(read) == NAMES_LIMIT + 1
+    assert read["(other)"].count == 20
+    assert read["name 0"].total == 1.0
+    assert read["name 0"].max == 0.5
