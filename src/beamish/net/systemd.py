@@ -1,0 +1,111 @@
+"""What a service manager wants to hear (sd_notify(3)) and hands over (sd_listen_fds(3)). Outside systemd: nothing.
+
+Telling never fails the server: a notification that cannot be sent is logged and forgotten.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Final, NamedTuple
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+_MAX_FDS: Final = 1024
+
+
+class Inherited(NamedTuple):
+    """A listening socket opened by the service manager, with the name its unit gave it (FileDescriptorName=)."""
+
+    name: str
+    socket: socket.socket
+
+
+def ready(status: str = "") -> bool:
+    """Start-up, or a reload, is complete."""
+    return notify("READY=1", *([f"STATUS={status}"] if status else []))
+
+
+def reloading() -> bool:
+    """A reload began; `ready()` must follow. With the time stamp that Type=notify-reload demands."""
+    return notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+
+def stopping(status: str = "") -> bool:
+    """Shutdown began."""
+    return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
+
+
+def status(text: str) -> bool:
+    """One line for `systemctl status`."""
+    return notify(f"STATUS={text}")
+
+
+def watchdog() -> bool:
+    """A sign of life; send one every `watchdog_interval()` seconds."""
+    return notify("WATCHDOG=1")
+
+
+def extend_timeout(seconds: float) -> bool:
+    """Ask for `seconds` more, from now on, to start or stop (a long migration, many sessions to close)."""
+    return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
+
+def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Send `NAME=value` assignments; False if nobody listens or it failed. Line breaks in values become spaces."""
+    target = environ.get("NOTIFY_SOCKET", "")
+    if not target:
+        return False
+    if target[0] == "@":
+        name = "\0" + target[1:]  # Linux's abstract namespace
+    elif target[0] == "/":
+        name = target
+    else:
+        log.warning("notify_socket_unsupported", address=target)
+        return False
+    message = "\n".join(" ".join(one.splitlines()) for one in assignments)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)  # a full queue must not hold up the loop
+            sender.connect(name)
+            sender.send(message.encode("utf-8", "replace"))
+    except OSError as error:
+        log.warning("notify_failed", address=target, reason=str(error))
+        return False
+    return True
+
+
+def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds between signs of life: half of what the unit's WatchdogSec allows. None: no watchdog, or not for us."""
+    text = environ.get("WATCHDOG_USEC", "")
+    owner = environ.get("WATCHDOG_PID", "")
+    if not text.isdecimal() or int(text) == 0 or (owner and owner != str(os.getpid())):
+        return None
+    return int(text) / 2_000_000
+
+
+def listen_fds(environ: MutableMapping[str, str] = os.environ) -> list[Inherited]:
+    """The sockets of a socket unit, non-blocking; the caller owns them. Empty if we were started without one.
+
+    Removes the variables, so that a second call or a child process does not take them again. What is no socket is
+    left alone and logged.
+    """
+    owner, count, names = (environ.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if owner != str(os.getpid()) or not count.isdecimal():
+        return []
+    labels = names.split(":") if names else []
+    inherited: list[Inherited] = []
+    for index in range(min(int(count), _MAX_FDS)):
+        descriptor = _FIRST_FD + index
+        try:
+            os.set_inheritable(descriptor, False)
+            listening = socket.socket(fileno=descriptor)
+            listening.setblocking(False)
+        except OSError as error:
+            log.warning("inherited_descriptor_unusable", descriptor=descriptor, reason=str(error))
+            continue
+        inherited.append(Inherited(labels[index] if index < len(labels) else "unknown", listening))
+    return inherited
