@@ -109,6 +109,10 @@ def test_peers_are_shown(name, shown):
         ("::1", "::/64"),
         ("", ""),
         ("not:an:address", "not:an:address"),
+        (("192.0.2.1", 5222), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 5222, 0, 0), "192.0.2.1"),
+        (("2001:db8::1", 5222, 0, 0), "2001:db8::/64"),
+        (None, "unknown"),
     ],
 )
 def test_networks_for_limits(host, network):

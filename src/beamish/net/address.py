@@ -81,12 +81,14 @@ def plain_ip(host: str) -> str:
     return str(mapped or address)
 
 
-def network_of(host: str) -> str:
+def network_of(name: Any) -> str:
     """The key for limits per address: an IPv4 address itself, for IPv6 its /64, which one subscriber owns whole.
 
-    What is no IP address (a Unix socket) is its own key.
+    Takes the text of an address or a transport's `peername`. What is no IP address (a Unix socket) is its own key.
     """
-    plain = plain_ip(host)
+    if isinstance(name, tuple) and name:
+        name = name[0]
+    plain = plain_ip(name) if isinstance(name, str) else format_peer(name)
     if ":" not in plain:
         return plain
     try:
