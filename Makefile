@@ -1,0 +1,70 @@
+# make run: a server for localhost, nothing configured. make test: everything that is checked. See CONTRIBUTING.md.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Clients from the distribution that the interoperability tests drive; those tests are skipped where they are missing.
+CLIENTS   := go-sendxmpp profanity tmux
+SCENARIOS ?= chat presence ping login offline idle
+
+.PHONY: run test check lint gen bench clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.installed
+	$(BIN)/beamish serve --demo
+
+test: $(VENV)/.installed-test clients check
+
+# What `test` does once everything is installed.
+check: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+gen: $(VENV)/.installed
+	$(BIN)/beamish dev gen
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m tests.bench $(SCENARIOS)
+
+# Leaves ./var alone: it holds accounts and messages.
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+# -- installation ------------------------------------------------------------------------------------------------------
+
+# Runs apt-get as root or through a sudo that asks nothing; fails quietly where neither works.
+apt_install = \
+	if [ "$$(id -u)" = 0 ]; then as_root=; elif sudo -n true 2>/dev/null; then as_root="sudo -n"; else exit 1; fi; \
+	command -v apt-get >/dev/null || exit 1; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >/dev/null && \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(1) >/dev/null
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Beamish needs Python 3.11 or later")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || ( $(call apt_install,python3-venv) ) || \
+		{ echo 'python3-venv is missing and cannot be installed from here: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+# aioxmpp is left alone with its wish for an lxml of years ago: it works with today's, as the tests that use it show.
+# What it needs otherwise is in the extra `test`.
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps aioxmpp
+	@touch $(VENV)/.installed $@
+
+.PHONY: clients
+clients:
+	@missing=; for client in $(CLIENTS); do command -v $$client >/dev/null || missing="$$missing $$client"; done; \
+	[ -z "$$missing" ] || ( $(call apt_install,$$missing) ) || \
+		echo "not installed, and their tests are skipped:$$missing (apt-get install$$missing)" >&2

@@ -1,0 +1,131 @@
+"""What all commands share: where the configuration is, how modules are found, how things are said and failures end.
+
+Exit codes: 0 done, 1 it failed, 2 the command was called wrongly.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from rich.console import Console
+
+from beamish.config import Config, ConfigProblems, ModuleClass, load
+
+SYSTEM_CONFIG: Final = Path("/etc/beamish/beamish.toml")
+"""The file that is read when none is named and it exists."""
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        envvar="BEAMISH_CONFIG",
+        help=f"Configuration file. Without it: {SYSTEM_CONFIG} if that exists, else the defaults.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def module_classes() -> Sequence[ModuleClass]:
+    """Every module of this installation, in the order they are started."""
+    from beamish.core.registry import discover
+
+    return discover()
+
+
+def config_file(named: Path | None) -> Path | None:
+    """The file to read: the one named, else the system's if it exists, else none (the defaults)."""
+    if named is not None:
+        return named
+    return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None
+
+
+def load_or_exit(path: Path | None) -> Config:
+    """The configuration; with problems in it, one line each on standard error and exit code 1."""
+    try:
+        return load(path, module_classes())
+    except ConfigProblems as found:
+        for problem in found.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def fail(message: str) -> NoReturn:
+    """Say on standard error what failed, and end with exit code 1."""
+    print(f"beamish: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def print_json(value: object) -> None:
+    """A JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def screen() -> Console:
+    """Standard output for people: coloured on a terminal, never broken up or shortened when it goes to a file."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def expected_failures() -> tuple[type[Exception], ...]:
+    """What a start or a command may fail with for reasons outside the program; the message is enough, without traceback.
+
+    A port in use, a disk that is full, a database of a newer version, a certificate that cannot be used.
+    """
+    from beamish import app
+    from beamish.core.registry import ModuleError
+    from beamish.net.tls import CertificatesUnusable
+    from beamish.storage.api import StorageError
+
+    return app.CommandFailed, ModuleError, CertificatesUnusable, StorageError, OSError
+
+
+def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
+    """Have a command done by the running server, or on the database itself when no server runs.
+
+    Ends with exit code 1 and the reason when the command fails.
+    """
+    from beamish import app
+
+    async def run() -> Any:
+        return await app.run_command(config, name, args)
+
+    become_owner(config.server.data_dir)
+    try:
+        return asyncio.run(run())
+    except expected_failures() as error:
+        fail(str(error))
+
+
+def run_server(main: Coroutine[Any, Any, None]) -> None:
+    """Run the server's coroutine on uvloop until it ends; says why and exits with 1 when it cannot start."""
+    import uvloop
+
+    try:
+        uvloop.run(main)
+    except expected_failures() as error:
+        fail(str(error))
+    except KeyboardInterrupt:  # before the server had its own handler in place
+        raise typer.Exit(130) from None
+
+
+def become_owner(directory: Path) -> None:
+    """As root, go on as the user whose directory this is.
+
+    Otherwise files that root makes in it (the database's log) would shut the server out the next time it starts.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = directory.stat()
+    except FileNotFoundError:
+        return
+    if owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)

@@ -1,0 +1,53 @@
+"""`beamish serve`: the server in the foreground."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from beamish.cli import demo as demonstration
+from beamish.cli.console import (
+    ConfigOption,
+    JsonOption,
+    config_file,
+    expected_failures,
+    fail,
+    load_or_exit,
+    module_classes,
+    run_server,
+    screen,
+)
+from beamish.config import Config, load
+
+DemoOption = Annotated[
+    bool, typer.Option("--demo", help="Make two accounts to try it with, and print how to connect. For a first look.")
+]
+
+
+def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOption = False) -> None:
+    """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
+
+    With --demo and no file, the system's configuration is left aside and ./var is used.
+    """
+    from beamish import app
+
+    path = config if demo else config_file(config)
+    loaded = load_or_exit(path)
+    accounts: dict[str, str] = {}
+    if demo:
+        try:
+            accounts = asyncio.run(demonstration.prepare(loaded, app.run_command))
+        except expected_failures() as error:
+            fail(f"the demo accounts cannot be made: {error}")
+
+    def reload() -> Config:
+        """The configuration as it stands now; raises `ConfigProblems`, upon which the server keeps what it has."""
+        return load(path, module_classes())
+
+    def ready(listening: list[str]) -> None:
+        if as_json:
+            print(demonstration.as_json(accounts, listening), flush=True)
+        elif demo:
+            demonstration.tell(screen(), loaded, accounts, listening)
+
+    run_server(app.serve(loaded, reload=reload, ready=ready))

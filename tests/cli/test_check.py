@@ -1,0 +1,125 @@
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from typer.testing import CliRunner
+
+from beamish.cli import commands
+
+
+def test_every_problem_is_a_line_and_the_exit_code_is_1(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\nadmin = []\n[limits]\ndepth = 'x'\n")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 1
+    first, second = result.stdout.splitlines()
+    assert first.startswith(f"{file}:2: server.admin: unknown key; did you mean admins?")
+    assert second == f"{file}:4: limits.depth: must be a whole number, at least 8 and at most 250"
+
+
+def test_problems_as_json(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[c2s]\nx = 1")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file), "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["ok"] is False
+    assert (told["problems"][0]["line"], told["problems"][0]["key"]) == (2, "c2s.x")
+
+
+def test_certificates_are_looked_at(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[tls]\ncertificate = 'c.pem'\nkey = 'k.pem'")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 1
+    assert f"{file}:2: tls.certificate: {tmp_path}/c.pem: cannot be read" in result.stdout
+
+
+def test_a_good_file_is_ok_with_a_summary(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndomains = ['a.example', 'b.example']\ndata_dir = 'data'")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"ok: {file}\n")
+    assert "a.example, b.example" in result.stdout
+    assert f"{tmp_path}/data/beamish.db" in result.stdout
+    assert json.loads(runner.invoke(commands, ["config", "check", "--json"]).stdout)["ok"] is True
+
+
+def write_pair(directory: Path, domain: str, days: int) -> None:
+    """A self-signed certificate for a domain and its key, valid for so many days from now."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    start, end = now - datetime.timedelta(days=1), now + datetime.timedelta(days=days)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, end)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=True)
+    (directory / "c.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    key_file = directory / "k.pem"
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+TWO_DOMAINS = """\
+[server]
+domains = ["example.org", "example.net"]
+[tls]
+certificate = "c.pem"
+key = "k.pem"
+[tls.domains."EXAMPLE.net"]
+certificate = "c.pem"
+key = "absent.pem"
+"""
+
+
+def test_a_fault_of_one_domains_files_is_placed_at_its_key(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    write_pair(tmp_path, "example.org", days=300)
+    file = tmp_path / "b.toml"
+    file.write_text(TWO_DOMAINS)
+    result = runner.invoke(commands, ["config", "check", "-c", str(file), "--json"])
+    assert result.exit_code == 1
+    places = {(problem["line"], problem["key"]) for problem in json.loads(result.stdout)["problems"]}
+    assert (8, 'tls.domains."EXAMPLE.net".key') in places
+    assert all(line > 5 for line, _ in places)
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    write_pair(tmp_path, "localhost", days=3)
+    file = tmp_path / "b.toml"
+    file.write_text("[tls]\ncertificate = 'c.pem'\nkey = 'k.pem'")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 0
+    assert f"{file}:2: tls.certificate: warning: " in result.stdout
+    assert "ok: " in result.stdout
+
+
+def test_a_module_that_lacks_another_is_found_before_the_start(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from beamish.core.module import Module
+
+    class Service:
+        """What one module offers and the other needs."""
+
+    class Provider(Module):
+        name = "provider"
+        provides = (Service,)
+
+    class User(Module):
+        name = "user"
+        requires = (Service,)
+
+    monkeypatch.setattr("beamish.core.registry.discover", lambda: (Provider, User))
+    file = tmp_path / "b.toml"
+    file.write_text("")
+    assert runner.invoke(commands, ["config", "check", "-c", str(file)]).exit_code == 0
+    file.write_text("\n[modules]\ndisable = ['provider']\n[modules.user]\n")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 1
+    assert f"{file}:2: modules: module user requires Service" in result.stdout

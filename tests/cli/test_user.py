@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from beamish.cli import commands, console
+
+
+def test_a_password_comes_from_standard_input(server: Any, runner: CliRunner) -> None:
+    result = runner.invoke(commands, ["user", "add", "Ada@localhost", "--password-stdin"], input=" se cret \r\nmore\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert server.accounts == {"ada@localhost": " se cret "}
+    assert "se cret" not in result.output
+
+
+def test_a_password_is_asked_for_twice(server: Any, runner: CliRunner) -> None:
+    result = runner.invoke(commands, ["user", "add", "ada@localhost"], input="one\ntwo\nthree\nthree\n")
+    assert result.exit_code == 0
+    assert server.accounts == {"ada@localhost": "three"}
+    assert "one" not in result.output
+
+
+@pytest.mark.parametrize("extra", [["--password-stdin"], []])
+def test_an_empty_password_is_refused(server: Any, runner: CliRunner, extra: list[str]) -> None:
+    result = runner.invoke(commands, ["user", "add", "ada@localhost", *extra], input="\n\n")
+    assert result.exit_code == 2
+    assert not server.accounts
+
+
+def test_a_random_password_is_printed_and_nothing_else(server: Any, runner: CliRunner) -> None:
+    result = runner.invoke(commands, ["user", "add", "ada@localhost", "--random"])
+    assert result.stdout == server.accounts["ada@localhost"] + "\n"
+    again = runner.invoke(commands, ["user", "passwd", "ada@localhost", "--random", "--json"])
+    assert json.loads(again.stdout) == {"jid": "ada@localhost", "password": server.accounts["ada@localhost"]}
+    assert again.stdout != result.stdout
+
+
+def test_the_password_is_changed(server: Any, runner: CliRunner) -> None:
+    server.accounts["ada@localhost"] = "old"
+    result = runner.invoke(commands, ["user", "passwd", "ada@localhost", "--password-stdin"], input="new")
+    assert result.exit_code == 0
+    assert server.accounts["ada@localhost"] == "new"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["add", "localhost", "--random"],
+        ["add", "a@b/c", "--random"],
+        ["add", "@b", "--random"],
+        ["add"],
+        ["add", "a@b", "--random", "--password-stdin"],
+        ["list", "a@b"],
+        ["remove"],
+        ["frobnicate"],
+    ],
+)
+def test_a_wrong_call_ends_with_2_and_does_nothing(server: Any, runner: CliRunner, args: list[str]) -> None:
+    assert runner.invoke(commands, ["user", *args]).exit_code == 2
+    assert not server.accounts
+
+
+def test_a_failure_ends_with_1_and_its_reason(server: Any, runner: CliRunner) -> None:
+    server.accounts["ada@localhost"] = "x"
+    result = runner.invoke(commands, ["user", "add", "ada@localhost", "--random"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "ada@localhost exists already" in result.stderr
+
+
+def test_accounts_are_listed_one_per_line_or_as_json(server: Any, runner: CliRunner) -> None:
+    server.accounts = {"a@localhost": "x", "b@example.org": "y"}
+    assert runner.invoke(commands, ["user", "list"]).stdout == "a@localhost\nb@example.org\n"
+    assert runner.invoke(commands, ["user", "list", "Example.org"]).stdout == "b@example.org\n"
+    assert json.loads(runner.invoke(commands, ["user", "list", "--json"]).stdout) == [
+        {"jid": "a@localhost"},
+        {"jid": "b@example.org"},
+    ]
+
+
+def test_an_account_is_removed(server: Any, runner: CliRunner) -> None:
+    server.accounts = {"a@localhost": "x"}
+    assert runner.invoke(commands, ["user", "remove", "a@localhost"]).exit_code == 0
+    assert not server.accounts
+    assert runner.invoke(commands, ["user", "remove", "a@localhost"]).exit_code == 1
+
+
+def test_a_broken_configuration_stops_every_command(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\nx = 1\n")
+    result = runner.invoke(commands, ["user", "list", "-c", str(file)])
+    assert result.exit_code == 1
+    assert f"{file}:2: server.x: unknown key" in result.stderr
+
+
+def test_root_goes_on_as_the_owner_of_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    became: list[tuple[str, object]] = []
+    for name in ("setgroups", "setgid", "setuid"):
+        monkeypatch.setattr(f"os.{name}", lambda value, name=name: became.append((name, value)))
+
+    class Owned(type(tmp_path)):  # type: ignore[misc]
+        def stat(self, **_: object) -> object:
+            class Result:
+                st_uid, st_gid = 123, 456
+
+            return Result
+
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    console.become_owner(Owned(tmp_path))
+    assert became == []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    console.become_owner(tmp_path / "absent")
+    assert became == []
+    console.become_owner(Owned(tmp_path))
+    assert became == [("setgroups", []), ("setgid", 456), ("setuid", 123)]
