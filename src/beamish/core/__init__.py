@@ -1,0 +1,1 @@
+"""The kernel: hooks, sessions, routing, modules. Knows neither sockets nor any feature."""

@@ -1,0 +1,189 @@
+"""The hook catalogue, in the order in which a session and its stanzas meet the hooks.
+
+Every entry says when it runs, what STOP means and who usually listens; `docs/hooks.md` is generated from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from beamish.core.hooks import HookKind, HookPoint
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.sessions import Session
+
+
+class Context:
+    """One stanza on its way, with what was found out about it.
+
+    `origin` is the local session that sent it, None for stanzas from elsewhere or from the server itself. `notes` holds
+    what modules want to tell one another; each key is owned by the module whose name it starts with (`"mam.id"`).
+    `settled` is the position in the database queue up to which everything that this stanza caused must be committed
+    before it may be acknowledged; modules raise it with `caused`.
+    """
+
+    __slots__ = ("_notes", "origin", "settled", "stanza")
+
+    def __init__(self, stanza: Stanza, origin: Session | None = None) -> None:
+        self.stanza = stanza
+        self.origin = origin
+        self.settled = 0
+        self._notes: dict[str, object] | None = None
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """Notes of modules on this stanza."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
+
+    def note(self, key: str) -> object | None:
+        """The note under this key, or None."""
+        return self._notes.get(key) if self._notes is not None else None
+
+    def caused(self, position: int) -> None:
+        """This stanza may be acknowledged only when the database is durable up to `position`."""
+        if position > self.settled:
+            self.settled = position
+
+
+class Delivery:
+    """A stanza about to reach one local session. Handlers may put another stanza in its place."""
+
+    __slots__ = ("context", "session", "stanza")
+
+    def __init__(self, context: Context, stanza: Stanza, session: Session) -> None:
+        self.context = context
+        self.stanza = stanza
+        self.session = session
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Something happened to a session."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """A session ended. `reason` is for the log: `closed`, `lost`, `replaced`, `error:…`."""
+
+    session: Session
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceChanged:
+    """A session's own presence changed: `stanza` is what it broadcast; `was` is whether it was available before.
+
+    `initial` is True when the session became available with this stanza (RFC 6121 §4.2).
+    """
+
+    session: Session
+    stanza: Stanza
+    was: bool
+    initial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionChanged:
+    """The roster state between a local user and a contact changed; states are `none`, `to`, `from`, `both`."""
+
+    user: JID
+    contact: JID
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountEvent:
+    """An account was made or is being removed."""
+
+    user: JID
+
+
+session_bound: Final = HookPoint[SessionEvent](
+    "session_bound",
+    HookKind.OBSERVER,
+    "A resource was bound (or resumed elsewhere); the session can be delivered to. Usually nobody stops it.",
+)
+inbound: Final = HookPoint[Context](
+    "inbound",
+    HookKind.GUARD,
+    "A bound client sent a stanza; `from` is stamped. STOP: swallowed or answered. Blocking, archive, message processing.",
+)
+incoming: Final = HookPoint[Context](
+    "incoming",
+    HookKind.GUARD,
+    "A message or presence arrives at a local account (bare or full JID), from anywhere, before any resource is chosen. "
+    "STOP: not delivered, not stored. Blocking, archive.",
+)
+delivering: Final = HookPoint[Delivery](
+    "delivering",
+    HookKind.GUARD,
+    "A stanza is about to reach one local session. STOP: not delivered to this one. Privacy lists, client state, carbons.",
+)
+delivered: Final = HookPoint[Context](
+    "delivered",
+    HookKind.OBSERVER,
+    "A message was handed to the sessions that RFC 6121 §8.5 names. Carbons, push.",
+)
+undelivered: Final = HookPoint[Context](
+    "undelivered",
+    HookKind.GUARD,
+    "No resource took a message that may be kept (RFC 6121 §8.5.4, column O). STOP: somebody took charge of it; otherwise "
+    "the sender gets `service-unavailable`. Offline storage.",
+)
+presence_changed: Final = HookPoint[PresenceChanged](
+    "presence_changed",
+    HookKind.OBSERVER,
+    "A session's broadcast presence was accepted and sent out. Offline delivery, capabilities, personal eventing.",
+)
+subscription_changed: Final = HookPoint[SubscriptionChanged](
+    "subscription_changed",
+    HookKind.OBSERVER,
+    "A subscription state in a local roster changed, after commit. Presence access, personal eventing.",
+)
+session_closed: Final = HookPoint[SessionClosed](
+    "session_closed",
+    HookKind.OBSERVER,
+    "A session ended for good and is no longer in the session table. Presence (unavailable), rooms, stream management.",
+)
+account_added: Final = HookPoint[AccountEvent](
+    "account_added", HookKind.OBSERVER, "An account was made, after commit. Defaults for new accounts."
+)
+account_removed: Final = HookPoint[AccountEvent](
+    "account_removed",
+    HookKind.OBSERVER,
+    "An account is being removed; its sessions are closed already. Every module deletes what it holds of it.",
+)
+remote: Final = HookPoint[Context](
+    "remote",
+    HookKind.GUARD,
+    "A stanza is for a domain that is not ours. STOP: somebody carries it there. Federation.",
+)
+server_message: Final = HookPoint[Context](
+    "server_message",
+    HookKind.GUARD,
+    "A message to one of our bare domains. STOP: taken. Announcements.",
+)
+
+CATALOGUE: Final = (
+    session_bound,
+    inbound,
+    incoming,
+    delivering,
+    delivered,
+    undelivered,
+    presence_changed,
+    subscription_changed,
+    session_closed,
+    account_added,
+    account_removed,
+    remote,
+    server_message,
+)

@@ -1,0 +1,146 @@
+"""Typed hooks: named places in a stanza's way where modules listen.
+
+A hook is declared once in `core.events`; each kernel compiles its own rows, so that several servers can live in one
+process. Handlers are plain functions or coroutine functions. The runner awaits only what is awaitable: as long as
+handlers are plain, a stanza goes from socket to socket without a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import structlog
+
+from beamish.xmpp.errors import Condition, StanzaError
+
+log = structlog.get_logger(__name__)
+
+E = TypeVar("E")
+
+
+class Verdict(Enum):
+    """What a handler may answer, other than None (go on)."""
+
+    STOP = auto()
+    """The rest of the hook, and what would follow it, is not to happen; the handler took charge."""
+
+
+STOP: Final = Verdict.STOP
+Outcome: TypeAlias = "Verdict | None"
+Handler: TypeAlias = "Callable[[E], Outcome | Awaitable[Outcome]]"
+
+
+class HookKind(Enum):
+    """What a crash of a handler means."""
+
+    GUARD = auto()
+    """Fail closed: the stanza is refused with `internal-server-error`."""
+    OBSERVER = auto()
+    """Fail open: the crash is logged and the next handler runs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HookPoint(Generic[E]):
+    """The declaration of a hook: its name, whom its crashes stop, and the text of the hook catalogue."""
+
+    name: str
+    kind: HookKind
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Generic[E]):
+    """One handler on one hook. Lower `at` runs earlier; equal ones in the order of registration."""
+
+    at: int
+    owner: str
+    call: Handler[E]
+
+
+class Hook(Generic[E]):
+    """The compiled handlers of one hook point in one kernel.
+
+    Test `rows` before building an event for `run`: an empty hook must cost one truth test.
+    """
+
+    __slots__ = ("point", "rows")
+
+    def __init__(self, point: HookPoint[E]) -> None:
+        self.point = point
+        self.rows: tuple[Row[E], ...] = ()
+
+    def add(self, row: Row[E]) -> None:
+        """Register a handler."""
+        self.rows = tuple(sorted((*self.rows, row), key=lambda r: r.at))
+
+    def remove(self, owner: str) -> None:
+        """Remove every handler of one owner."""
+        self.rows = tuple(row for row in self.rows if row.owner != owner)
+
+    def run(self, event: E) -> Outcome | Awaitable[Outcome]:
+        """Call the handlers in order until one stops. Raises `StanzaError` from guards.
+
+        Returns an awaitable only if a handler returned one.
+        """
+        rows = self.rows
+        for at, row in enumerate(rows):
+            try:
+                outcome = row.call(event)
+            except StanzaError:
+                raise
+            except Exception:
+                self._crashed(row)
+                continue
+            if outcome is None:
+                continue
+            if outcome is STOP:
+                return STOP
+            return self._rest(outcome, at, event)
+        return None
+
+    async def _rest(self, first: Awaitable[Outcome], at: int, event: E) -> Outcome:
+        rows = self.rows
+        pending: Awaitable[Outcome] | None = first
+        while at < len(rows):
+            row = rows[at]
+            try:
+                outcome = pending if pending is not None else row.call(event)
+                pending = None
+                if outcome is not None and not isinstance(outcome, Verdict):
+                    outcome = await outcome
+            except StanzaError:
+                raise
+            except Exception:
+                pending = None
+                self._crashed(row)
+                outcome = None
+            if outcome is STOP:
+                return STOP
+            at += 1
+        return None
+
+    def _crashed(self, row: Row[E]) -> None:
+        log.exception("hook_handler_failed", hook=self.point.name, owner=row.owner)
+        if self.point.kind is HookKind.GUARD:
+            raise StanzaError(Condition.INTERNAL_SERVER_ERROR) from None
+
+
+class Hooks:
+    """All hooks of one kernel, made on first use."""
+
+    def __init__(self) -> None:
+        self._hooks: dict[str, Hook[Any]] = {}
+
+    def __getitem__(self, point: HookPoint[E]) -> Hook[E]:
+        hook = self._hooks.get(point.name)
+        if hook is None:
+            hook = self._hooks[point.name] = Hook(point)
+        return hook
+
+    def remove(self, owner: str) -> None:
+        """Remove every handler of one owner from every hook."""
+        for hook in self._hooks.values():
+            hook.remove(owner)

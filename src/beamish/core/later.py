@@ -1,0 +1,29 @@
+"""Going on after a value that may or may not have to be awaited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def is_later(value: object) -> bool:
+    """Whether a handler's answer has to be awaited."""
+    return value is not None and inspect.isawaitable(value)
+
+
+def then(value: A | Awaitable[A], go_on: Callable[[A], B | Awaitable[B]]) -> B | Awaitable[B]:
+    """`go_on(value)` now if the value is here, otherwise a coroutine that does so when it is."""
+    if is_later(value):
+        return _then(cast("Awaitable[A]", value), go_on)
+    return go_on(cast("A", value))
+
+
+async def _then(value: Awaitable[A], go_on: Callable[[A], B | Awaitable[B]]) -> B:
+    result = go_on(await value)
+    if is_later(result):
+        return await cast("Awaitable[B]", result)
+    return cast("B", result)

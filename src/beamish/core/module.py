@@ -1,0 +1,171 @@
+"""What a feature is: one class in one file of `beamish.modules`.
+
+The class head declares everything about it as data; decorators mark methods; the registry binds them at start and takes
+them away at stop. `docs/xeps.md`, disco, the configuration model and the commands come from these declarations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from beamish.core.events import Context
+from beamish.core.hooks import HookPoint
+from beamish.core.tasks import TaskGroup
+from beamish.storage.api import Database, Migration
+from beamish.stream.features import StreamFeature
+from beamish.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ModuleConfig(BaseModel):
+    """Base of every module's configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Xep:
+    """Which specification a module implements: number, version, since which release of ours, how complete.
+
+    `status` is `complete` or `partial`; `note` says what is missing.
+    """
+
+    number: int
+    version: str
+    since: str = "0.1"
+    status: str = "complete"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A disco identity (XEP-0030 §3.1)."""
+
+    category: str
+    type: str
+    name: str = ""
+
+
+class Scope(Flag):
+    """To whom an IQ may be addressed for a handler to see it."""
+
+    SERVER = auto()
+    """One of our bare domains."""
+    ACCOUNT = auto()
+    """A local account's bare JID, or no address at all (then it is the sender's own account)."""
+    OWN = auto()
+    """Only the sender's own account; others get `forbidden`... as RFC 6121 asks, or `service-unavailable`."""
+    ANY = SERVER | ACCOUNT
+
+
+IqAnswer = Stanza | None
+IqHandler = Callable[[Context], IqAnswer | Awaitable[IqAnswer]]
+
+
+@dataclass(frozen=True, slots=True)
+class IqMark:
+    """A method handles IQs of one type with one payload."""
+
+    type: str
+    tag: str
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class HookMark:
+    """A method listens on a hook."""
+
+    point: HookPoint[Any]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandMark:
+    """A method is an administrative command."""
+
+    name: str
+    summary: str
+
+
+def _mark(method: F, mark: object) -> F:
+    marks = list(getattr(method, "__beamish__", ()))
+    marks.append(mark)
+    method.__beamish__ = tuple(marks)  # type: ignore[attr-defined]
+    return method
+
+
+def on(point: HookPoint[Any], at: int = 50) -> Callable[[F], F]:
+    """Listen on a hook. Lower `at` is earlier; anything but 50 wants a comment that says why."""
+    return lambda method: _mark(method, HookMark(point, at))
+
+
+def iq(*, get: str | None = None, set: str | None = None, scope: Scope = Scope.ANY) -> Callable[[F], F]:
+    """Answer IQs whose payload has this tag (Clark notation). The method returns the reply, or None if it sent its own.
+
+    Raise `StanzaError` for an error reply.
+    """
+
+    def decorate(method: F) -> F:
+        if get is not None:
+            _mark(method, IqMark("get", get, scope))
+        if set is not None:
+            _mark(method, IqMark("set", set, scope))
+        return method
+
+    return decorate
+
+
+def command(name: str, summary: str) -> Callable[[F], F]:
+    """Declare an administrative command: keyword arguments in, JSON-able result out, `CommandError` for failures."""
+    return lambda method: _mark(method, CommandMark(name, summary))
+
+
+class Module:
+    """Base class of every feature.
+
+    `name` is the key in `[modules]`. `default` says whether it runs unless disabled. `requires` and `provides` are
+    Protocols of `core.services`. `essential` modules cannot be disabled.
+    """
+
+    name: ClassVar[str]
+    default: ClassVar[bool] = True
+    essential: ClassVar[bool] = False
+    xeps: ClassVar[tuple[Xep, ...]] = ()
+    features: ClassVar[tuple[str, ...]] = ()
+    """Disco features of the server's domains."""
+    account_features: ClassVar[tuple[str, ...]] = ()
+    """Disco features of accounts (bare JIDs)."""
+    identities: ClassVar[tuple[Identity, ...]] = ()
+    account_identities: ClassVar[tuple[Identity, ...]] = ()
+    stream_features: ClassVar[tuple[StreamFeature, ...]] = ()
+    requires: ClassVar[tuple[type, ...]] = ()
+    provides: ClassVar[tuple[type, ...]] = ()
+    migrations: ClassVar[tuple[Migration, ...]] = ()
+
+    Config: ClassVar[type[ModuleConfig]] = ModuleConfig
+
+    def __init__(self, kernel: Kernel, config: Any) -> None:
+        self.kernel = kernel
+        self.config: Any = config
+        self.db: Database = kernel.db
+        self.tasks = TaskGroup(self.name)
+
+    async def start(self) -> None:
+        """Called once, after migrations and after everything in `requires` has started."""
+
+    async def stop(self) -> None:
+        """Called once, in reverse order, after the last session was closed."""
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop."""
+        return asyncio.get_running_loop()

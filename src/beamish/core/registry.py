@@ -1,0 +1,127 @@
+"""Finding, ordering, starting and stopping modules.
+
+Every file (or package) in `beamish.modules` may define `Module` subclasses; nothing else lists them. Start order follows
+`requires` and `provides`; a ring or a missing provider stops the start with both names in the message.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+import structlog
+
+from beamish.core.commands import Command
+from beamish.core.hooks import Row
+from beamish.core.module import CommandMark, HookMark, IqMark, Module
+from beamish.storage.migrate import migrate
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
+
+log = structlog.get_logger(__name__)
+
+
+class ModuleError(Exception):
+    """The set of modules cannot be started as asked."""
+
+
+def discover() -> tuple[type[Module], ...]:
+    """Every module class that ships with the server, by name."""
+    package = importlib.import_module("beamish.modules")
+    found: dict[str, type[Module]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        source = importlib.import_module(f"beamish.modules.{info.name}")
+        for value in vars(source).values():
+            if isinstance(value, type) and issubclass(value, Module) and value is not Module and "name" in vars(value):
+                found[value.name] = value
+    return tuple(found[name] for name in sorted(found))
+
+
+def select(classes: Iterable[type[Module]], enable: Iterable[str], disable: Iterable[str]) -> list[type[Module]]:
+    """The modules to run: the default ones, plus `enable`, less `disable`. Raises `ModuleError`."""
+    wanted, unwanted = set(enable), set(disable)
+    chosen = []
+    for cls in classes:
+        if cls.name in unwanted:
+            if cls.essential:
+                raise ModuleError(f"module {cls.name} cannot be disabled")
+            continue
+        if cls.default or cls.name in wanted:
+            chosen.append(cls)
+    return chosen
+
+
+def start_order(classes: Iterable[type[Module]]) -> list[type[Module]]:
+    """Modules so ordered that each comes after those whose services it requires. Raises `ModuleError`."""
+    classes = list(classes)
+    owner: dict[type, type[Module]] = {}
+    for cls in classes:
+        for service in cls.provides:
+            if service in owner:
+                raise ModuleError(f"{cls.name} and {owner[service].name} both provide {service.__name__}")
+            owner[service] = cls
+    graph: dict[type[Module], list[type[Module]]] = {}
+    for cls in sorted(classes, key=lambda c: c.name):
+        missing = [service.__name__ for service in cls.requires if service not in owner]
+        if missing:
+            raise ModuleError(f"module {cls.name} requires {missing[0]}, which no enabled module provides")
+        graph[cls] = [owner[service] for service in cls.requires]
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as exc:
+        ring = " → ".join(cls.name for cls in exc.args[1])
+        raise ModuleError(f"modules require one another in a ring: {ring}") from exc
+
+
+class Registry:
+    """The running modules of one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._running: list[Module] = []
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """Running modules in start order."""
+        return tuple(self._running)
+
+    async def start(self, classes: Iterable[type[Module]], configs: dict[str, object]) -> None:
+        """Migrate, construct, start and register modules, in order."""
+        for cls in start_order(classes):
+            await migrate(self._kernel.db, cls.name, cls.migrations)
+            module = cls(self._kernel, configs.get(cls.name) or cls.Config())
+            await module.start()
+            for service in cls.provides:
+                self._kernel.provide(service, module)
+            self._register(module)
+            self._running.append(module)
+
+    def _register(self, module: Module) -> None:
+        kernel = self._kernel
+        for name in dir(type(module)):
+            marks = getattr(getattr(type(module), name), "__beamish__", ())
+            for mark in marks:
+                method = getattr(module, name)
+                if isinstance(mark, HookMark):
+                    kernel.hooks[mark.point].add(Row(mark.at, module.name, method))
+                elif isinstance(mark, IqMark):
+                    kernel.iq.add(mark.type, mark.tag, mark.scope, module.name, method)
+                elif isinstance(mark, CommandMark):
+                    kernel.commands.add(Command(mark.name, mark.summary, module.name, method))
+
+    async def stop(self) -> None:
+        """Stop and unregister modules in reverse order. A module that fails to stop does not keep others running."""
+        while self._running:
+            module = self._running.pop()
+            try:
+                await module.tasks.close()
+                await module.stop()
+            except Exception:
+                log.exception("module_stop_failed", module=module.name)
+            self._kernel.hooks.remove(module.name)
+            self._kernel.iq.remove(module.name)
+            self._kernel.commands.remove(module.name)

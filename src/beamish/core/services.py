@@ -1,0 +1,134 @@
+"""The interfaces at which modules meet (`Module.provides`, `Module.requires`).
+
+A module never imports another; it asks the kernel for a service by its Protocol. Methods that return `X | Awaitable[X]`
+answer at once when they can (cached state), so that the hot path needs no task; `core.later.then` continues on either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from beamish.core.events import Context
+from beamish.core.sessions import Session
+from beamish.stream.sasl import ScramKeys
+from beamish.xmpp.jid import JID
+
+
+@runtime_checkable
+class AccountsService(Protocol):
+    """Local accounts and how they authenticate."""
+
+    def exists(self, user: JID) -> bool | Awaitable[bool]:
+        """Whether the bare JID is a local account."""
+
+    async def keys(self, user: JID, algorithm: str) -> ScramKeys | None:
+        """The stored SCRAM keys of an account, None if there is no such account."""
+
+    def decoy(self, username: str, algorithm: str) -> ScramKeys:
+        """Keys that look like those of an account, the same at every call, for users that do not exist."""
+
+    async def check_password(self, user: JID | None, password: str) -> bool:
+        """Check a password; takes the same time for accounts that do not exist (`user` None: no such address)."""
+
+    async def add(self, user: JID, password: str) -> None:
+        """Make an account. Raises `StanzaError(conflict)` if it exists, `not-acceptable` for an unusable password."""
+
+    async def set_password(self, user: JID, password: str) -> None:
+        """Change a password. Raises `StanzaError(item-not-found)`."""
+
+    async def remove(self, user: JID) -> None:
+        """Remove an account with everything it has. Raises `StanzaError(item-not-found)`."""
+
+    async def list(self, domain: str | None = None) -> list[JID]:
+        """All accounts, or those of one domain, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class RosterItem:
+    """One entry of a roster (RFC 6121 §2.1.2) with the whole subscription state of appendix A.1.
+
+    `to` and `from_` are the two directions of the subscription; `pending_out` is `ask='subscribe'`; `pending_in` is a
+    request from the contact that awaits an answer (an item with nothing else is not shown in the roster: `visible`);
+    `approved` is pre-approval (§3.4).
+    """
+
+    jid: JID
+    name: str = ""
+    groups: tuple[str, ...] = ()
+    to: bool = False
+    from_: bool = False
+    pending_out: bool = False
+    pending_in: bool = False
+    approved: bool = False
+    listed: bool = True
+    """False for an entry that exists only because of `pending_in`."""
+
+    @property
+    def subscription(self) -> str:
+        """`none`, `to`, `from` or `both`."""
+        return ("both" if self.from_ else "to") if self.to else ("from" if self.from_ else "none")
+
+    def with_(self, **changes: object) -> RosterItem:
+        """A changed copy."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+class Roster(Protocol):
+    """The roster of one account, in memory."""
+
+    version: str
+
+    def get(self, contact: JID) -> RosterItem | None:
+        """The item of a bare JID, listed or not."""
+
+    def items(self) -> Iterable[RosterItem]:
+        """All items, also those that are not listed."""
+
+    def subscribers(self) -> tuple[JID, ...]:
+        """Contacts that receive this user's presence (`from`, `both`); the same tuple until the roster changes."""
+
+    def subscriptions(self) -> tuple[JID, ...]:
+        """Contacts whose presence this user receives (`to`, `both`)."""
+
+
+@runtime_checkable
+class RosterService(Protocol):
+    """Rosters of local accounts. Rosters of accounts with sessions stay in memory, others are cached with a bound."""
+
+    def roster(self, user: JID) -> Roster | Awaitable[Roster]:
+        """The roster of a local account; at once if it is in memory."""
+
+    def cached(self, user: JID) -> Roster | None:
+        """The roster if it is in memory."""
+
+    async def change(self, user: JID, item: RosterItem, *, push: bool = True) -> None:
+        """Store an item (insert or replace), then push it to interested sessions if it is listed; returns after commit.
+
+        Raises `StanzaError(resource-constraint)` above the limit of items.
+        """
+
+    async def remove(self, user: JID, contact: JID, *, push: bool = True) -> None:
+        """Delete an item, then push `subscription='remove'` if it was listed."""
+
+
+@runtime_checkable
+class PresenceService(Protocol):
+    """Presence and subscriptions."""
+
+    def outbound(self, ctx: Context) -> Awaitable[None] | None:
+        """A local session sent a presence stanza (any type, with or without `to`)."""
+
+    def inbound(self, ctx: Context) -> Awaitable[None] | None:
+        """A presence stanza arrived for a local account (bare or full JID), from a local or remote entity."""
+
+    def may_see(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        """Whether `peer` is allowed to know the presence of the local account `owner`.
+
+        True for the account itself, for subscribers (`from`, `both`), and for those who got directed presence from one
+        of its sessions (RFC 6121 §8.1, §8.5.3.1).
+        """
+
+    def sessions_closed(self, session: Session) -> Awaitable[None] | None:
+        """A session ended without saying so: tell everybody who should know (RFC 6121 §4.5.2)."""

@@ -1,0 +1,187 @@
+"""Bound sessions and the table that finds them by address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from beamish.xmpp.errors import StreamError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
+
+
+class Outlet(Protocol):
+    """Where a session's stanzas go: a connection, or what stands in for one that is gone but may come back."""
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        """Send a stanza to the client: `data` is its bytes, `stanza` what is known of it. Never blocks.
+
+        False: the session is closing and did not take it.
+        """
+
+    def close(self, error: StreamError | None, reason: str) -> None:
+        """End the session: close the stream, with an error if there is one."""
+
+
+class Session:
+    """One bound resource (RFC 6120 §7).
+
+    `priority` is None while the resource is not available; `presence` is what it broadcast last, without its tree.
+    `interested` is True once it asked for the roster (RFC 6121 §2.2). `directed` holds the addresses that got directed
+    presence (RFC 6121 §4.6). `notes` are modules' own state of the session, keyed as in `Context.notes`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_notes",
+        "anonymous",
+        "bare",
+        "created",
+        "directed",
+        "id",
+        "interested",
+        "jid",
+        "outlet",
+        "peer",
+        "presence",
+        "priority",
+        "secure",
+    )
+
+    def __init__(
+        self,
+        jid: JID,
+        outlet: Outlet,
+        *,
+        id: str = "",
+        peer: str = "",
+        secure: bool = False,
+        anonymous: bool = False,
+        created: float = 0.0,
+    ) -> None:
+        self.jid = jid
+        self.bare = jid.bare
+        self.outlet = outlet
+        self.id = id
+        self.peer = peer
+        self.secure = secure
+        self.anonymous = anonymous
+        self.created = created
+        self.priority: int | None = None
+        self.presence: Stanza | None = None
+        self.interested = False
+        self.directed: set[JID] | None = None
+        self._notes: dict[str, object] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.jid!s}>"
+
+    @property
+    def available(self) -> bool:
+        """Whether the resource has sent available presence (RFC 6121 §4.2)."""
+        return self.priority is not None
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """Modules' own state of this session."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
+
+    def note(self, key: str) -> object | None:
+        """A module's state of this session, or None."""
+        return self._notes.get(key) if self._notes is not None else None
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        """Hand a stanza to the client; see `Outlet.deliver`."""
+        return self.outlet.deliver(data, stanza)
+
+    def send(self, stanza: Stanza) -> bool:
+        """Hand over a stanza with the addresses it has."""
+        return self.outlet.deliver(stanza.to_wire(), stanza)
+
+
+class UserSessions:
+    """The sessions of one account. The tuples are made anew at every change, so they may be kept while iterating."""
+
+    __slots__ = ("all", "available", "routable")
+
+    def __init__(self) -> None:
+        self.all: tuple[Session, ...] = ()
+        self.available: tuple[Session, ...] = ()
+        """Sessions that sent available presence."""
+        self.routable: tuple[Session, ...] = ()
+        """Available sessions with a priority that is not negative (RFC 6121 §8.5.2)."""
+
+    def refresh(self) -> None:
+        """Recompute after a presence change."""
+        self.available = tuple(s for s in self.all if s.priority is not None)
+        self.routable = tuple(s for s in self.available if s.priority is not None and s.priority >= 0)
+
+
+_NOBODY = UserSessions()
+
+
+class SessionTable:
+    """Every bound session of the server, by full and by bare address."""
+
+    def __init__(self) -> None:
+        self._full: dict[str, Session] = {}
+        self._users: dict[str, UserSessions] = {}
+
+    def __len__(self) -> int:
+        return len(self._full)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._full.values()))
+
+    @property
+    def by_full(self) -> dict[str, Session]:
+        """Full address → session; for reading only."""
+        return self._full
+
+    @property
+    def by_user(self) -> dict[str, UserSessions]:
+        """Bare address → its sessions, for those who have any; for reading only."""
+        return self._users
+
+    def get(self, full: JID) -> Session | None:
+        """The session with this full address."""
+        return self._full.get(full)
+
+    def of(self, bare: JID) -> UserSessions:
+        """The sessions of an account; an empty value if there are none."""
+        return self._users.get(bare, _NOBODY)
+
+    def add(self, session: Session) -> None:
+        """Enter a session. Whoever held the address before must have been removed."""
+        if session.jid in self._full:
+            raise ValueError(f"{session.jid} is bound already")
+        self._full[session.jid] = session
+        user = self._users.get(session.bare)
+        if user is None:
+            user = self._users[session.bare] = UserSessions()
+        user.all = (*user.all, session)
+        user.refresh()
+
+    def remove(self, session: Session) -> bool:
+        """Take a session out. False if it was not there (any more)."""
+        if self._full.get(session.jid) is not session:
+            return False
+        del self._full[session.jid]
+        user = self._users[session.bare]
+        user.all = tuple(s for s in user.all if s is not session)
+        if user.all:
+            user.refresh()
+        else:
+            del self._users[session.bare]
+            user.available = user.routable = ()
+        return True
+
+    def presence_changed(self, session: Session, priority: int | None, presence: Stanza | None) -> None:
+        """Note a session's new availability; `priority` None means unavailable."""
+        session.priority = priority
+        session.presence = presence
+        user = self._users.get(session.bare)
+        if user is not None:
+            user.refresh()

@@ -1,0 +1,596 @@
+"""Client connections: a stream machine on a socket, and the bound session's way to the client.
+
+Stanzas of one connection are handled strictly in order. A stanza whose handling has to wait parks only its own
+connection: reading pauses, what was read already waits in line (RFC 6120 §10.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, cast
+
+import structlog
+
+from beamish.core.kernel import Kernel, new_id
+from beamish.core.later import is_later
+from beamish.core.services import AccountsService
+from beamish.core.sessions import Session
+from beamish.net.address import format_peer, network_of
+from beamish.net.connection import Connection, Flusher
+from beamish.net.throttle import Bucket, LoginThrottle
+from beamish.net.tls import CertificateStore
+from beamish.net.wirelog import WireLog
+from beamish.stream.machine import (
+    Authenticated,
+    AuthFailed,
+    BindRequested,
+    C2SMachine,
+    C2SSettings,
+    Event,
+    KeysNeeded,
+    Nonza,
+    PasswordGiven,
+    StartTls,
+    State,
+    StreamClosed,
+    StreamFailed,
+    StreamOpened,
+    Unaddressable,
+)
+from beamish.stream.sasl import FailureCondition, tls_server_end_point
+from beamish.xmpp.errors import StanzaError, StreamError, StreamErrorCondition
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
+
+log = structlog.get_logger(__name__)
+
+_LINGER: Final = 3.0
+"""Seconds that a peer has to close its side after we closed ours, so that it can read why."""
+_TLS_HANDSHAKE: Final = 20.0
+_SWEEP: Final = 10.0
+"""Seconds between two looks at all connections for silent ones."""
+
+Wait = Awaitable[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class C2SLimits:
+    """Bounds of client connections; `[limits]` of the configuration has them with their reasons."""
+
+    unauthenticated_seconds: float = 30.0
+    stanzas_per_second: float = 200.0
+    stanza_burst: float = 2_000.0
+    bytes_per_second: float = 1_000_000.0
+    bytes_burst: float = 4_000_000.0
+    connections_per_address: int = 200
+    login_failures_per_address: int = 30
+    login_failures_per_account: int = 20
+    login_failure_window: float = 300.0
+    unsent_bytes: int = 8_388_608
+    probe_after: float = 240.0
+    probe_timeout: float = 60.0
+
+
+@lru_cache(maxsize=64)
+def _binding_of(certificate: bytes) -> bytes | None:
+    return tls_server_end_point(certificate)
+
+
+@dataclass(slots=True)
+class C2SServer:
+    """What all client connections share."""
+
+    kernel: Kernel
+    settings: C2SSettings
+    limits: C2SLimits
+    certificates: CertificateStore | None
+    """None only where TLS is impossible (tests without sockets); then STARTTLS fails."""
+    wire_log: WireLog
+    flusher: Flusher = field(default_factory=Flusher)
+    connections: set[C2SConnection] = field(default_factory=set)
+    per_network: dict[str, int] = field(default_factory=dict)
+    draining: bool = False
+    throttle: LoginThrottle = field(init=False)
+    accounts: AccountsService = field(init=False)
+    _sweeper: Any = None
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self.throttle = LoginThrottle(
+            limits.login_failures_per_address,
+            limits.login_failures_per_account,
+            limits.login_failure_window,
+            self.kernel.clock.monotonic,
+        )
+        self.accounts = self.kernel.service(AccountsService)
+
+    def start(self) -> None:
+        """Begin to look after silent connections."""
+        self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        for connection in tuple(self.connections):
+            connection.sweep()
+        self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
+
+    def connection(self, direct_tls: bool = False) -> C2SConnection:
+        """A new protocol object for an accepted connection."""
+        return C2SConnection(self, direct_tls)
+
+    async def drain(self, grace: float) -> None:
+        """Close every stream with `system-shutdown`; return when all are gone or `grace` seconds have passed."""
+        self.draining = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in tuple(self.connections):
+            connection.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
+        deadline = asyncio.get_running_loop().time() + grace
+        while self.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+
+class C2SConnection(Connection):
+    """One client's connection; the `Outlet` of its session."""
+
+    __slots__ = (
+        "__weakref__",
+        "_anonymous",
+        "_backlog",
+        "_byte_bucket",
+        "_eof",
+        "_heard",
+        "_id",
+        "_log",
+        "_machine",
+        "_network",
+        "_parked",
+        "_probed",
+        "_server",
+        "_silent",
+        "_stanza_bucket",
+        "_task",
+        "_throttled",
+        "_timer",
+        "_upgrading",
+        "session",
+    )
+
+    def __init__(self, server: C2SServer, direct_tls: bool) -> None:
+        super().__init__(server.flusher, server.limits.unsent_bytes)
+        self._server = server
+        self._machine: C2SMachine | None = None
+        self._backlog: list[bytes] = []
+        self._parked: deque[Event] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._upgrading = direct_tls
+        self._network = ""
+        self._eof = False
+        self._heard = True
+        self._silent = 0.0
+        self._probed = False
+        self._throttled = False
+        self._timer: Any = None
+        self._byte_bucket: Bucket | None = None
+        self._stanza_bucket: Bucket | None = None
+        self._id = ""
+        self._anonymous = False
+        self._log: Any = log
+        self.session: Session | None = None
+
+    # ---- the socket -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`; with direct TLS the handshake is done already."""
+        super().connection_made(transport)
+        server = self._server
+        address = self.info("peername")
+        self.peer = format_peer(address)
+        self._network = network_of(address[0]) if isinstance(address, tuple) else "local"
+        self._id = new_id()
+        self._log = log.bind(stream=self._id, peer=self.peer)
+        sock = self.info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        secure = self._upgrading
+        self._upgrading = False
+        server.connections.add(self)
+        held = server.per_network.get(self._network, 0) + 1
+        server.per_network[self._network] = held
+        self._machine = C2SMachine(server.settings, secure=secure, binding=self._channel_binding() if secure else None)
+        self._timer = server.kernel.clock.call_later(server.limits.unauthenticated_seconds, self._login_timeout)
+        if held > server.limits.connections_per_address:
+            self._log.warning("too_many_connections", network=self._network, connections=held)
+            self.close(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many connections from your address"), "limit")
+        elif server.draining:
+            self.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
+
+    def _channel_binding(self) -> bytes | None:
+        certificates = self._server.certificates
+        if certificates is None:
+            return None
+        used = certificates.end_point_binding(self.info("ssl_object"))
+        return None if used is None else _binding_of(used)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._heard = True
+        machine = self._machine
+        if machine is None or self._closing or self._upgrading:
+            return
+        if self._server.wire_log.enabled:
+            self._server.wire_log.received(self._id, self.session, data)
+        if self._task is not None:
+            self._backlog.append(data)  # one read may still have been under way when reading was paused
+            return
+        events = machine.receive(data)
+        if events:
+            self._handle(events)
+        self._answer()
+        if self._byte_bucket is not None:
+            self._throttle(len(data), len(events))
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`. The peer sends no more, but may still read what it asked for."""
+        self._eof = True
+        if self._task is None and self._machine is not None:
+            self._handle(self._machine.receive_eof())
+            self._answer()
+        return True
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone, with or without a closed stream."""
+        server = self._server
+        if self not in server.connections:
+            return
+        server.connections.discard(self)
+        held = server.per_network.get(self._network, 1) - 1
+        if held > 0:
+            server.per_network[self._network] = held
+        else:
+            server.per_network.pop(self._network, None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end_session("lost")
+        self._log.info("disconnected", error=None if error is None else str(error))
+        self._machine = None
+
+    def too_slow(self) -> None:
+        """The client does not read; see `Connection.too_slow`."""
+        self._log.warning("slow_reader_cut", limit=self._unsent_limit)
+        self._end_session("slow")
+
+    def _answer(self) -> None:
+        """Send what the machine wants sent."""
+        machine = self._machine
+        if machine is not None and (data := machine.data_to_send()):
+            if self._server.wire_log.enabled:
+                self._server.wire_log.sent(self._id, self.session, data)
+            self.write(data)
+
+    # ---- events, in order -------------------------------------------------------------------------------------------
+
+    def _handle(self, events: list[Event]) -> None:
+        for at, event in enumerate(events):
+            wait = self._stanza(event) if type(event) is Stanza else self._dispatch(event)
+            if wait is not None:
+                self._parked.extend(events[at + 1 :])
+                self._park(wait)
+                return
+
+    def _dispatch(self, event: Event) -> Wait | None:
+        handler = cast("Callable[[C2SConnection, Any], Wait | None]", _HANDLERS[type(event)])
+        return handler(self, event)
+
+    def _park(self, wait: Wait) -> None:
+        self.stop_reading()
+        self._task = self._server.kernel.tasks.spawn(self._wait(wait), "stanza")
+
+    async def _wait(self, wait: Wait | None) -> None:
+        try:
+            while wait is not None:
+                more = await wait
+                if isinstance(more, list):
+                    self._parked.extendleft(reversed(more))
+                self._answer()
+                wait = self._next()
+        except Exception:
+            self._log.exception("stream_failed")
+            self.close(StreamError(StreamErrorCondition.INTERNAL_SERVER_ERROR), "error:internal")
+        finally:
+            self._task = None
+            if not self._throttled:
+                self.start_reading()
+
+    def _next(self) -> Wait | None:
+        """Go on with what waited in line; something to wait for again, or None when the line is empty."""
+        while True:
+            while self._parked:
+                event = self._parked.popleft()
+                wait = self._stanza(event) if type(event) is Stanza else self._dispatch(event)
+                if wait is not None:
+                    return wait
+            machine = self._machine
+            if machine is None or self._upgrading:
+                self._backlog.clear()
+                return None
+            if self._backlog:
+                data = b"".join(self._backlog)
+                self._backlog.clear()
+                self._parked.extend(machine.receive(data))
+                self._answer()
+            elif self._eof:
+                self._eof = False
+                self._parked.extend(machine.receive_eof())
+                self._answer()
+            else:
+                self._answer()
+                return None
+
+    # ---- stanzas ----------------------------------------------------------------------------------------------------
+
+    def _stanza(self, stanza: Stanza) -> Wait | None:
+        session = self.session
+        if session is None:
+            return None  # sent by a session that was replaced or has ended in the meantime
+        sender = stanza.sender
+        jid = session.jid
+        if sender is not None and sender != jid and sender != session.bare:
+            # RFC 6120 §8.1.2.1
+            self._fail(StreamError(StreamErrorCondition.INVALID_FROM))
+            return None
+        stanza.sender = jid  # nobody else has seen it yet
+        done = self._server.kernel.router.from_session(session, stanza)
+        return done if is_later(done) else None  # type: ignore[return-value]
+
+    def _unaddressable(self, event: Unaddressable) -> None:
+        self._log.info("jid_malformed", reason=event.reason)
+        if event.reply is not None:
+            self.write(event.reply)
+
+    def _nonza(self, event: Nonza) -> None:
+        self._fail(StreamError(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE))
+
+    def _fail(self, error: StreamError) -> None:
+        if self._machine is not None:
+            self._failed(self._machine.fail(error))
+
+    # ---- becoming somebody ------------------------------------------------------------------------------------------
+
+    def _opened(self, event: StreamOpened) -> None:
+        self._log.debug("stream_opened", domain=event.domain)
+
+    def _starttls(self, _event: StartTls) -> Wait:
+        self._upgrading = True
+        self._answer()
+        self.flush()
+        return self._upgrade()
+
+    async def _upgrade(self) -> None:
+        machine, transport = self._machine, self.transport
+        certificates = self._server.certificates
+        if machine is None or transport is None:
+            return
+        if certificates is None:
+            self.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._reading = True  # the new transport starts out reading
+        try:
+            new = await loop.start_tls(
+                transport,
+                self,
+                certificates.context_for(machine.domain),
+                server_side=True,
+                ssl_handshake_timeout=_TLS_HANDSHAKE,
+            )
+        except (OSError, ConnectionError, TimeoutError) as exc:
+            self._log.info("tls_handshake_failed", reason=str(exc) or type(exc).__name__)
+            self.abort()
+            return
+        if new is None or self._machine is None:
+            return
+        self.transport = new
+        new.set_write_buffer_limits(high=131_072)
+        self._upgrading = False
+        machine.tls_established(self._channel_binding())
+
+    async def _keys(self, event: KeysNeeded) -> list[Event]:
+        machine, accounts = self._machine, self._server.accounts
+        if machine is None:
+            return []
+        if not self._server.throttle.allowed(self._network, event.jid or ""):
+            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later")
+        keys = None if event.jid is None else await accounts.keys(event.jid, event.algorithm)
+        exists = keys is not None
+        return machine.keys(keys or accounts.decoy(event.username, event.algorithm), exists)
+
+    async def _password(self, event: PasswordGiven) -> list[Event]:
+        machine = self._machine
+        if machine is None:
+            return []
+        if not self._server.throttle.allowed(self._network, event.jid or ""):
+            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later")
+        return machine.password_checked(await self._server.accounts.check_password(event.jid, event.password))
+
+    def _auth_failed(self, event: AuthFailed) -> None:
+        account = f"{event.username}@{self._machine.domain}" if event.username and self._machine is not None else ""
+        self._server.throttle.failed(self._network, account)
+        self._log.info("auth_failed", mechanism=event.mechanism[:32], user=account, reason=event.condition)
+
+    def _authenticated(self, event: Authenticated) -> None:
+        self._server.throttle.succeeded(event.jid)
+        self._anonymous = event.anonymous
+        secure = self.info("ssl_object")
+        self._log.info(
+            "authenticated",
+            user=str(event.jid),
+            mechanism=event.mechanism,
+            tls=None if secure is None else secure.version(),
+        )
+
+    def _bind(self, event: BindRequested) -> Wait | None:
+        machine = self._machine
+        assert machine is not None and machine.jid is not None
+        kernel = self._server.kernel
+        try:
+            full = kernel.choose_resource(machine.jid.bare, event.resource)
+        except StanzaError as error:
+            self._log.info("bind_refused", user=str(machine.jid), reason=str(error))
+            self._go_on(machine.bind_refused(error))
+            return None
+        # what the client sent behind its request is handled after the session exists
+        rest = machine.bound(full)
+        self._answer()
+        self._bound(full)
+        self._go_on(rest)
+        return None
+
+    def _go_on(self, events: list[Event]) -> None:
+        self._parked.extendleft(reversed(events))
+        if self._task is None and self._parked:
+            wait = self._next()
+            if wait is not None:
+                self._park(wait)
+
+    def _bound(self, full: JID) -> None:
+        server = self._server
+        limits = server.limits
+        now = server.kernel.clock.monotonic()
+        self._byte_bucket = Bucket(limits.bytes_per_second, limits.bytes_burst, now)
+        self._stanza_bucket = Bucket(limits.stanzas_per_second, limits.stanza_burst, now)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.session = session = Session(
+            full,
+            self,
+            id=self._id,
+            peer=self.peer,
+            secure=self.info("ssl_object") is not None,
+            anonymous=self._anonymous,
+            created=server.kernel.clock.now(),
+        )
+        self._log.info("bound", jid=str(full))
+        server.kernel.open_session(session)
+
+    def _login_timeout(self) -> None:
+        self._timer = None
+        self._log.info("login_timeout")
+        self.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT, "no login in time"), "timeout")
+
+    # ---- outlet of the session --------------------------------------------------------------------------------------
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        """See `Outlet.deliver`."""
+        if self._server.wire_log.enabled:
+            self._server.wire_log.sent(self._id, self.session, data)
+        return self.write(data)
+
+    def close(self, error: StreamError | None, reason: str) -> None:
+        """Close the stream from our side and end the session; see `Outlet.close`."""
+        machine = self._machine
+        if machine is None or self._closing:
+            return
+        machine.close(error)
+        self._answer()
+        self._end_session(reason)
+        if error is not None:
+            self._log.info("stream_closed", error=error.condition.value, text=error.text)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Everything is said; give the peer a moment to read it before the socket goes."""
+        self._blocked = False
+        self.flush()
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._eof:
+            self.finish()
+        else:
+            self._timer = self._server.kernel.clock.call_later(_LINGER, self.abort)
+
+    def _closed(self, _event: StreamClosed) -> None:
+        self._answer()
+        self._end_session("closed")
+        self.finish()
+
+    def _failed(self, event: StreamFailed) -> None:
+        self._log.info("stream_error", error=event.error.condition.value, text=event.error.text)
+        self._answer()
+        self._end_session(f"error:{event.error.condition.value}")
+        self._linger()
+
+    def _end_session(self, reason: str) -> None:
+        session, self.session = self.session, None
+        if session is not None:
+            self._server.kernel.end_session(session, reason)
+
+    # ---- rates and silence ------------------------------------------------------------------------------------------
+
+    def _throttle(self, size: int, stanzas: int) -> None:
+        """Slow the client down by not reading from it (never by dropping)."""
+        assert self._byte_bucket is not None and self._stanza_bucket is not None
+        clock = self._server.kernel.clock.monotonic
+        pause = max(self._byte_bucket.take(size, clock), self._stanza_bucket.take(stanzas, clock))
+        if pause > 0.0 and not self._throttled:
+            self._throttled = True
+            self.stop_reading()
+            self._server.kernel.clock.call_later(pause, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttled = False
+        if self._task is None:
+            self.start_reading()
+
+    def sweep(self) -> None:
+        """Look for silence: free the parser, then ask whether the client lives, then give it up."""
+        if self._heard or self._throttled or self._task is not None:
+            self._heard = False
+            self._silent = 0.0
+            self._probed = False
+            return
+        machine, session = self._machine, self.session
+        if machine is None:
+            return
+        self._silent += _SWEEP
+        machine.park()
+        limits = self._server.limits
+        if session is None or not limits.probe_after or machine.state is not State.BOUND:
+            return
+        if not self._probed and self._silent >= limits.probe_after:
+            self._probed = True
+            ping = Stanza.build(
+                "iq",
+                "get",
+                id=f"probe-{new_id()}",
+                sender=JID.of("", session.jid.domain),
+                to=session.jid,
+                content=b"<ping xmlns='urn:xmpp:ping'/>",
+            )
+            session.send(ping)
+        elif self._probed and self._silent >= limits.probe_after + limits.probe_timeout:
+            self._log.info("silent_client_dropped", silent=self._silent)
+            self.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
+
+
+_HANDLERS: Final[dict[type, Callable[[C2SConnection, Any], Wait | None]]] = {
+    StreamOpened: C2SConnection._opened,
+    StartTls: C2SConnection._starttls,
+    KeysNeeded: C2SConnection._keys,
+    PasswordGiven: C2SConnection._password,
+    AuthFailed: C2SConnection._auth_failed,
+    Authenticated: C2SConnection._authenticated,
+    BindRequested: C2SConnection._bind,
+    Nonza: C2SConnection._nonza,
+    Unaddressable: C2SConnection._unaddressable,
+    StreamClosed: C2SConnection._closed,
+    StreamFailed: C2SConnection._failed,
+}

@@ -1,0 +1,649 @@
+"""The server's side of a client stream, from the first byte to the bound resource (RFC 6120 §4–§7), without I/O.
+
+Bytes go in through `receive`, events come out; answers to events go in through the method that the event names and may
+release more events; `data_to_send` gives what must be written. There is no clock, loop or socket here.
+
+    HEADER ─header→ OFFERED ─starttls→ TLS ─tls_established→ HEADER
+                       │ └auth→ SASL ─keys/password→ … ─success→ HEADER (authenticated)
+                       └─bind→ BINDING ─bound→ BOUND ─</stream:stream> or error→ CLOSED
+
+What may arrive in which state is the table `_ACCEPTS`; anything else is the stream error that the table's default names.
+Until a resource is bound, input is cut at the end of each top-level element and what follows waits until that element
+has been dealt with: nothing read before a TLS handshake or a stream restart is interpreted after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final, TypeAlias
+
+from beamish.stream import features as feat
+from beamish.stream.features import Has, StreamFeature
+from beamish.stream.names import NameLedger
+from beamish.stream.parser import (
+    Gate,
+    Item,
+    Nonza,
+    ParserLimits,
+    StreamEnd,
+    StreamHeader,
+    StreamParser,
+    Unaddressable,
+)
+from beamish.stream.sasl import (
+    Challenge,
+    FailureCondition,
+    Mechanism,
+    NeedKeys,
+    NeedPasswordCheck,
+    Offer,
+    SaslFailure,
+    ScramKeys,
+    Step,
+    Success,
+    binding_types,
+    decode_payload,
+    encode_payload,
+    negotiate,
+    offered,
+)
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, Kind, StanzaError, StreamError, StreamErrorCondition
+from beamish.xmpp.jid import JID, JidMalformed, prepare_local, prepare_resource
+from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import escape_attr, escape_text
+
+_CLOSE: Final = b"</stream:stream>"
+_SASL: Final = f"{{{ns.SASL}}}"
+
+
+class State(Enum):
+    """Where a stream stands; see the drawing at the head of the module."""
+
+    HEADER = auto()
+    OFFERED = auto()
+    TLS = auto()
+    SASL = auto()
+    ASKING = auto()
+    BINDING = auto()
+    BOUND = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The peer opened (or restarted) a stream to one of our hosts; our header and features are ready to be sent."""
+
+    header: StreamHeader
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """`<proceed/>` is ready to be sent: flush, make the handshake, then call `tls_established`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysNeeded:
+    """SCRAM needs the stored keys of a user: answer with `keys`. `jid` is None when no such address can exist."""
+
+    username: str
+    jid: JID | None
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordGiven:
+    """PLAIN gave a password: answer with `password_checked`. `jid` is None when no such address can exist."""
+
+    username: str
+    jid: JID | None
+    password: str
+
+    def __repr__(self) -> str:
+        return f"PasswordGiven(username={self.username!r}, password=…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The peer is this user now; the stream restarts by itself."""
+
+    jid: JID
+    mechanism: str
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AuthFailed:
+    """One attempt to authenticate failed and was told so."""
+
+    username: str
+    mechanism: str
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class BindRequested:
+    """The client wants a resource ("" lets the server choose): answer with `bound` or `bind_refused`."""
+
+    id: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFailed:
+    """The stream is closed with this error; header, error and closing tag are ready to be sent."""
+
+    error: StreamError
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """The peer closed the stream; our closing tag is ready to be sent if it was not sent before."""
+
+
+Event: TypeAlias = (
+    Stanza
+    | Nonza
+    | Unaddressable
+    | StreamOpened
+    | StartTls
+    | KeysNeeded
+    | PasswordGiven
+    | Authenticated
+    | AuthFailed
+    | BindRequested
+    | StreamFailed
+    | StreamClosed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class C2SSettings:
+    """What a client stream of this server offers and tolerates. One object serves all streams."""
+
+    serves: Callable[[str], bool]
+    """Whether a prepared domain is one of ours."""
+    new_id: Callable[[], str]
+    """A fresh unguessable string (RFC 6120 §4.7.3), also the localpart of anonymous users."""
+    ledger: NameLedger
+    default_domain: str
+    limits: ParserLimits = field(default_factory=ParserLimits)
+    unauthenticated_bytes: int = 32_768
+    sasl_attempts: int = 5
+    require_tls: bool = True
+    anonymous: bool = False
+    mechanisms: frozenset[str] | None = None
+    """Only these SASL mechanisms, if given."""
+    features: tuple[StreamFeature, ...] = ()
+    """Offered in this order after resource binding and session."""
+    early_nonzas: frozenset[str] = frozenset()
+    """Elements that may take the place of resource binding (resumption)."""
+    early_iqs: frozenset[str] = frozenset()
+    """Payloads in Clark notation of IQs that are served before authentication (registration)."""
+
+
+def _fail(condition: StreamErrorCondition, text: str = "") -> StreamError:
+    return StreamError(condition, text)
+
+
+class C2SMachine:
+    """One client stream. Feed it, handle its events in order, write what it has to send.
+
+    `secure` tells that the transport is TLS from the start (XEP-0368).
+    """
+
+    __slots__ = (
+        "_bind_id",
+        "_binding",
+        "_early_bytes",
+        "_failures",
+        "_gate",
+        "_header_sent",
+        "_held",
+        "_mechanism",
+        "_mechanism_name",
+        "_out",
+        "_parser",
+        "_restarting",
+        "_settings",
+        "_tls_offered",
+        "_username",
+        "closed_by_us",
+        "domain",
+        "have",
+        "jid",
+        "state",
+        "stream_id",
+    )
+
+    def __init__(self, settings: C2SSettings, *, secure: bool = False, binding: bytes | None = None) -> None:
+        self._settings = settings
+        self._binding = binding
+        self._tls_offered = not secure
+        self._early_bytes = 0
+        self._failures = 0
+        self._held = b""
+        self._out: list[bytes] = []
+        self._mechanism: Mechanism | None = None
+        self._mechanism_name = ""
+        self._username = ""
+        self._bind_id = ""
+        self._header_sent = False
+        self._restarting = False
+        self.closed_by_us = False
+        self.domain = ""
+        self.stream_id = ""
+        self.jid: JID | None = None
+        self.have = Has.SECURE if secure else Has.NOTHING
+        self._new_stream()
+
+    def _new_stream(self) -> None:
+        owner = self.jid.bare if self.jid is not None else None
+        self.state = State.HEADER
+        self._parser = StreamParser(self._settings.limits, self._settings.ledger, owner)
+        self._gate: Gate | None = Gate(self._settings.limits, self._settings.ledger, owner)
+        self._header_sent = False
+
+    # ---- bytes ------------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the peer; never raises for what the peer did."""
+        if self.state is State.BOUND:
+            try:
+                items = self._parser.feed(data)
+            except StreamError as error:
+                return [*self._bound_items(self._parser.taken), self._failed(error)]
+            for item in items:
+                if type(item) is not Stanza:
+                    return self._bound_items(items)
+            return items  # type: ignore[return-value]
+        if self.state is State.CLOSED:
+            return []
+        if Has.AUTHENTICATED not in self.have:
+            self._early_bytes += len(data)
+            if self._early_bytes > self._settings.unauthenticated_bytes:
+                return [
+                    self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data before authentication"))
+                ]
+        elif len(self._held) + len(data) > 2 * self._settings.limits.stanza_bytes:
+            return [self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data before resource binding"))]
+        self._held += data
+        return self._advance()
+
+    def receive_eof(self) -> list[Event]:
+        """The peer closed its side of the connection without closing the stream; what it sent still gets its answers."""
+        if self.state is State.CLOSED:
+            return []
+        if self._header_sent and not self.closed_by_us:
+            self._out.append(_CLOSE)
+            self.closed_by_us = True
+        self.state = State.CLOSED
+        return [StreamClosed()]
+
+    def data_to_send(self) -> bytes:
+        """Everything that must be written now; drains it."""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def park(self) -> bool:
+        """Free the parser while the stream is idle between stanzas; see `StreamParser.park`."""
+        return self.state is State.BOUND and self._parser.park()
+
+    def close(self, error: StreamError | None = None) -> None:
+        """Close the stream from our side, with an error or orderly (RFC 6120 §4.4)."""
+        if self.state is State.CLOSED or self.closed_by_us:
+            return
+        if not self._header_sent:
+            self._send_header(None)
+        if error is not None:
+            self._out.append(error.to_bytes())
+        self._out.append(_CLOSE)
+        self.closed_by_us = True
+        if error is not None:
+            self.state = State.CLOSED
+
+    # ---- the part before a resource is bound ------------------------------------------------------------------------
+
+    def _advance(self) -> list[Event]:
+        """Interpret held bytes, one top-level element at a time, as far as the state allows."""
+        events: list[Event] = []
+        while self._held and self.state not in (State.TLS, State.ASKING, State.BINDING, State.CLOSED):
+            if self.state is State.BOUND:
+                held, self._held = self._held, b""
+                events += self.receive(held)
+                break
+            if self.state is State.HEADER and self._restarting:
+                self._held = self._held.lstrip(b" \t\r\n")
+                if not self._held:
+                    break
+                self._restarting = False
+            cut = self._held.find(b">") + 1 or len(self._held)
+            segment, self._held = self._held[:cut], self._held[cut:]
+            try:
+                assert self._gate is not None
+                self._gate.feed(segment)
+                for item in self._parser.feed(segment):
+                    events += self._item(item)
+            except StreamError as error:
+                events.append(self._failed(error))
+        return events
+
+    def _item(self, item: Item) -> list[Event]:
+        if isinstance(item, StreamHeader):
+            return self._opened(item)
+        if isinstance(item, StreamEnd):
+            return self._ended()
+        if isinstance(item, Unaddressable):
+            raise self._unexpected()
+        tag = item.tag if isinstance(item, Nonza) else item.name
+        handler = _ACCEPTS.get((self.state, tag))
+        if handler is None:
+            if isinstance(item, Nonza) and tag in self._settings.early_nonzas and Has.AUTHENTICATED in self.have:
+                return [item]
+            raise self._unexpected()
+        events: list[Event] = handler(self, item)
+        return events
+
+    def _unexpected(self) -> StreamError:
+        # RFC 6120 §4.9.3.12: anything but negotiation before authentication or binding is not authorized
+        return _fail(StreamErrorCondition.NOT_AUTHORIZED)
+
+    def _opened(self, header: StreamHeader) -> list[Event]:
+        settings = self._settings
+        if header.content_ns not in ("", ns.CLIENT, ns.STREAM):
+            raise _fail(StreamErrorCondition.INVALID_NAMESPACE, f"the content namespace is {ns.CLIENT}")
+        if not header.to:
+            raise _fail(StreamErrorCondition.IMPROPER_ADDRESSING, "a stream header to a server needs a 'to'")
+        try:
+            to = JID.parse(header.to)
+        except JidMalformed as exc:
+            raise _fail(StreamErrorCondition.HOST_UNKNOWN) from exc
+        domain = to.domain
+        if to != domain or not settings.serves(domain) or (self.jid is not None and domain != self.jid.domain):
+            raise _fail(StreamErrorCondition.HOST_UNKNOWN)
+        self.domain = domain
+        major, _, minor = header.version.partition(".")
+        if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit() and int(major) >= 1):
+            raise _fail(StreamErrorCondition.UNSUPPORTED_VERSION)
+        peer: JID | None = None
+        if header.sender:
+            try:
+                peer = JID.parse(header.sender)
+            except JidMalformed as exc:
+                raise _fail(StreamErrorCondition.INVALID_FROM) from exc
+            if self.jid is not None and peer.bare != self.jid.bare:
+                raise _fail(StreamErrorCondition.INVALID_FROM)
+        self._send_header(peer)
+        self._send_features()
+        self.state = State.OFFERED
+        return [StreamOpened(header, domain)]
+
+    def _send_header(self, peer: JID | None) -> None:
+        self.stream_id = self._settings.new_id()
+        to = f" to='{escape_attr(peer)}'" if peer is not None else ""
+        domain = escape_attr(self.domain or self._settings.default_domain)
+        self._out.append(
+            f"<?xml version='1.0'?><stream:stream xmlns='{ns.CLIENT}' xmlns:stream='{ns.STREAM}' "
+            f"id='{self.stream_id}' from='{domain}'{to} version='1.0' xml:lang='en'>".encode()
+        )
+        self._header_sent = True
+
+    def _send_features(self) -> None:
+        out = [b"<stream:features>"]
+        if Has.AUTHENTICATED not in self.have:
+            if self._may_start_tls():
+                out.append(feat.starttls(self._settings.require_tls))
+            offer = self._offer()
+            if Has.SECURE in self.have or not self._settings.require_tls:
+                out.append(feat.mechanisms(offered(offer), binding_types(offer)))
+        out += [f.xml for f in (feat.BIND, feat.SESSION, *self._settings.features) if f.offered(self.have)]
+        out.append(b"</stream:features>")
+        self._out.append(b"".join(out))
+
+    def _may_start_tls(self) -> bool:
+        return self._tls_offered and Has.SECURE not in self.have
+
+    def _offer(self) -> Offer:
+        secure = Has.SECURE in self.have
+        return Offer(
+            tls=secure,
+            bindings={"tls-server-end-point": self._binding} if self._binding is not None else {},
+            plain_without_tls=not self._settings.require_tls,
+            anonymous=self._settings.anonymous,
+            enabled=self._settings.mechanisms,
+        )
+
+    # ---- TLS --------------------------------------------------------------------------------------------------------
+
+    def _starttls(self, _item: Item) -> list[Event]:
+        if not self._may_start_tls():
+            raise _fail(StreamErrorCondition.POLICY_VIOLATION, "TLS is not on offer here")
+        if self._held.strip(b" \t\r\n"):
+            # what was sent in the clear must not be taken for protected (RFC 6120 §5.4.3.3)
+            raise _fail(StreamErrorCondition.POLICY_VIOLATION, "data after <starttls/>")
+        self._held = b""
+        self.state = State.TLS
+        self._out.append(f"<proceed xmlns='{ns.TLS}'/>".encode())
+        return [StartTls()]
+
+    def tls_established(self, binding: bytes | None) -> None:
+        """The handshake is done; `binding` is the `tls-server-end-point` value or None. A new stream begins."""
+        self._binding = binding
+        self.have |= Has.SECURE
+        self._held = b""
+        self._new_stream()
+
+    # ---- SASL -------------------------------------------------------------------------------------------------------
+
+    def _auth(self, item: Item) -> list[Event]:
+        assert isinstance(item, Nonza)
+        if Has.AUTHENTICATED in self.have:
+            raise self._unexpected()
+        self._mechanism_name = item.el.get("mechanism", "")
+        self._username = ""
+        if Has.SECURE not in self.have and self._settings.require_tls:
+            return self._sasl_failed(SaslFailure(FailureCondition.ENCRYPTION_REQUIRED))
+        try:
+            self._mechanism = negotiate(self._mechanism_name, self._offer())
+            return self._step(self._mechanism.start(decode_payload(item.el.text)))
+        except SaslFailure as failure:
+            return self._sasl_failed(failure)
+
+    def _response(self, item: Item) -> list[Event]:
+        assert isinstance(item, Nonza) and self._mechanism is not None
+        try:
+            return self._step(self._mechanism.respond(decode_payload(item.el.text) or b""))
+        except SaslFailure as failure:
+            return self._sasl_failed(failure)
+
+    def _abort(self, _item: Item) -> list[Event]:
+        return self._sasl_failed(SaslFailure(FailureCondition.ABORTED))
+
+    def keys(self, keys: ScramKeys, exists: bool) -> list[Event]:
+        """Answer `KeysNeeded`. For an unknown user give decoy keys and `exists=False`."""
+        assert self._mechanism is not None
+        return self._answered(lambda mechanism: mechanism.keys(keys, exists))
+
+    def password_checked(self, ok: bool) -> list[Event]:
+        """Answer `PasswordGiven`."""
+        return self._answered(lambda mechanism: mechanism.password_checked(ok))
+
+    def auth_refused(self, condition: FailureCondition, text: str = "") -> list[Event]:
+        """Answer `KeysNeeded` or `PasswordGiven` with a failure of the caller's own: too many attempts, disabled account."""
+
+        def refuse(_mechanism: Mechanism) -> Step:
+            raise SaslFailure(condition, text)
+
+        return self._answered(refuse)
+
+    def _answered(self, answer: Callable[[Mechanism], Step]) -> list[Event]:
+        if self.state is not State.ASKING or self._mechanism is None:
+            return []  # the stream was closed while the caller looked things up
+        self.state = State.SASL
+        try:
+            events = self._step(answer(self._mechanism))
+        except SaslFailure as failure:
+            events = self._sasl_failed(failure)
+        return events + self._advance()
+
+    def _step(self, step: Step) -> list[Event]:
+        self.state = State.SASL
+        if isinstance(step, Challenge):
+            self._out.append(f"<challenge xmlns='{ns.SASL}'>{encode_payload(step.data)}</challenge>".encode())
+            return []
+        if isinstance(step, NeedKeys):
+            self.state = State.ASKING
+            self._username = step.username
+            return [KeysNeeded(step.username, self._address_of(step.username), step.algorithm)]
+        if isinstance(step, NeedPasswordCheck):
+            self.state = State.ASKING
+            self._username = step.username
+            return [PasswordGiven(step.username, self._address_of(step.username), step.password)]
+        assert isinstance(step, Success)
+        return self._succeeded(step)
+
+    def _address_of(self, username: str) -> JID | None:
+        try:
+            return JID.of(prepare_local(username), self.domain)
+        except JidMalformed:
+            return None
+
+    def _succeeded(self, step: Success) -> list[Event]:
+        anonymous = self._mechanism_name == "ANONYMOUS"
+        jid = self._address_of(self._settings.new_id() if anonymous else step.username)
+        if jid is None:
+            raise SaslFailure(FailureCondition.NOT_AUTHORIZED)
+        if step.authzid:
+            # RFC 6120 §6.3.8: only acting as oneself is supported
+            try:
+                wanted = JID.parse(step.authzid)
+            except JidMalformed as exc:
+                raise SaslFailure(FailureCondition.INVALID_AUTHZID) from exc
+            if wanted != jid:
+                raise SaslFailure(FailureCondition.INVALID_AUTHZID)
+        data = encode_payload(step.data) if step.data else ""
+        self._out.append(f"<success xmlns='{ns.SASL}'>{data}</success>".encode())
+        self._mechanism = None
+        self.jid = jid
+        self.have |= Has.AUTHENTICATED
+        self._new_stream()
+        self._restarting = True
+        return [Authenticated(jid, self._mechanism_name, anonymous)]
+
+    def _sasl_failed(self, failure: SaslFailure) -> list[Event]:
+        self._mechanism = None
+        self.state = State.OFFERED
+        self._failures += 1
+        text = f"<text xml:lang='en'>{escape_text(failure.text)}</text>" if failure.text else ""
+        self._out.append(f"<failure xmlns='{ns.SASL}'><{failure.condition.value}/>{text}</failure>".encode())
+        events: list[Event] = [AuthFailed(self._username, self._mechanism_name, failure.condition.value)]
+        if self._failures >= self._settings.sasl_attempts:
+            # RFC 6120 §6.4.5: the number of retries is bounded
+            events.append(
+                self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too many authentication attempts"))
+            )
+        return events
+
+    # ---- resource binding -------------------------------------------------------------------------------------------
+
+    def _iq(self, item: Item) -> list[Event]:
+        assert isinstance(item, Stanza)
+        payload = item.payload
+        if Has.AUTHENTICATED not in self.have:
+            if payload is not None and payload.tag in self._settings.early_iqs:
+                return [item]
+            raise self._unexpected()
+        if payload is None or payload.tag != f"{{{ns.BIND}}}bind" or item.type != "set":
+            raise self._unexpected()
+        self._bind_id = item.id
+        try:
+            asked = payload.findtext(f"{{{ns.BIND}}}resource") or ""
+            resource = prepare_resource(asked) if asked else ""
+        except JidMalformed as exc:
+            self.state = State.BINDING
+            return self.bind_refused(StanzaError(Condition.BAD_REQUEST, text=str(exc)))
+        self.state = State.BINDING
+        return [BindRequested(item.id, resource)]
+
+    def bound(self, jid: JID) -> list[Event]:
+        """Answer `BindRequested`: the resource is the client's (RFC 6120 §7.6.1)."""
+        content = f"<bind xmlns='{ns.BIND}'><jid>{escape_text(jid)}</jid></bind>".encode()
+        self._out.append(Stanza.build("iq", "result", id=self._bind_id, content=content).to_wire())
+        return self.established(jid)
+
+    def established(self, jid: JID) -> list[Event]:
+        """The stream belongs to this full JID without further words: bound by other means, or resumed."""
+        self.jid = jid
+        self.have |= Has.BOUND
+        self.state = State.BOUND
+        self._gate = None
+        self._parser.owned_by(jid.bare)
+        return self._advance()
+
+    def bind_refused(self, error: StanzaError) -> list[Event]:
+        """Answer `BindRequested`: no (RFC 6120 §7.6.2, §7.7.2); the client may ask again."""
+        self._out.append(Stanza.build("iq", "error", id=self._bind_id, content=error.to_bytes()).to_wire())
+        self.state = State.OFFERED
+        return self._advance()
+
+    # ---- the bound stream, and the end ------------------------------------------------------------------------------
+
+    def _bound_items(self, items: list[Item]) -> list[Event]:
+        events: list[Event] = []
+        for item in items:
+            if isinstance(item, StreamEnd):
+                events += self._ended()
+                break
+            if not isinstance(item, StreamHeader):
+                events.append(item)
+        return events
+
+    def _ended(self) -> list[Event]:
+        if not self.closed_by_us:
+            self._out.append(_CLOSE)
+            self.closed_by_us = True
+        self.state = State.CLOSED
+        return [StreamClosed()]
+
+    def _failed(self, error: StreamError) -> StreamFailed:
+        self.close(error)
+        self.state = State.CLOSED
+        self._held = b""
+        return StreamFailed(error)
+
+    def fail(self, error: StreamError) -> StreamFailed:
+        """Close the stream with an error that the caller found (an address check, an unknown element)."""
+        return self._failed(error)
+
+
+_ACCEPTS: Final[dict[tuple[State, str], Callable[[C2SMachine, Item], list[Event]]]] = {
+    (State.OFFERED, f"{{{ns.TLS}}}starttls"): C2SMachine._starttls,
+    (State.OFFERED, f"{_SASL}auth"): C2SMachine._auth,
+    (State.SASL, f"{_SASL}response"): C2SMachine._response,
+    (State.SASL, f"{_SASL}abort"): C2SMachine._abort,
+    (State.OFFERED, "iq"): C2SMachine._iq,
+}
+"""Every element that is understood before a resource is bound. The rest is answered with `not-authorized`."""
+
+__all__ = [
+    "AuthFailed",
+    "Authenticated",
+    "BindRequested",
+    "C2SMachine",
+    "C2SSettings",
+    "Event",
+    "KeysNeeded",
+    "Kind",
+    "Nonza",
+    "PasswordGiven",
+    "StartTls",
+    "State",
+    "StreamClosed",
+    "StreamFailed",
+    "StreamOpened",
+    "Unaddressable",
+]  # fmt: skip

@@ -1,0 +1,361 @@
+"""Stanzas: addresses as values, content as bytes (RFC 6120 §8).
+
+A stanza is serialised once, when it is taken from the stream. From then on its start tag without addresses (`head`) and
+everything after the start tag's attributes (`body`) are immutable bytes; delivery writes `from` and `to` between them.
+So a forged `from` cannot survive, no two parsers can disagree about what we relay, and a copy for one more recipient
+costs a concatenation. The bytes are in the stream's default namespace, which makes them valid on client and server
+streams alike.
+
+This module is the only serialiser of stanzas. It knows nothing of sessions or streams.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from lxml import etree
+
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.xml import Element, escape_attr, to_bytes
+
+MESSAGE: Final = "message"
+PRESENCE: Final = "presence"
+IQ: Final = "iq"
+STANZA_NAMES: Final = frozenset((MESSAGE, PRESENCE, IQ))
+
+_tostring = etree.tostring
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+_STREAM_DECLARATIONS = b'xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"'
+
+
+class AddressMalformed(Exception):
+    """The `to` of a received stanza is no JID; `reply` is the complete `jid-malformed` error (RFC 6120 §8.3.3.8).
+
+    `reply` is None where no error may be sent: for errors and IQ results.
+    """
+
+    def __init__(self, text: str, reply: bytes | None) -> None:
+        super().__init__(text)
+        self.reply = reply
+
+
+class SenderMalformed(Exception):
+    """The `from` of a received stanza is no JID."""
+
+
+class Wire:
+    """A stanza frozen for many recipients: everything before and after the value of `to`."""
+
+    __slots__ = ("after", "before")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self.before = before
+        self.after = after
+
+    def addressed(self, to: bytes) -> bytes:
+        """The whole stanza for one recipient; `to` is `JID.wire`, already escaped."""
+        return b"".join((self.before, to, self.after))
+
+
+class Stanza:
+    """One message, presence or IQ. Immutable by agreement: make a changed one with `replace`, `with_child` or `without`.
+
+    `type` and `id` are "" when absent. `head` is the start tag up to the addresses (`<message type='chat' id='a'`),
+    `body` is the rest from the end of the attributes on (`>…</message>` or `/>`).
+    """
+
+    __slots__ = ("_el", "body", "head", "id", "lang", "name", "sender", "to", "type")
+
+    def __init__(
+        self,
+        name: str,
+        type: str,
+        id: str,
+        sender: JID | None,
+        to: JID | None,
+        lang: str,
+        head: bytes,
+        body: bytes,
+        el: Element | None = None,
+    ) -> None:
+        self.name = name
+        self.type = type
+        self.id = id
+        self.sender = sender
+        self.to = to
+        self.lang = lang
+        self.head = head
+        self.body = body
+        self._el = el
+
+    def __repr__(self) -> str:
+        return f"<Stanza {self.name} type={self.type!r} id={self.id!r} from={self.sender!s} to={self.to!s}>"
+
+    # ---- making -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        type: str = "",
+        *,
+        id: str = "",
+        sender: JID | None = None,
+        to: JID | None = None,
+        lang: str = "",
+        content: bytes | Element | None = None,
+    ) -> Stanza:
+        """Make a stanza of our own. `content` is the children as bytes, or one child element in its own namespace."""
+        head = f"<{name}"
+        if type:
+            head += f" type='{escape_attr(type)}'"
+        if id:
+            head += f" id='{escape_attr(id)}'"
+        if lang:
+            head += f" xml:lang='{escape_attr(lang)}'"
+        inner = b"" if content is None else content if isinstance(content, bytes) else to_bytes(content)
+        body = b">" + inner + b"</" + name.encode() + b">" if inner else b"/>"
+        return cls(name, type, id, sender, to, lang, head.encode(), body)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Stanza:
+        """Read a stanza that `to_wire` wrote (storage, tests). Raises `ValueError` when it is damaged."""
+        end = _name_end(data)
+        try:
+            el = etree.fromstring(data[:end] + b" " + _STREAM_DECLARATIONS + data[end:], _PARSER)
+            return take(el)
+        except (etree.XMLSyntaxError, AddressMalformed, SenderMalformed) as exc:
+            raise ValueError(f"not a stanza: {exc}") from exc
+
+    def replace(self, *, sender: JID | None = None, to: JID | None = None) -> Stanza:
+        """The same stanza with other addresses; None keeps what is there."""
+        return Stanza(
+            self.name,
+            self.type,
+            self.id,
+            sender or self.sender,
+            to or self.to,
+            self.lang,
+            self.head,
+            self.body,
+            self._el,
+        )
+
+    def with_child(self, child: bytes) -> Stanza:
+        """The stanza with one more child at its end; `child` is free-standing XML with a namespace of its own."""
+        if self.body == b"/>":
+            body = b">" + child + b"</" + self.name.encode() + b">"
+        else:
+            cut = len(self.body) - len(self.name) - 3
+            body = self.body[:cut] + child + self.body[cut:]
+        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, body)
+
+    def without(self, *children: Element) -> Stanza:
+        """The stanza without some of its children (forged ids, hints that end here). The elements are those of `el`."""
+        if not children:
+            return self
+        drop = {id(child) for child in children}
+        kept = [child for child in self.el if id(child) not in drop]
+        inner = b"".join(content_bytes(child) for child in kept)
+        body = b">" + inner + b"</" + self.name.encode() + b">" if inner else b"/>"
+        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, body)
+
+    def detached(self) -> Stanza:
+        """The stanza without its element tree, for keeping: the tree holds on to the whole document it came from."""
+        if self._el is None:
+            return self
+        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, self.body)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def el(self) -> Element:
+        """The stanza as a read-only element in `jabber:client`; parsed again when only the bytes were kept."""
+        if self._el is None:
+            data = b"".join((self.head, b" ", _STREAM_DECLARATIONS, self.body))
+            self._el = etree.fromstring(data, _PARSER)
+        return self._el
+
+    @property
+    def payload(self) -> Element | None:
+        """The first child element that is not `<error/>`: what an IQ is about (RFC 6120 §8.2.3)."""
+        for child in self.el:
+            if child.tag != "{jabber:client}error":
+                return child
+        return None
+
+    def child(self, tag: str) -> Element | None:
+        """The first child with this tag in Clark notation, or None."""
+        return self.el.find(tag)
+
+    def text(self, tag: str) -> str | None:
+        """The text of the first child with this tag ("" for an empty one), or None if there is none."""
+        return self.el.findtext(tag)
+
+    # ---- bytes ------------------------------------------------------------------------------------------------------
+
+    def to_wire(self) -> bytes:
+        """The complete stanza with the addresses it has."""
+        parts = [self.head]
+        if self.sender is not None:
+            parts += (b" from='", self.sender.wire, b"'")
+        if self.to is not None:
+            parts += (b" to='", self.to.wire, b"'")
+        parts.append(self.body)
+        return b"".join(parts)
+
+    def freeze(self) -> Wire:
+        """Prepare the stanza for many recipients; `sender` must be set."""
+        assert self.sender is not None
+        return Wire(b"".join((self.head, b" from='", self.sender.wire, b"' to='")), b"'" + self.body)
+
+    # ---- answering --------------------------------------------------------------------------------------------------
+
+    def reply(self, content: bytes | Element | None = None) -> Stanza:
+        """The IQ result to this request (RFC 6120 §8.2.3): same id, addresses swapped."""
+        return Stanza.build(IQ, "result", id=self.id, sender=self.to, to=self.sender, content=content)
+
+    def error(self, error: StanzaError, by: str = "") -> Stanza | None:
+        """The error answer to this stanza, or None for one that must not be answered (RFC 6120 §8.3.1 rule 3).
+
+        Errors are never answered, and neither are IQ results.
+        """
+        if self.type == "error" or (self.name == IQ and self.type == "result"):
+            return None
+        return Stanza.build(
+            self.name, "error", id=self.id, sender=self.to, to=self.sender, content=error.to_bytes(escape_attr(by))
+        )
+
+
+def _name_end(data: bytes) -> int:
+    """Where the element name of a start tag ends."""
+    for at in range(1, len(data)):
+        if data[at] in b" />\t\r\n":
+            return at
+    raise ValueError("not a stanza")
+
+
+def content_bytes(el: Element) -> bytes:
+    """A child of a stanza as bytes in the stanza's default namespace, without the clutter of the stream's declarations."""
+    raw = _tostring(el, encoding="utf-8", with_tail=False)
+    cut = raw.index(b">")
+    start = raw[:cut]  # only here: a forwarded stanza further inside must keep its own xmlns="jabber:client"
+    start = start.replace(b' xmlns:stream="http://etherx.jabber.org/streams"', b"", 1)
+    return start.replace(b' xmlns="jabber:client"', b"", 1) + raw[cut:]
+
+
+def insert_child(wire: bytes, name: str, child: bytes) -> bytes:
+    """A complete stanza's bytes with one more child at the end (a `<delay/>` on a stored message)."""
+    if wire.endswith(b"/>"):
+        return wire[:-2] + b">" + child + b"</" + name.encode() + b">"
+    cut = len(wire) - len(name) - 3
+    return wire[:cut] + child + wire[cut:]
+
+
+def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
+    """Freeze a stanza element, still inside its stream's tree or just parsed; `el` must be in `jabber:client`.
+
+    `default_lang` is the stream's language, added where the stanza names none (RFC 6120 §8.1.5).
+    Raises `AddressMalformed` or `SenderMalformed`.
+    """
+    if el.prefix is not None:
+        el = _without_prefix(el)
+    name = name or str(el.tag)[15:]
+    raw = _tostring(el, encoding="utf-8", with_tail=False)
+    cut = raw.index(b">")  # safe: ">" inside attribute values comes out escaped
+    start = raw[:cut]
+    if raw[cut - 1] == 47:  # "/"
+        cut -= 1
+    type_ = id_ = lang = ""
+    to = sender = None
+    to_text: str | None = None
+    head = f"<{name}"
+    for key, value in cast("list[tuple[str, str]]", el.items()):
+        if key == "to":
+            to_text = value
+        elif key == "from":
+            try:
+                sender = JID.parse(value)
+            except JidMalformed as exc:
+                raise SenderMalformed(str(exc)) from exc
+        elif key == "type":
+            type_ = value
+            head += f" type='{escape_attr(value)}'"
+        elif key == "id":
+            id_ = value
+            head += f" id='{escape_attr(value)}'"
+        elif key == ns.XML_LANG:
+            lang = value
+            head += f" xml:lang='{escape_attr(value)}'"
+        elif key[0] != "{":
+            head += f" {key}='{escape_attr(value)}'"
+        else:
+            head += _foreign_attribute(el, key, value)
+    if not lang and default_lang:
+        lang = default_lang
+        head += f" xml:lang='{escape_attr(default_lang)}'"
+    if start.count(b"xmlns:") != 1 or b"xmlns:stream=" not in start:
+        head += _declarations(el)
+    if to_text is not None:
+        try:
+            to = JID.parse(to_text)
+        except JidMalformed as exc:
+            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, to_text, str(exc))) from exc
+    return Stanza(name, type_, id_, sender, to, lang, head.encode(), raw[cut:], el)
+
+
+def _declarations(el: Element) -> str:
+    """Prefixes in scope on the stanza, other than those our own stream header declares."""
+    out = ""
+    for prefix, uri in el.nsmap.items():
+        if prefix is not None and not (prefix == "stream" and uri == ns.STREAM) and prefix != "xml":
+            out += f" xmlns:{prefix}='{escape_attr(str(uri))}'"
+    return out
+
+
+def _foreign_attribute(el: Element, key: str, value: str) -> str:
+    """A namespaced attribute of the stanza itself, with the prefix it came with."""
+    uri, _, local = key[1:].partition("}")
+    for prefix, known in el.nsmap.items():
+        if prefix is not None and known == uri:
+            return f" {prefix}:{local}='{escape_attr(value)}'"
+    return ""
+
+
+def _without_prefix(el: Element) -> Element:
+    """A copy in which elements of the content namespace carry no prefix (RFC 6120 §4.8.5 allows clients to use one)."""
+    keep = {prefix: uri for prefix, uri in el.nsmap.items() if prefix is not None and uri != ns.CLIENT}
+    keep["stream"] = ns.STREAM
+
+    def copy(source: Element, top: bool) -> Element:
+        namespace = str(source.tag)[1:].partition("}")[0] if str(source.tag)[0] == "{" else None
+        here: dict[str | None, str] = {}
+        if top:
+            here.update(keep)
+        if not top:
+            here |= {p: u for p, u in source.nsmap.items() if p is not None and u != ns.CLIENT}
+        if source.prefix is None or namespace == ns.CLIENT:
+            here[None] = namespace or ""
+        target = etree.Element(source.tag, nsmap={p: u for p, u in here.items() if u})  # type: ignore[misc]
+        target.text = source.text
+        target.tail = source.tail if not top else None
+        for key, value in source.items():
+            target.set(key, value)
+        for child in source:
+            target.append(copy(child, False))
+        return target
+
+    return copy(el, True)
+
+
+def _malformed_reply(name: str, type_: str, id_: str, to: str, text: str) -> bytes | None:
+    if type_ == "error" or (name == IQ and type_ == "result"):
+        return None
+    head = f"<{name} type='error'"
+    if id_:
+        head += f" id='{escape_attr(id_)}'"
+    head += f" from='{escape_attr(to)}'>"
+    error = StanzaError(Condition.JID_MALFORMED, text=text).to_bytes()
+    return head.encode() + error + b"</" + name.encode() + b">"
