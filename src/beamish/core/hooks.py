@@ -42,7 +42,7 @@ class HookKind(Enum):
     """Fail open: the crash is logged and the next handler runs."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class HookPoint(Generic[E]):
     """The declaration of a hook: its name, whom its crashes stop, and the text of the hook catalogue."""
 
@@ -51,7 +51,7 @@ class HookPoint(Generic[E]):
     doc: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row(Generic[E]):
     """One handler on one hook. Lower `at` runs earlier; equal ones in the order of registration."""
 

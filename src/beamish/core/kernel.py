@@ -70,11 +70,13 @@ class Kernel:
         limits: Limits,
         admins: Sequence[JID] = (),
         clock: Clock | None = None,
+        scram_iterations: int = 10_000,
     ) -> None:
         self.domains = tuple(domains)
         self.admins = frozenset(admins)
         self.db = db
         self.limits = limits
+        self.scram_iterations = scram_iterations
         self.clock: Clock = clock or SystemClock()
         self.names = NameLedger(limits.xml_names, limits.xml_names_per_account)
         self.hooks = Hooks()

@@ -62,7 +62,7 @@ class AccountsModule(Module):
     def __init__(self, kernel: Any, config: Config) -> None:
         super().__init__(kernel, config)
         self._known: OrderedDict[str, bool] = OrderedDict()
-        self._iterations: int = getattr(kernel, "scram_iterations", 10_000)
+        self._iterations = self.kernel.scram_iterations
         self._secret = b""
         # two threads: a burst of logins by PLAIN must not fill every core
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")

@@ -1,0 +1,276 @@
+"""The composition root: configuration → storage → kernel → modules → listeners. The only file that sees every layer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from beamish import __version__
+from beamish.config import Config, ConfigProblems
+from beamish.core import log as logging
+from beamish.core.commands import CommandError
+from beamish.core.kernel import Kernel, new_id
+from beamish.core.module import Module
+from beamish.core.registry import discover, select
+from beamish.net import systemd
+from beamish.net.address import BACKLOG, bind_all, format_peer
+from beamish.net.c2s import C2SLimits, C2SServer
+from beamish.net.control import ControlError, ControlServer, ControlUnavailable, call
+from beamish.net.tls import XMPP_CLIENT, CertificateStore
+from beamish.net.wirelog import WireLog
+from beamish.storage.sqlite import SqliteDatabase
+from beamish.stream import features
+from beamish.stream.features import StreamFeature
+from beamish.stream.machine import C2SSettings
+from beamish.stream.parser import ParserLimits
+
+log = structlog.get_logger(__name__)
+
+CommandFailed = ControlError
+"""A command could not be carried out; the text is for the administrator."""
+
+_CONTROL: Final = "control.sock"
+_DAY: Final = 86_400.0
+
+
+def c2s_server(
+    kernel: Kernel, config: Config, certificates: CertificateStore | None, wire_log: WireLog | None = None
+) -> C2SServer:
+    """The client side of a started kernel, as the configuration wants it; it listens nowhere yet."""
+    limits, c2s = config.limits, config.c2s
+    contributed: list[StreamFeature] = [f for module in kernel.registry.modules for f in module.stream_features]
+    idle = int(c2s.probe_after + c2s.probe_timeout) if c2s.probe_after else None
+    contributed.append(StreamFeature(features.limits(limits.stanza_bytes, idle)))
+    settings = C2SSettings(
+        serves=kernel.is_local_domain,
+        new_id=new_id,
+        ledger=kernel.names,
+        default_domain=kernel.domains[0],
+        limits=ParserLimits(limits.stanza_bytes, limits.depth, limits.elements, limits.attributes),
+        unauthenticated_bytes=limits.unauthenticated_bytes,
+        sasl_attempts=limits.sasl_attempts,
+        require_tls=c2s.require_tls,
+        anonymous=c2s.anonymous,
+        mechanisms=frozenset(c2s.mechanisms) | (frozenset(("ANONYMOUS",)) if c2s.anonymous else frozenset()),
+        features=tuple(contributed),
+    )
+    bounds = C2SLimits(
+        unauthenticated_seconds=limits.unauthenticated_seconds,
+        stanzas_per_second=limits.stanzas_per_second,
+        stanza_burst=limits.stanza_burst,
+        bytes_per_second=limits.bytes_per_second,
+        bytes_burst=limits.bytes_burst,
+        connections_per_address=limits.connections_per_address,
+        login_failures_per_address=limits.login_failures_per_address,
+        login_failures_per_account=limits.login_failures_per_account,
+        login_failure_window=limits.login_failure_window,
+        unsent_bytes=limits.unsent_bytes,
+        probe_after=c2s.probe_after,
+        probe_timeout=c2s.probe_timeout,
+    )
+    return C2SServer(kernel, settings, bounds, certificates, wire_log or WireLog(config.server.log.wire))
+
+
+def chosen_modules(config: Config) -> list[type[Module]]:
+    """The modules that the configuration wants to run. Raises `ModuleError`."""
+    return select(discover(), config.modules.enable, config.modules.disable)
+
+
+@asynccontextmanager
+async def open_kernel(config: Config) -> AsyncIterator[Kernel]:
+    """Storage, kernel and modules, without any listener; everything is stopped and stored on the way out."""
+    make_data_dir(config.server.data_dir)
+    database = await SqliteDatabase.open(config.database, synchronous=config.storage.synchronous)
+    try:
+        kernel = Kernel(
+            domains=config.server.domains,
+            db=database,
+            limits=config.limits,
+            admins=config.server.admins,
+            scram_iterations=config.c2s.scram_iterations,
+        )
+        classes = chosen_modules(config)
+        await kernel.start(classes, {cls.name: config.modules[cls.name] for cls in classes})
+        try:
+            yield kernel
+        finally:
+            await kernel.stop()
+    finally:
+        await database.close()
+
+
+def make_data_dir(path: Path) -> None:
+    """Create the data directory for its owner only, if it is not there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+async def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
+    """Carry out an administrative command: in the running server, or on its data if none runs.
+
+    Raises `CommandFailed`, and what `open_kernel` raises.
+    """
+    make_data_dir(config.server.data_dir)
+    with suppress(ControlUnavailable):
+        return await call(config.server.data_dir / _CONTROL, name, args)
+    logging.configure("warning", config.server.log.format)
+    async with open_kernel(config) as kernel:
+        return await _command(kernel, name, args)
+
+
+async def _command(kernel: Kernel, name: str, args: dict[str, Any]) -> Any:
+    try:
+        return await kernel.commands.run(name, args)
+    except CommandError as error:
+        raise CommandFailed(str(error)) from error
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask for the stop, SIGHUP for a reload; handlers are put back on the way out."""
+
+    def __init__(self, stop: asyncio.Event, reload: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = stop
+        self._reload = reload
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+
+
+async def serve(
+    config: Config,
+    *,
+    reload: Callable[[], Config] | None = None,
+    ready: Callable[[list[str]], Awaitable[None] | None] | None = None,
+) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    `reload` gives the configuration anew at SIGHUP (it may raise `ConfigProblems`). `ready` is called with a line per
+    listener (`c2s 127.0.0.1:5222 starttls`) once clients can connect.
+    """
+    logging.configure(config.server.log.level, config.server.log.format)
+    # the writer's thread must get its turns while the loop is busy, or acknowledgements wait
+    sys.setswitchinterval(0.001)
+    stop = asyncio.Event()
+    async with AsyncExitStack() as up:
+        kernel = await up.enter_async_context(open_kernel(config))
+        certificates = CertificateStore(config.tls, config.server.domains, config.server.data_dir)
+        for problem in certificates.load():
+            log.warning("certificate_problem", problem=str(problem))
+        server = c2s_server(kernel, config, certificates)
+        control = ControlServer(config.server.data_dir / _CONTROL, lambda name, args: _command(kernel, name, args))
+        await up.enter_async_context(control)
+        listening = await _listen(server, config, certificates, up)
+        state = _Reloadable(config, certificates, server, reload)
+        up.enter_context(_Signals(stop, state.reload))
+        server.start()
+        systemd.ready(f"serving {', '.join(config.server.domains)}")
+        log.info("ready", version=__version__, domains=list(config.server.domains), listening=listening, pid=os.getpid())
+        if ready is not None:
+            outcome = ready(listening)
+            if inspect.isawaitable(outcome):
+                await outcome
+        kernel.tasks.spawn(_heartbeat(), "watchdog")
+        kernel.tasks.spawn(_watch_certificates(certificates), "certificates")
+        await stop.wait()
+        systemd.stopping()
+        log.info("stopping")
+
+
+async def _listen(
+    server: C2SServer, config: Config, certificates: CertificateStore, up: AsyncExitStack
+) -> list[str]:
+    """Open the client listeners; on the way out they stop accepting, then every stream is closed within the grace."""
+    loop = asyncio.get_running_loop()
+    up.push_async_callback(server.drain, config.server.shutdown_grace)
+    lines = []
+    kinds: tuple[tuple[Sequence[str], bool], ...] = ((config.c2s.listen, False), (config.c2s.direct_tls, True))
+    for addresses, direct in kinds:
+        for sock in bind_all(addresses) if addresses else ():
+            listener = await loop.create_server(
+                lambda direct=direct: server.connection(direct),  # type: ignore[misc]
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=certificates.server_context(XMPP_CLIENT) if direct else None,
+                ssl_handshake_timeout=20.0 if direct else None,
+            )
+            up.callback(listener.close)
+            lines.append(f"c2s {format_peer(sock.getsockname())} {'direct-tls' if direct else 'starttls'}")
+    return lines
+
+
+class _Reloadable:
+    """What SIGHUP changes while the server runs: certificates, and log settings. The rest is named and left alone."""
+
+    def __init__(
+        self,
+        config: Config,
+        certificates: CertificateStore,
+        server: C2SServer,
+        load: Callable[[], Config] | None,
+    ) -> None:
+        self._config = config
+        self._certificates = certificates
+        self._server = server
+        self._load = load
+
+    def reload(self) -> None:
+        """Read the configuration and the certificates again; a broken file leaves everything as it is."""
+        systemd.reloading()
+        try:
+            fresh = self._load() if self._load is not None else self._config
+        except ConfigProblems as found:
+            for problem in found.problems:
+                log.error("config_problem", problem=str(problem))
+            systemd.ready("configuration not reloaded: it has errors")
+            return
+        for problem in self._certificates.reload(fresh.tls):
+            log.warning("certificate_problem", problem=str(problem))
+        if fresh.server.log != self._config.server.log:
+            logging.configure(fresh.server.log.level, fresh.server.log.format)
+            self._server.wire_log.enabled = fresh.server.log.wire
+        later = [
+            section
+            for section in ("c2s", "storage", "limits", "modules")
+            if getattr(fresh, section) != getattr(self._config, section)
+        ]
+        if fresh.server.domains != self._config.server.domains or fresh.server.data_dir != self._config.server.data_dir:
+            later.append("server")
+        if later:
+            log.warning("restart_needed", sections=later)
+        self._config = fresh
+        systemd.ready(f"serving {', '.join(fresh.server.domains)}")
+        log.info("reloaded")
+
+
+async def _heartbeat() -> None:
+    """Tell the service manager that the loop turns."""
+    interval = systemd.watchdog_interval()
+    while interval is not None:
+        systemd.watchdog()
+        await asyncio.sleep(interval)
+
+
+async def _watch_certificates(certificates: CertificateStore) -> None:
+    """Once a day, say in the log what is wrong or about to be with the certificates."""
+    while True:
+        await asyncio.sleep(_DAY)
+        for problem in certificates.check():
+            log.warning("certificate_problem", problem=str(problem))
+
+
+__all__ = ["CommandFailed", "c2s_server", "chosen_modules", "open_kernel", "run_command", "serve"]

@@ -1,0 +1,57 @@
+"""Logging: events with keys, through the standard library so that everybody's handlers see them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+_SECRETS = frozenset(("password", "token", "secret"))
+
+
+def _hide_secrets(_logger: Any, _method: str, event: Any) -> Any:
+    for key in _SECRETS & event.keys():
+        event[key] = "…"
+    return event
+
+
+def configure(level: str = "info", format: Literal["text", "json"] = "text") -> None:
+    """Set up logging to standard error for a process: `text` for people and the journal, `json` for collectors."""
+    renderer: Any
+    if format == "json":
+        renderer = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.processors.TimeStamper("iso")],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    configure_events([structlog.stdlib.ProcessorFormatter.wrap_for_formatter])
+
+
+def configure_events(last: list[Any]) -> None:
+    """Send events to the standard library's loggers; `last` are the processors that shape them for the handler."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            _hide_secrets,
+            *last,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
