@@ -106,6 +106,15 @@ class AccountEvent:
     user: JID
 
 
+@dataclass(frozen=True, slots=True)
+class CapsKnown:
+    """The features of an entity became known, or changed (XEP-0115). `previous` is None if none were known before."""
+
+    jid: JID
+    features: frozenset[str]
+    previous: frozenset[str] | None
+
+
 session_bound: Final = HookPoint[SessionEvent](
     "session_bound",
     HookKind.OBSERVER,
@@ -142,6 +151,12 @@ presence_changed: Final = HookPoint[PresenceChanged](
     "presence_changed",
     HookKind.OBSERVER,
     "A session's broadcast presence was accepted and sent out. Offline delivery, capabilities, personal eventing.",
+)
+caps_known: Final = HookPoint[CapsKnown](
+    "caps_known",
+    HookKind.OBSERVER,
+    "The features of an available entity (full JID, local or remote) became known by a verified hash, or changed; those of "
+    "a local session not before its `presence_changed`. Personal eventing.",
 )
 subscription_changed: Final = HookPoint[SubscriptionChanged](
     "subscription_changed",
@@ -180,6 +195,7 @@ CATALOGUE: Final = (
     delivered,
     undelivered,
     presence_changed,
+    caps_known,
     subscription_changed,
     session_closed,
     account_added,

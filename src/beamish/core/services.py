@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from beamish.core.disco import DiscoInfo
 from beamish.core.events import Context
 from beamish.core.sessions import Session
 from beamish.stream.sasl import ScramKeys
@@ -132,3 +133,30 @@ class PresenceService(Protocol):
 
     def sessions_closed(self, session: Session) -> Awaitable[None] | None:
         """A session ended without saying so: tell everybody who should know (RFC 6121 §4.5.2)."""
+
+
+@runtime_checkable
+class CapsService(Protocol):
+    """Entity capabilities (XEP-0115): what the software behind a presence can do."""
+
+    def features(self, full: JID) -> frozenset[str] | None:
+        """The disco features of an entity (full JID), local or not, by a verified hash; None: not known (yet)."""
+
+
+@runtime_checkable
+class DiscoService(Protocol):
+    """What our domains say about themselves, for those who need it as a value (entity capabilities)."""
+
+    def server_info(self, domain: str) -> DiscoInfo:
+        """Identities, features and forms of one of our domains, complete; the same object at every call."""
+
+
+@runtime_checkable
+class DeliveryReceipts(Protocol):
+    """Optional: knows when a client has confirmed what it was sent (acknowledgements of the stream)."""
+
+    def passed(self, session: Session) -> Awaitable[bool] | None:
+        """Wait until the client has confirmed everything handed to the session before this call.
+
+        False: the session ended without. None: this session confirms nothing, ask it some other way.
+        """
