@@ -59,14 +59,17 @@ class IqDispatch:
 
     # ---- requests to us ---------------------------------------------------------------------------------------------
 
-    def handle(self, ctx: Context) -> Awaitable[None] | None:
-        """Answer a request to a domain or an account of ours, or hand an answer to whoever waits for it."""
+    def handle(self, ctx: Context, *, account: bool = True) -> Awaitable[None] | None:
+        """Answer a request to a domain or an account of ours, or hand an answer to whoever waits for it.
+
+        `account` is False for a bare JID of ours that is no account: `Scope.NO_ACCOUNT`.
+        """
         stanza = ctx.stanza
         if stanza.type in ("result", "error"):
             self._answered(stanza)
             return None
         try:
-            answer = self._call(ctx)
+            answer = self._call(ctx, account)
         except StanzaError as error:
             self._refuse(ctx, error)
             return None
@@ -80,7 +83,7 @@ class IqDispatch:
         self._kernel.router.answer(ctx, cast("Stanza", answer))
         return None
 
-    def _call(self, ctx: Context) -> Stanza | Awaitable[Stanza | None] | None:
+    def _call(self, ctx: Context, account: bool) -> Stanza | Awaitable[Stanza | None] | None:
         stanza = ctx.stanza
         payload = check_request(stanza)
         rows = self._handlers.get((stanza.type, str(payload.tag)))
@@ -91,8 +94,10 @@ class IqDispatch:
                 if at_account and scope & Scope.OWN:
                     if to is None or (stanza.sender is not None and stanza.sender.bare == to.bare):
                         return handler(ctx)
-                    # RFC 6121 §2.1.5: somebody else's roster and the like
+                    # RFC 6121 §2.1.5: somebody else's roster and the like, whether or not there is such an account
                     raise StanzaError(Condition.FORBIDDEN)
+                if not account and Scope.NO_ACCOUNT not in scope:
+                    continue
                 if scope & (Scope.ACCOUNT if at_account else Scope.SERVER):
                     return handler(ctx)
         raise StanzaError(Condition.SERVICE_UNAVAILABLE)

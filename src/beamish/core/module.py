@@ -7,7 +7,7 @@ them away at stop. `docs/xeps.md`, disco, the configuration model and the comman
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -19,9 +19,12 @@ from beamish.core.hooks import HookPoint
 from beamish.core.tasks import TaskGroup
 from beamish.storage.api import Database, Migration
 from beamish.stream.features import StreamFeature
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import Element
 
 if TYPE_CHECKING:
+    from beamish.core.disco import DiscoItem, DiscoNode
     from beamish.core.kernel import Kernel
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +68,8 @@ class Scope(Flag):
     """A local account's bare JID, or no address at all (then it is the sender's own account)."""
     OWN = auto()
     """Only the sender's own account; others get `forbidden`... as RFC 6121 asks, or `service-unavailable`."""
+    NO_ACCOUNT = auto()
+    """A bare JID of ours that is no account, in addition to the above: for those who must answer as if it were one."""
     ANY = SERVER | ACCOUNT
 
 
@@ -165,6 +170,28 @@ class Module:
 
     async def stop(self) -> None:
         """Called once, in reverse order, after the last session was closed."""
+
+    # ---- service discovery ------------------------------------------------------------------------------------------
+
+    def disco_items(self, at: JID, asker: JID) -> Iterable[DiscoItem] | Awaitable[Iterable[DiscoItem]]:
+        """What this module adds to the items of one of our domains, or of a local account, as `asker` may see them.
+
+        `at` is bare. The account may not exist, and `asker` may be a stranger to it: show nothing then that is not public.
+        """
+        return ()
+
+    def disco_forms(self, domain: str) -> Iterable[Element]:
+        """Forms of type `result` that this module adds to a domain's information (XEP-0128); asked for once."""
+        return ()
+
+    def disco_node(self, at: JID, node: str, asker: JID) -> DiscoNode | Awaitable[DiscoNode | None] | None:
+        """A node (never "") of one of our domains or of a local account, or None if it is not this module's.
+
+        None also for a node that `asker` must not know of. As for the rest, see `disco_items`.
+        """
+        return None
+
+    # ---- for subclasses ---------------------------------------------------------------------------------------------
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop."""

@@ -325,9 +325,7 @@ class Router:
             exists = True if to in self._by_user else self._accounts.exists(to)
             if is_later(exists):
                 return self._iq_when_known(ctx, cast("Awaitable[bool]", exists))
-            if not exists:
-                raise _UNAVAILABLE
-            return self._kernel.iq.handle(ctx)
+            return self._kernel.iq.handle(ctx, account=bool(exists))
         session = self._by_full.get(to)
         if session is None:
             raise _UNAVAILABLE
@@ -344,9 +342,7 @@ class Router:
         return None
 
     async def _iq_when_known(self, ctx: Context, exists: Awaitable[bool]) -> None:
-        if not await exists:
-            raise _UNAVAILABLE
-        rest = self._kernel.iq.handle(ctx)
+        rest = self._kernel.iq.handle(ctx, account=await exists)
         if rest is not None:
             await rest
 
