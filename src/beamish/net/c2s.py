@@ -10,9 +10,10 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 
@@ -95,6 +96,8 @@ class C2SServer:
     connections: set[C2SConnection] = field(default_factory=set)
     per_network: dict[str, int] = field(default_factory=dict)
     draining: bool = False
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while draining, when the last connection has gone."""
     throttle: LoginThrottle = field(init=False)
     accounts: AccountsService = field(init=False)
     _sweeper: Any = None
@@ -129,9 +132,9 @@ class C2SServer:
             self._sweeper.cancel()
         for connection in tuple(self.connections):
             connection.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
-        deadline = asyncio.get_running_loop().time() + grace
-        while self.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        if self.connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.emptied.wait(), grace)
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -145,6 +148,7 @@ class C2SConnection(Connection):
         "_backlog",
         "_byte_bucket",
         "_eof",
+        "_handshaking",
         "_heard",
         "_id",
         "_log",
@@ -170,6 +174,7 @@ class C2SConnection(Connection):
         self._parked: deque[Event] = deque()
         self._task: asyncio.Task[None] | None = None
         self._upgrading = direct_tls
+        self._handshaking = False
         self._network = ""
         self._eof = False
         self._heard = True
@@ -207,7 +212,9 @@ class C2SConnection(Connection):
         self._timer = server.kernel.clock.call_later(server.limits.unauthenticated_seconds, self._login_timeout)
         if held > server.limits.connections_per_address:
             self._log.warning("too_many_connections", network=self._network, connections=held)
-            self.close(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many connections from your address"), "limit")
+            self.close(
+                StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many connections from your address"), "limit"
+            )
         elif server.draining:
             self.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
 
@@ -222,12 +229,14 @@ class C2SConnection(Connection):
         """See `asyncio.Protocol`."""
         self._heard = True
         machine = self._machine
-        if machine is None or self._closing or self._upgrading:
+        if machine is None or self._closing or (self._upgrading and not self._handshaking):
             return
         if self._server.wire_log.enabled:
             self._server.wire_log.received(self._id, self.session, data)
         if self._task is not None:
-            self._backlog.append(data)  # one read may still have been under way when reading was paused
+            # one read may still have been under way when reading was paused, or the first encrypted bytes came along with
+            # the end of the handshake
+            self._backlog.append(data)
             return
         events = machine.receive(data)
         if events:
@@ -237,12 +246,12 @@ class C2SConnection(Connection):
             self._throttle(len(data), len(events))
 
     def eof_received(self) -> bool:
-        """See `asyncio.Protocol`. The peer sends no more, but may still read what it asked for."""
+        """See `asyncio.Protocol`. The peer sends no more, but may still read what it asked for (in TLS it cannot)."""
         self._eof = True
         if self._task is None and self._machine is not None:
             self._handle(self._machine.receive_eof())
             self._answer()
-        return True
+        return self.info("ssl_object") is None
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone, with or without a closed stream."""
@@ -250,6 +259,8 @@ class C2SConnection(Connection):
         if self not in server.connections:
             return
         server.connections.discard(self)
+        if server.draining and not server.connections:
+            server.emptied.set()
         held = server.per_network.get(self._network, 1) - 1
         if held > 0:
             server.per_network[self._network] = held
@@ -285,7 +296,7 @@ class C2SConnection(Connection):
                 return
 
     def _dispatch(self, event: Event) -> Wait | None:
-        handler = cast("Callable[[C2SConnection, Any], Wait | None]", _HANDLERS[type(event)])
+        handler = _HANDLERS[type(event)]
         return handler(self, event)
 
     def _park(self, wait: Wait) -> None:
@@ -382,6 +393,8 @@ class C2SConnection(Connection):
             return
         loop = asyncio.get_running_loop()
         self._reading = True  # the new transport starts out reading
+        self._backlog.clear()  # nothing of what came in plain text may survive; from here on input is decrypted
+        self._handshaking = True
         try:
             new = await loop.start_tls(
                 transport,
@@ -394,6 +407,8 @@ class C2SConnection(Connection):
             self._log.info("tls_handshake_failed", reason=str(exc) or type(exc).__name__)
             self.abort()
             return
+        finally:
+            self._handshaking = False
         if new is None or self._machine is None:
             return
         self.transport = new
@@ -406,7 +421,9 @@ class C2SConnection(Connection):
         if machine is None:
             return []
         if not self._server.throttle.allowed(self._network, event.jid or ""):
-            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later")
+            return machine.auth_refused(
+                FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
+            )
         keys = None if event.jid is None else await accounts.keys(event.jid, event.algorithm)
         exists = keys is not None
         return machine.keys(keys or accounts.decoy(event.username, event.algorithm), exists)
@@ -416,7 +433,9 @@ class C2SConnection(Connection):
         if machine is None:
             return []
         if not self._server.throttle.allowed(self._network, event.jid or ""):
-            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later")
+            return machine.auth_refused(
+                FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
+            )
         return machine.password_checked(await self._server.accounts.check_password(event.jid, event.password))
 
     def _auth_failed(self, event: AuthFailed) -> None:
