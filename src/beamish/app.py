@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,12 +175,14 @@ async def serve(
         server = c2s_server(kernel, config, certificates)
         control = ControlServer(config.server.data_dir / _CONTROL, lambda name, args: _command(kernel, name, args))
         await up.enter_async_context(control)
-        listening = await _listen(server, config, certificates, up)
+        listening = await listen(server, config, certificates, up)
         state = _Reloadable(config, certificates, server, reload)
         up.enter_context(_Signals(stop, state.reload))
         server.start()
         systemd.ready(f"serving {', '.join(config.server.domains)}")
-        log.info("ready", version=__version__, domains=list(config.server.domains), listening=listening, pid=os.getpid())
+        log.info(
+            "ready", version=__version__, domains=list(config.server.domains), listening=listening, pid=os.getpid()
+        )
         if ready is not None:
             outcome = ready(listening)
             if inspect.isawaitable(outcome):
@@ -191,10 +194,11 @@ async def serve(
         log.info("stopping")
 
 
-async def _listen(
-    server: C2SServer, config: Config, certificates: CertificateStore, up: AsyncExitStack
-) -> list[str]:
-    """Open the client listeners; on the way out they stop accepting, then every stream is closed within the grace."""
+async def listen(server: C2SServer, config: Config, certificates: CertificateStore, up: AsyncExitStack) -> list[str]:
+    """Open the client listeners; on the way out they stop accepting, then every stream is closed within the grace.
+
+    Returns a line for each (`c2s 127.0.0.1:5222 starttls`), with the port that was chosen where 0 was asked for.
+    """
     loop = asyncio.get_running_loop()
     up.push_async_callback(server.drain, config.server.shutdown_grace)
     lines = []
@@ -202,7 +206,7 @@ async def _listen(
     for addresses, direct in kinds:
         for sock in bind_all(addresses) if addresses else ():
             listener = await loop.create_server(
-                lambda direct=direct: server.connection(direct),  # type: ignore[misc]
+                partial(server.connection, direct),
                 sock=sock,
                 backlog=BACKLOG,
                 ssl=certificates.server_context(XMPP_CLIENT) if direct else None,
@@ -238,8 +242,8 @@ class _Reloadable:
                 log.error("config_problem", problem=str(problem))
             systemd.ready("configuration not reloaded: it has errors")
             return
-        for problem in self._certificates.reload(fresh.tls):
-            log.warning("certificate_problem", problem=str(problem))
+        for flaw in self._certificates.reload(fresh.tls):
+            log.warning("certificate_problem", problem=str(flaw))
         if fresh.server.log != self._config.server.log:
             logging.configure(fresh.server.log.level, fresh.server.log.format)
             self._server.wire_log.enabled = fresh.server.log.wire
@@ -273,4 +277,4 @@ async def _watch_certificates(certificates: CertificateStore) -> None:
             log.warning("certificate_problem", problem=str(problem))
 
 
-__all__ = ["CommandFailed", "c2s_server", "chosen_modules", "open_kernel", "run_command", "serve"]
+__all__ = ["CommandFailed", "c2s_server", "chosen_modules", "listen", "open_kernel", "run_command", "serve"]

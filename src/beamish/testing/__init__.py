@@ -6,7 +6,8 @@ certificates; `Client` speaks raw XML to either; `match` compares XML. `beamish.
 
 from beamish.testing.client import Client, ClientError
 from beamish.testing.clock import FakeClock
+from beamish.testing.live import LiveServer
 from beamish.testing.match import mismatch
 from beamish.testing.world import World
 
-__all__ = ["Client", "ClientError", "FakeClock", "World", "mismatch"]
+__all__ = ["Client", "ClientError", "FakeClock", "LiveServer", "World", "mismatch"]

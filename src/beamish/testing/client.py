@@ -209,7 +209,9 @@ class Client:
         salted = _salted(password, base64.b64decode(fields["s"]), int(fields["i"]))
         client_key = hmac.digest(salted, b"Client Key", "sha256")
         final = f"c=biws,r={fields['r']}"
-        signature = hmac.digest(hashlib.sha256(client_key).digest(), f"{first},{server_first},{final}".encode(), "sha256")
+        signature = hmac.digest(
+            hashlib.sha256(client_key).digest(), f"{first},{server_first},{final}".encode(), "sha256"
+        )
         proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
         final += f",p={base64.b64encode(proof).decode()}"
         self.send(f"<response xmlns='{ns.SASL}'>{base64.b64encode(final.encode()).decode()}</response>")

@@ -29,14 +29,14 @@ def mismatch(expected: str | Element, actual: Element) -> str:
 
 def _mismatch(want: Element, got: Element, path: str) -> str:
     if want.tag != got.tag:
-        return f"{path}: expected {want.tag}, got {got.tag}"
+        return f"{path}: expected {str(want.tag)!r}, got {str(got.tag)!r}"
     for key, value in want.items():
-        found = got.get(key)
+        found, name = got.get(key), str(key)
         if value == "!":
             if found is not None:
-                return f"{path}: attribute {key}={found!r} should not be there"
+                return f"{path}: attribute {name}={found!r} should not be there"
         elif found is None or (value != "*" and found != value):
-            return f"{path}: attribute {key} is {found!r}, expected {value!r}"
+            return f"{path}: attribute {name} is {found!r}, expected {value!r}"
     text = (want.text or "").strip()
     if text and (got.text or "").strip() != text:
         return f"{path}: text is {got.text!r}, expected {text!r}"

@@ -1,4 +1,5 @@
-"""A pytest plugin: `world` (a whole server in memory) and a check that nothing logged an error unannounced.
+"""A pytest plugin: `world` (a whole server in memory), `live_server` (one on sockets), and a check that nothing logged an
+error unannounced.
 
 Installed with the package, so that projects which embed or test against a server have it too. The fixtures do nothing
 for tests that do not ask for them.
@@ -17,6 +18,7 @@ import structlog
 from beamish.core.log import configure_events
 
 if TYPE_CHECKING:
+    from beamish.testing.live import LiveServer
     from beamish.testing.world import World
 
 
@@ -66,8 +68,10 @@ def no_unexpected_errors(expected_errors: ExpectedErrors) -> Iterator[None]:
 
 def _told(record: logging.LogRecord) -> str:
     known = {"event", "logger", "level", "timestamp", "exception"}
-    extra = {k: v for k, v in record.__dict__.items() if k not in logging.LogRecord("", 0, "", 0, "", (), None).__dict__}
-    return f"{record.getMessage()} {({k: v for k, v in extra.items() if k not in known - {'exception'}})}"
+    extra = {
+        k: v for k, v in record.__dict__.items() if k not in logging.LogRecord("", 0, "", 0, "", (), None).__dict__
+    }
+    return f"{record.getMessage()} { ({k: v for k, v in extra.items() if k not in known - {'exception'}}) }"
 
 
 @pytest_asyncio.fixture
@@ -76,4 +80,13 @@ async def world() -> AsyncIterator[World]:
     from beamish.testing.world import World
 
     async with World() as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def live_server() -> AsyncIterator[LiveServer]:
+    """A server on free ports of the loopback, with TLS and the accounts of `world`."""
+    from beamish.testing.live import LiveServer
+
+    async with LiveServer() as made:
         yield made
