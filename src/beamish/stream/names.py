@@ -19,6 +19,13 @@ _SEED: Final = frozenset(
     | {f"{{{ns.SASL}}}{name}" for name in ("auth", "response", "abort")}
     | {f"{{{ns.BIND}}}{name}" for name in ("bind", "resource", "jid")}
     | {f"{{{ns.TLS}}}starttls", f"{{{ns.SESSION}}}session", ns.XML_LANG}
+    | {f"{{{ns.SERVER}}}{name}" for name in ("message", "presence", "iq")}
+    | {f"{{{ns.DIALBACK}}}{name}" for name in ("result", "verify")}
+    | {f"{{{ns.SASL}}}{name}" for name in ("mechanisms", "mechanism", "success", "failure", "not-authorized", "text")}
+    | {f"{{{ns.TLS}}}{name}" for name in ("proceed", "failure", "required")}
+    | {f"{{{ns.STREAMS}}}{name}" for name in ("text", "host-unknown", "not-authorized", "policy-violation")}
+    | {"{urn:xmpp:bidi}bidi", "{urn:xmpp:features:bidi}bidi", "{urn:xmpp:features:dialback}dialback"}
+    | {f"{{{ns.COMPONENT}}}handshake"}
     | {"to", "from", "id", "type", "version", "mechanism", "node", "ver", "hash", "ext", "stamp", "jid", "name", "var"}
 )
 

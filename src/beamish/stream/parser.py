@@ -144,6 +144,16 @@ class StreamParser:
         self._root = None
         return True
 
+    def rebase(self) -> None:
+        """Read what follows the stream's header with `jabber:client` in the place of the header's default namespace.
+
+        Server and component streams use another content namespace for the same stanzas (RFC 6120 §4.8.3); this way
+        they come out as everywhere else. To be called when the header was taken, before anything behind it is fed.
+        """
+        self._nsmap[None] = ns.CLIENT
+        self._pull = None
+        self._root = None
+
     def _unpark(self) -> None:
         self._pull = pull = _new_pull()
         prefix = f"{self._prefix}:" if self._prefix else ""

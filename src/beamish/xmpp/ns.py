@@ -6,6 +6,7 @@ STREAM: Final = "http://etherx.jabber.org/streams"
 CLIENT: Final = "jabber:client"
 SERVER: Final = "jabber:server"
 COMPONENT: Final = "jabber:component:accept"
+DIALBACK: Final = "jabber:server:dialback"
 XML: Final = "http://www.w3.org/XML/1998/namespace"
 
 TLS: Final = "urn:ietf:params:xml:ns:xmpp-tls"

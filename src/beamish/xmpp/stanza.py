@@ -297,7 +297,7 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
         lang = default_lang
         head += f" xml:lang='{escape_attr(default_lang)}'"
     if start.count(b"xmlns:") != 1 or b"xmlns:stream=" not in start:
-        head += _declarations(el)
+        head += _declarations(el, raw)
     if to_text is not None:
         try:
             to = JID.parse(to_text)
@@ -306,11 +306,16 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
     return Stanza(name, type_, id_, sender, to, lang, head.encode(), raw[cut:], el)
 
 
-def _declarations(el: Element) -> str:
-    """Prefixes in scope on the stanza, other than those our own stream header declares."""
+def _declarations(el: Element, raw: bytes) -> str:
+    """Prefixes in scope on the stanza, other than those our own stream header declares.
+
+    Those that occur nowhere in it are left out: other servers declare dialback's on the stream itself.
+    """
     out = ""
     for prefix, uri in el.nsmap.items():
-        if prefix is not None and not (prefix == "stream" and uri == ns.STREAM) and prefix != "xml":
+        if prefix is None or prefix == "xml" or (prefix == "stream" and uri == ns.STREAM):
+            continue
+        if raw.count(f"{prefix}:".encode()) > 0:
             out += f" xmlns:{prefix}='{escape_attr(str(uri))}'"
     return out
 
