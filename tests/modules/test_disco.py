@@ -1,0 +1,221 @@
+"""XEP-0030 through a whole server, with modules that contribute in every way there is."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+
+import pytest
+
+from beamish.core.disco import DiscoInfo, DiscoItem, DiscoNode, items_bytes
+from beamish.core.module import Identity, Module
+from beamish.core.services import DiscoService
+from beamish.testing.client import Client
+from beamish.testing.world import World
+from beamish.xmpp.jid import JID
+from beamish.xmpp.xml import Element, from_bytes, make
+
+INFO = "http://jabber.org/protocol/disco#info"
+ITEMS = "http://jabber.org/protocol/disco#items"
+ROOM_LIST = DiscoNode(
+    DiscoInfo((Identity("hierarchy", "branch"),), ("urn:example:list",)),
+    (DiscoItem(JID.parse("example.org"), "rooms/it's", "It's"),),
+)
+
+
+class Contributor(Module):
+    """Everything at once, without waiting."""
+
+    name = "test_contributor"
+    features = ("urn:example:feature", "urn:example:<&'>")
+    account_features = ("urn:example:account",)
+    identities = (Identity("directory", "chatroom", "Rooms"),)
+    account_identities = (Identity("pubsub", "pep"),)
+
+    def disco_items(self, at: JID, asker: JID) -> Iterable[DiscoItem]:
+        """A service of the first domain."""
+        return [DiscoItem(JID.parse("rooms.example.org"), "", "Rooms & more")] if at == "example.org" else []
+
+    def disco_forms(self, domain: str) -> Iterable[Element]:
+        """One field."""
+        field = make("{jabber:x:data}field", {"var": "domain"}, make("{jabber:x:data}value", None, domain))
+        return [make("{jabber:x:data}x", {"type": "result"}, field)]
+
+    def disco_node(self, at: JID, node: str, asker: JID) -> DiscoNode | None:
+        """A node of domains."""
+        return ROOM_LIST if node == "rooms" and not at.local else None
+
+
+class LateContributor(Module):
+    """The same with waiting."""
+
+    name = "test_late"
+
+    def disco_items(self, at: JID, asker: JID) -> Awaitable[Iterable[DiscoItem]]:
+        """An item of Romeo's, shown to everybody."""
+
+        async def look() -> Iterable[DiscoItem]:
+            await asyncio.sleep(0)
+            return [DiscoItem(at, "urn:example:late")] if at == "romeo@example.org" else []
+
+        return look()
+
+    def disco_node(self, at: JID, node: str, asker: JID) -> Awaitable[DiscoNode | None]:
+        """A node of everybody's."""
+
+        async def look() -> DiscoNode | None:
+            await asyncio.sleep(0)
+            return DiscoNode(DiscoInfo(features=("urn:example:late",))) if node == "late" else None
+
+        return look()
+
+
+async def ask(client: Client, namespace: str, to: str = "", node: str = "", type: str = "result") -> Element:
+    at = f" to='{to}'" if to else ""
+    nodes = f" node='{node}'" if node else ""
+    answer = await client.iq(f"<iq type='get' id='d1'{at}><query xmlns='{namespace}'{nodes}/></iq>", type=type)
+    return answer if type == "error" else answer[0]
+
+
+def features(query: Element) -> list[str | None]:
+    return [el.get("var") for el in query.findall("{*}feature")]
+
+
+def identities(query: Element) -> list[tuple[str | None, ...]]:
+    return [(el.get("category"), el.get("type"), el.get("name")) for el in query.findall("{*}identity")]
+
+
+def items(query: Element) -> list[tuple[str | None, ...]]:
+    return [(el.get("jid"), el.get("node"), el.get("name")) for el in query]
+
+
+async def test_a_domain_says_what_the_running_modules_declare(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    query = await ask(romeo, INFO, "example.org")
+    assert identities(query)[0] == ("server", "im", "Beamish")
+    declared = {f for module in world.kernel.registry.modules for f in module.features}
+    assert {INFO, ITEMS, "urn:xmpp:ping", "msgoffline"} <= declared
+    assert features(query) == sorted(declared), "each once, in an order that does not change"
+    assert query.get("node") is None
+    assert items(await ask(romeo, ITEMS, "example.org")) == []
+
+
+async def test_modules_add_identities_features_forms_items_and_nodes() -> None:
+    async with World(extra=(LateContributor, Contributor)) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        query = await ask(romeo, INFO, "example.net")
+        assert identities(query)[1:] == [("directory", "chatroom", "Rooms")]
+        assert {"urn:example:feature", "urn:example:<&'>"} <= set(features(query))
+        assert query.findtext(".//{jabber:x:data}value") == "example.net"
+        assert items(await ask(romeo, ITEMS, "example.org")) == [("rooms.example.org", None, "Rooms & more")]
+        assert items(await ask(romeo, ITEMS, "example.net")) == []
+
+        account = await ask(romeo, INFO)
+        assert identities(account) == [("account", "registered", None), ("pubsub", "pep", None)]
+        assert {INFO, ITEMS, "urn:example:account"} <= set(features(account))
+        assert "msgoffline" not in features(account)
+
+        node = await ask(romeo, INFO, "example.org", "rooms")
+        assert node.get("node") == "rooms"
+        assert identities(node) == [("hierarchy", "branch", None)]
+        assert set(features(node)) == {INFO, "urn:example:list"}
+        inside = await ask(romeo, ITEMS, "example.org", "rooms")
+        assert inside.get("node") == "rooms"
+        assert items(inside) == [("example.org", "rooms/it's", "It's")]
+
+        for namespace in (INFO, ITEMS):
+            assert (await ask(romeo, namespace, "example.org", "late")).get("node") == "late"
+            assert (await ask(romeo, namespace, "", "late")).get("node") == "late"
+
+
+async def test_the_information_as_a_value_is_what_is_sent(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    disco = world.kernel.service(DiscoService)
+    info = disco.server_info("example.org")
+    assert disco.server_info("example.org") is info
+    query = await ask(romeo, INFO, "example.org")
+    assert identities(from_bytes(info.to_bytes())) == [(c, t, n) for c, t, n in identities(query)]
+    assert list(info.features) == features(query)
+
+
+@pytest.mark.parametrize("namespace", [INFO, ITEMS])
+@pytest.mark.parametrize("to", ["example.org", "romeo@example.org", ""])
+async def test_an_unknown_node_is_not_found(world: World, namespace: str, to: str) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    error = await ask(romeo, namespace, to, "urn:example:none", type="error")
+    assert error.find(".//{*}item-not-found") is not None
+
+
+async def test_the_own_account_has_its_available_resources_as_items(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    await world.login("romeo@example.org/phone", priority=-1)
+    await world.login("romeo@example.org/watch")
+    await world.settle()
+    romeo.inbox.clear()
+    found = items(await ask(romeo, ITEMS, "romeo@example.org"))
+    assert found == [("romeo@example.org/orchard", None, None), ("romeo@example.org/phone", None, None)]
+
+
+async def test_a_contact_sees_what_the_account_sees(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    await world.befriend(romeo, juliet)
+    assert identities(await ask(juliet, INFO, "romeo@example.org")) == [("account", "registered", None)]
+    assert items(await ask(juliet, ITEMS, "romeo@example.org")) == [("romeo@example.org/orchard", None, None)]
+
+
+def content(answer: Element) -> list[tuple[str, dict[str, str], str | None]]:
+    return [(str(el.tag), dict(el.attrib), el.text) for el in answer.iter() if el is not answer]
+
+
+@pytest.mark.parametrize("node", ["", "late", "urn:example:none"])
+async def test_a_stranger_cannot_tell_an_account_from_none(node: str) -> None:
+    async with World(extra=(Contributor,)) as world:
+        await world.login("juliet@example.org/balcony", presence=True)
+        romeo = await world.login("romeo@example.org/orchard")
+        for namespace, type_ in ((INFO, "error"), (ITEMS, "result")):
+            there = await ask(romeo, namespace, "juliet@example.org", node, type=type_)
+            absent = await ask(romeo, namespace, "nobody@example.org", node, type=type_)
+            away = await ask(romeo, namespace, "mercutio@example.org", node, type=type_)
+            assert content(there) == content(absent) == content(away)
+            if namespace == INFO:
+                assert there.find(".//{*}service-unavailable") is not None
+            else:
+                assert there.get("node", "") == node
+                assert len(there) == 0
+
+
+async def test_public_items_of_an_account_are_shown_to_strangers() -> None:
+    async with World(extra=(LateContributor,)) as world:
+        await world.login("romeo@example.org/orchard", presence=True)
+        juliet = await world.login("juliet@example.org/balcony")
+        assert items(await ask(juliet, ITEMS, "romeo@example.org")) == [("romeo@example.org", "urn:example:late", None)]
+
+
+async def test_a_client_answers_for_itself(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    await world.befriend(romeo, juliet)
+    juliet.send(f"<iq type='get' id='q' to='{romeo.jid}'><query xmlns='{INFO}'/></iq>")
+    await romeo.expect(f"<iq type='get' id='q' from='{juliet.jid}'><query xmlns='{INFO}'/></iq>")
+    romeo.send(f"<iq type='result' id='q' to='{juliet.jid}'><query xmlns='{INFO}'><feature var='x'/></query></iq>")
+    await juliet.expect(
+        f"<iq type='result' id='q' from='{romeo.jid}'><query xmlns='{INFO}'><feature var='x'/></query></iq>"
+    )
+    gone = await ask(juliet, INFO, "romeo@example.org/nowhere", type="error")
+    assert gone.find(".//{*}service-unavailable") is not None
+
+
+async def test_the_name_is_configurable() -> None:
+    async with World(settings={"modules": {"disco": {"name": "Verona's <server>"}}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        assert identities(await ask(romeo, INFO, "example.org"))[0] == ("server", "im", "Verona's <server>")
+
+
+def test_values_are_escaped_and_never_repeat_an_identity() -> None:
+    identity = Identity("client", "pc", "a'b<c>")
+    info = DiscoInfo((identity, identity), ("f'1", "f'1"))
+    query = from_bytes(info.to_bytes("n'&"))
+    assert query.get("node") == "n'&"
+    assert identities(query) == [("client", "pc", "a'b<c>")]
+    assert features(query) == sorted(("f'1", INFO))
+    listed = from_bytes(items_bytes([DiscoItem(JID.parse("a@b/c'd"), "n&", "<x>")]))
+    assert items(listed) == [("a@b/c'd", "n&", "<x>")]
