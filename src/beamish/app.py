@@ -187,8 +187,9 @@ async def serve(
             outcome = ready(listening)
             if inspect.isawaitable(outcome):
                 await outcome
-        kernel.tasks.spawn(_heartbeat(), "watchdog")
-        kernel.tasks.spawn(_watch_certificates(certificates), "certificates")
+        endless = (_heartbeat(), "watchdog"), (_watch_certificates(certificates), "certificates")
+        for task in [kernel.tasks.spawn(coroutine, name) for coroutine, name in endless]:
+            up.callback(task.cancel)  # the stop waits for tasks to end by themselves
         await stop.wait()
         systemd.stopping()
         log.info("stopping")

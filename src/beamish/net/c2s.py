@@ -229,6 +229,8 @@ class C2SConnection(Connection):
         """See `asyncio.Protocol`."""
         self._heard = True
         machine = self._machine
+        if self._closing and data.rstrip().endswith(b"stream>"):
+            self.finish()  # RFC 6120 §4.4: both sides have closed the stream, so the connection may go
         if machine is None or self._closing or (self._upgrading and not self._handshaking):
             return
         if self._server.wire_log.enabled:
