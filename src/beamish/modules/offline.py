@@ -70,11 +70,11 @@ class Config(ModuleConfig):
     max_messages: int = Field(1_000, ge=1, description="Messages kept for one account; more are refused.")
     max_bytes: int = Field(10 * 1024 * 1024, ge=1_024, description="Bytes kept for one account; more are refused.")
     confirm_seconds: float = Field(
-        360.0,
+        600.0,
         gt=0.0,
         description="How long a client may take to confirm stored messages. One that stays connected that long without "
-        "confirming counts as having read them. Keep it above `probe_after` + `probe_timeout` of [c2s]: by then a dead "
-        "connection has been closed.",
+        "confirming counts as having read them. Keep it well above `probe_after` + `probe_timeout` of [c2s]: by then a "
+        "dead connection has been closed.",
     )
 
 
@@ -215,12 +215,13 @@ class OfflineModule(Module):
         box = self._box(account)
         if box.removed:
             return None
+        now = self.kernel.clock.now()
         if not box.known:
-            return self._keep_later(ctx, stanza, box)
-        self._store(ctx, stanza, box)
+            return self._keep_later(ctx, stanza, box, now)
+        self._store(ctx, stanza, box, now)
         return STOP
 
-    async def _keep_later(self, ctx: Context, stanza: Stanza, box: _Box) -> Outcome:
+    async def _keep_later(self, ctx: Context, stanza: Stanza, box: _Box, now: float) -> Outcome:
         try:
             await self._load(box)
         except StorageError:
@@ -231,21 +232,21 @@ class OfflineModule(Module):
         routable = self.kernel.sessions.of(to.bare).routable
         if routable and self.kernel.router.hand_over(ctx, routable):
             return STOP  # somebody came while we looked
-        self._store(ctx, stanza, box)
+        self._store(ctx, stanza, box, now)
         return STOP
 
-    def _store(self, ctx: Context, stanza: Stanza, box: _Box) -> None:
-        self._append(ctx, stanza, box, partial(self._not_stored, ctx))
+    def _store(self, ctx: Context, stanza: Stanza, box: _Box, now: float) -> None:
+        self._append(ctx, stanza, box, now, partial(self._not_stored, ctx))
         if box.delivery is None:
             self._serve_next(box, frozenset())  # only if its sessions broke off just now, all but one
 
-    def _append(self, ctx: Context, stanza: Stanza, box: _Box, failed: Callable[[], None]) -> None:
+    def _append(self, ctx: Context, stanza: Stanza, box: _Box, now: float, failed: Callable[[], None]) -> None:
         """Queue the row. Raises `StanzaError`: `service-unavailable` if the store is full (XEP-0160 §2), or `_unable`."""
         wire = stanza.to_wire()
         size = len(wire)
         if box.count >= self._max_messages or box.bytes + size > self._max_bytes:
             raise StanzaError(Condition.SERVICE_UNAVAILABLE, text="offline storage full")
-        row = (box.account, self.kernel.clock.now(), wire)
+        row = (box.account, now, wire)
         try:
             position = self.db.append("offline.store", _STORE, row, partial(self._lost, box, box.epoch, size, failed))
         except StorageError:
@@ -291,7 +292,8 @@ class OfflineModule(Module):
         box = self._boxes.get(session.bare)
         if box is not None and box.session is session and box.delivery is not None:
             box.gone = True
-            box.delivery.cancel()
+            # not at once: the client may have answered with its last breath, and that answer is in the loop already
+            self.loop().call_soon(box.delivery.cancel)
 
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
@@ -354,7 +356,7 @@ class OfflineModule(Module):
             return None
         session = delivery.session
         try:
-            self._append(delivery.context, worthy, box, lambda: _ignore(session.send(worthy)))
+            self._append(delivery.context, worthy, box, self.kernel.clock.now(), lambda: _ignore(session.send(worthy)))
         except StanzaError:
             return None  # full, or no storage: rather out of order than not at all
         return STOP
