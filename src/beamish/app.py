@@ -63,6 +63,8 @@ def c2s_server(
         anonymous=c2s.anonymous,
         mechanisms=frozenset(c2s.mechanisms) | (frozenset(("ANONYMOUS",)) if c2s.anonymous else frozenset()),
         features=tuple(contributed),
+        early_nonzas=frozenset(tag for tag, handler in kernel.nonzas.items() if handler.early),
+        early_iqs=frozenset(kernel.early_iqs),
     )
     bounds = C2SLimits(
         unauthenticated_seconds=limits.unauthenticated_seconds,

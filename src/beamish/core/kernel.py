@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import structlog
@@ -15,15 +15,16 @@ from beamish.core.events import SessionClosed, SessionEvent
 from beamish.core.hooks import Hooks
 from beamish.core.iq import IqDispatch
 from beamish.core.later import is_later
-from beamish.core.module import Module
+from beamish.core.module import Module, NonzaHandler
 from beamish.core.registry import Registry
 from beamish.core.router import Router
-from beamish.core.sessions import Session, SessionTable
+from beamish.core.sessions import Link, Session, SessionTable
 from beamish.core.tasks import TaskGroup
 from beamish.storage.api import Database
 from beamish.stream.names import NameLedger
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,10 @@ class Kernel:
         self.iq = IqDispatch(self)
         self.router = Router(self)
         self.commands = Commands()
+        self.nonzas: dict[str, NonzaHandler] = {}
+        """Handlers of top-level elements that are no stanzas, by tag."""
+        self.early_iqs: dict[str, Callable[[Link, Stanza], Stanza | Awaitable[Stanza | None] | None]] = {}
+        """Handlers of IQs before authentication, by the payload's tag."""
         self.registry = Registry(self)
         self.started = 0.0
         self._services: dict[type, Any] = {}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from beamish.core.events import Context
 from beamish.core.hooks import HookPoint
+from beamish.core.sessions import Link
 from beamish.core.tasks import TaskGroup
 from beamish.storage.api import Database, Migration
 from beamish.stream.features import StreamFeature
@@ -95,6 +96,30 @@ class HookMark:
 
 
 @dataclass(frozen=True, slots=True)
+class NonzaMark:
+    """A method handles a top-level element that is no stanza."""
+
+    tag: str
+    early: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NonzaHandler:
+    """A registered handler of `NonzaMark`: `call(link, element)`."""
+
+    owner: str
+    early: bool
+    call: Callable[[Link, Element], Awaitable[None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyIqMark:
+    """A method answers IQs before authentication."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommandMark:
     """A method is an administrative command."""
 
@@ -128,6 +153,20 @@ def iq(*, get: str | None = None, set: str | None = None, scope: Scope = Scope.A
         return method
 
     return decorate
+
+
+def nonza(tag: str, *, early: bool = False) -> Callable[[F], F]:
+    """Handle a top-level element that is no stanza: the method gets the `Link` and the element.
+
+    With `early` it may also arrive between authentication and resource binding. It may be a coroutine function; then
+    the connection waits for it. Raise `StreamError` to close the stream.
+    """
+    return lambda method: _mark(method, NonzaMark(tag, early))
+
+
+def early_iq(tag: str) -> Callable[[F], F]:
+    """Handle IQs with this payload before authentication: the method gets the `Link` and the stanza, returns the reply."""
+    return lambda method: _mark(method, EarlyIqMark(tag))
 
 
 def command(name: str, summary: str) -> Callable[[F], F]:

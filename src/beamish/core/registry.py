@@ -16,7 +16,7 @@ import structlog
 
 from beamish.core.commands import Command
 from beamish.core.hooks import Row
-from beamish.core.module import CommandMark, HookMark, IqMark, Module
+from beamish.core.module import CommandMark, EarlyIqMark, HookMark, IqMark, Module, NonzaHandler, NonzaMark
 from beamish.storage.migrate import migrate
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ class Registry:
                     kernel.hooks[mark.point].add(Row(mark.at, module.name, method))
                 elif isinstance(mark, IqMark):
                     kernel.iq.add(mark.type, mark.tag, mark.scope, module.name, method)
+                elif isinstance(mark, NonzaMark):
+                    kernel.nonzas[mark.tag] = NonzaHandler(module.name, mark.early, method)
+                elif isinstance(mark, EarlyIqMark):
+                    kernel.early_iqs[mark.tag] = method
                 elif isinstance(mark, CommandMark):
                     kernel.commands.add(Command(mark.name, mark.summary, module.name, method))
 

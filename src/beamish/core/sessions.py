@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from beamish.xmpp.errors import StreamError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.events import Context
 
 
 class Outlet(Protocol):
@@ -21,6 +24,51 @@ class Outlet(Protocol):
 
     def close(self, error: StreamError | None, reason: str) -> None:
         """End the session: close the stream, with an error if there is one."""
+
+    def survives(self, link: Link, reason: str) -> bool:
+        """The connection beneath is gone without the stream having been closed. True: the session goes on without it.
+
+        `reason` is `lost`, `slow` (cut for not reading), `timeout` (silent) or `shutdown`.
+        """
+
+
+class Link(Protocol):
+    """A client connection as modules see it that speak below stanzas: resumption, registration before login."""
+
+    session: Session | None
+    """The session that the connection carries, None before binding."""
+    peer: str
+
+    @property
+    def user(self) -> JID | None:
+        """The bare JID that has authenticated, None before that."""
+
+    @property
+    def domain(self) -> str:
+        """The host that the client opened its stream to."""
+
+    @property
+    def network(self) -> str:
+        """The key for limits per address (`net.address.network_of`)."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+
+    def write(self, data: bytes) -> bool:
+        """Send bytes that are no stanza of the session. False: the connection is closing."""
+
+    def carry(self, session: Session) -> None:
+        """Make an authenticated connection that has no session yet the carrier of an existing one (XEP-0198 §5).
+
+        Its stanzas are handled as that session's from now on. The caller points the session's outlet here.
+        """
+
+    def release(self) -> None:
+        """Part from the session without ending it: the connection carries none afterwards, and is closed by the caller."""
+
+    def close(self, error: StreamError | None, reason: str) -> None:
+        """Close the stream; see `Outlet.close`."""
 
 
 class Session:
@@ -38,6 +86,7 @@ class Session:
         "bare",
         "created",
         "directed",
+        "handled",
         "id",
         "interested",
         "jid",
@@ -71,6 +120,8 @@ class Session:
         self.presence: Stanza | None = None
         self.interested = False
         self.directed: set[JID] | None = None
+        self.handled: Callable[[Context | None], None] | None = None
+        """Called after each stanza of the client has been dealt with, in order (None: it was refused before routing)."""
         self._notes: dict[str, object] | None = None
 
     def __repr__(self) -> str:

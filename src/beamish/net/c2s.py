@@ -13,14 +13,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
+from beamish.core.events import Context
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
 from beamish.core.services import AccountsService
-from beamish.core.sessions import Session
+from beamish.core.sessions import Link, Session
 from beamish.net.address import format_peer, network_of
 from beamish.net.connection import Connection, Flusher
 from beamish.net.throttle import Bucket, LoginThrottle
@@ -55,6 +56,9 @@ _LINGER: Final = 3.0
 _TLS_HANDSHAKE: Final = 20.0
 _SWEEP: Final = 10.0
 """Seconds between two looks at all connections for silent ones."""
+
+_WITHOUT_GOODBYE: Final = frozenset(("lost", "slow", "timeout", "shutdown"))
+"""Ends of a connection after which a session may go on elsewhere."""
 
 Wait = Awaitable[Any]
 
@@ -351,7 +355,8 @@ class C2SConnection(Connection):
     def _stanza(self, stanza: Stanza) -> Wait | None:
         session = self.session
         if session is None:
-            return None  # sent by a session that was replaced or has ended in the meantime
+            # before authentication, or of a session that was replaced or has ended in the meantime
+            return self._early_iq(stanza) if self.user is None else None
         sender = stanza.sender
         jid = session.jid
         if sender is not None and sender != jid and sender != session.bare:
@@ -360,15 +365,56 @@ class C2SConnection(Connection):
             return None
         stanza.sender = jid  # nobody else has seen it yet
         done = self._server.kernel.router.from_session(session, stanza)
-        return done if is_later(done) else None  # type: ignore[return-value]
+        if is_later(done):
+            return self._handled_later(session, cast("Awaitable[Context]", done))
+        if session.handled is not None:
+            session.handled(cast("Context", done))
+        return None
+
+    async def _handled_later(self, session: Session, done: Awaitable[Context]) -> None:
+        ctx = await done
+        if session.handled is not None:
+            session.handled(ctx)
+
+    def _early_iq(self, stanza: Stanza) -> Wait | None:
+        payload = stanza.payload
+        handler = None if payload is None else self._server.kernel.early_iqs.get(str(payload.tag))
+        if handler is None:
+            return None
+        return self._early_answer(stanza, handler(self, stanza))
+
+    async def _early_answer(self, stanza: Stanza, answer: Any) -> None:
+        try:
+            reply = await answer if is_later(answer) else answer
+        except StanzaError as error:
+            reply = stanza.error(error)
+        if reply is not None:
+            self.write(reply.to_wire())
 
     def _unaddressable(self, event: Unaddressable) -> None:
         self._log.info("jid_malformed", reason=event.reason)
         if event.reply is not None:
             self.write(event.reply)
+        if self.session is not None and self.session.handled is not None:
+            self.session.handled(None)
 
-    def _nonza(self, event: Nonza) -> None:
-        self._fail(StreamError(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE))
+    def _nonza(self, event: Nonza) -> Wait | None:
+        handler = self._server.kernel.nonzas.get(event.tag)
+        if handler is None:
+            self._fail(StreamError(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE))
+            return None
+        try:
+            done = handler.call(self, event.el)
+        except StreamError as error:
+            self._fail(error)
+            return None
+        return None if done is None else self._nonza_later(done)
+
+    async def _nonza_later(self, done: Awaitable[None]) -> None:
+        try:
+            await done
+        except StreamError as error:
+            self._fail(error)
 
     def _fail(self, error: StreamError) -> None:
         if self._machine is not None:
@@ -482,24 +528,28 @@ class C2SConnection(Connection):
 
     def _bound(self, full: JID) -> None:
         server = self._server
-        limits = server.limits
-        now = server.kernel.clock.monotonic()
-        self._byte_bucket = Bucket(limits.bytes_per_second, limits.bytes_burst, now)
-        self._stanza_bucket = Bucket(limits.stanzas_per_second, limits.stanza_burst, now)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._limit()
         self.session = session = Session(
             full,
             self,
             id=self._id,
             peer=self.peer,
-            secure=self.info("ssl_object") is not None,
+            secure=self.secure,
             anonymous=self._anonymous,
             created=server.kernel.clock.now(),
         )
         self._log.info("bound", jid=str(full))
         server.kernel.open_session(session)
+
+    def _limit(self) -> None:
+        """From here on the limits of a session hold, not those of a stranger."""
+        limits = self._server.limits
+        now = self._server.kernel.clock.monotonic()
+        self._byte_bucket = Bucket(limits.bytes_per_second, limits.bytes_burst, now)
+        self._stanza_bucket = Bucket(limits.stanzas_per_second, limits.stanza_burst, now)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _login_timeout(self) -> None:
         self._timer = None
@@ -551,8 +601,49 @@ class C2SConnection(Connection):
 
     def _end_session(self, reason: str) -> None:
         session, self.session = self.session, None
-        if session is not None:
-            self._server.kernel.end_session(session, reason)
+        if session is None or (reason in _WITHOUT_GOODBYE and session.outlet.survives(self, reason)):
+            return
+        self._server.kernel.end_session(session, reason)
+
+    def survives(self, link: Link, reason: str) -> bool:
+        """See `Outlet.survives`: a session that is nothing but its connection ends with it."""
+        return False
+
+    # ---- a link for modules -----------------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> JID | None:
+        """See `Link.user`."""
+        machine = self._machine
+        return None if machine is None or machine.jid is None else machine.jid.bare
+
+    @property
+    def domain(self) -> str:
+        """See `Link.domain`."""
+        return "" if self._machine is None else self._machine.domain
+
+    @property
+    def network(self) -> str:
+        """See `Link.network`."""
+        return self._network
+
+    @property
+    def secure(self) -> bool:
+        """See `Link.secure`."""
+        return self.info("ssl_object") is not None
+
+    def carry(self, session: Session) -> None:
+        """See `Link.carry`."""
+        machine = self._machine
+        if machine is None:
+            return
+        self._limit()
+        self.session = session
+        self._go_on(machine.established(session.jid))
+
+    def release(self) -> None:
+        """See `Link.release`."""
+        self.session = None
 
     # ---- rates and silence ------------------------------------------------------------------------------------------
 
