@@ -49,7 +49,7 @@ def c2s_server(
     """The client side of a started kernel, as the configuration wants it; it listens nowhere yet."""
     limits, c2s = config.limits, config.c2s
     contributed: list[StreamFeature] = [f for module in kernel.registry.modules for f in module.stream_features]
-    idle = int(c2s.probe_after + c2s.probe_timeout) if c2s.probe_after else None
+    idle = int(c2s.probe_after) if c2s.probe_after else None
     contributed.append(StreamFeature(features.limits(limits.stanza_bytes, idle)))
     settings = C2SSettings(
         serves=kernel.is_local_domain,
