@@ -115,6 +115,20 @@ class CapsKnown:
     previous: frozenset[str] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Items of an account's node (XEP-0163) were published or removed, after commit.
+
+    `items` are (id, payload as XML); `removed` are ids; `purged` is True if everything went, with or without the node.
+    """
+
+    user: JID
+    node: str
+    items: tuple[tuple[str, bytes], ...]
+    removed: tuple[str, ...]
+    purged: bool = False
+
+
 session_bound: Final = HookPoint[SessionEvent](
     "session_bound",
     HookKind.OBSERVER,
@@ -176,6 +190,18 @@ account_removed: Final = HookPoint[AccountEvent](
     HookKind.OBSERVER,
     "An account is being removed; its sessions are closed already. Every module deletes what it holds of it.",
 )
+contact_presence: Final = HookPoint[Context](
+    "contact_presence",
+    HookKind.OBSERVER,
+    "A presence stanza (available, unavailable or error) reached a local account from somewhere else, or was directed to "
+    "it; not what local contacts broadcast. Personal eventing.",
+)
+pep_published: Final = HookPoint[Published](
+    "pep_published",
+    HookKind.OBSERVER,
+    "An account's node changed, before the publisher gets its answer, which waits for the handlers. Conversions between "
+    "old and new ways to store the same thing.",
+)
 remote: Final = HookPoint[Context](
     "remote",
     HookKind.GUARD,
@@ -200,6 +226,8 @@ CATALOGUE: Final = (
     session_closed,
     account_added,
     account_removed,
+    contact_presence,
+    pep_published,
     remote,
     server_message,
 )

@@ -38,6 +38,8 @@ class IqDispatch:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._handlers: dict[tuple[str, str], list[tuple[Scope, str, IqHandler]]] = {}
+        self._at_server: dict[tuple[str, str], tuple[IqHandler, bool, bool]] = {}
+        self._at_account: dict[tuple[str, str], tuple[IqHandler, bool, bool]] = {}
         self._waiting: dict[tuple[str, str], asyncio.Future[Stanza]] = {}
 
     def add(self, type: str, tag: str, scope: Scope, owner: str, handler: IqHandler) -> None:
@@ -47,6 +49,7 @@ class IqDispatch:
             if other & scope:
                 raise ValueError(f"{owner} and {name} both answer {type} of {tag}")
         rows.append((scope, owner, handler))
+        self._compile()
 
     def remove(self, owner: str) -> None:
         """Remove the handlers of one owner."""
@@ -56,6 +59,19 @@ class IqDispatch:
                 self._handlers[key] = kept
             else:
                 del self._handlers[key]
+        self._compile()
+
+    def _compile(self) -> None:
+        """Look-up tables for requests: handler, only for one's own account, also where there is no account."""
+        self._at_server = {}
+        self._at_account = {}
+        for key, rows in self._handlers.items():
+            for scope, _, handler in rows:
+                found = (handler, bool(scope & Scope.OWN), bool(scope & Scope.NO_ACCOUNT))
+                if scope & Scope.SERVER:
+                    self._at_server[key] = (handler, False, False)
+                if scope & (Scope.ACCOUNT | Scope.OWN | Scope.NO_ACCOUNT):
+                    self._at_account[key] = found
 
     # ---- requests to us ---------------------------------------------------------------------------------------------
 
@@ -86,21 +102,19 @@ class IqDispatch:
     def _call(self, ctx: Context, account: bool) -> Stanza | Awaitable[Stanza | None] | None:
         stanza = ctx.stanza
         payload = check_request(stanza)
-        rows = self._handlers.get((stanza.type, str(payload.tag)))
-        if rows:
-            to = stanza.to
-            at_account = to is None or to.local != ""
-            for scope, _, handler in rows:
-                if at_account and scope & Scope.OWN:
-                    if to is None or (stanza.sender is not None and stanza.sender.bare == to.bare):
-                        return handler(ctx)
-                    # RFC 6121 §2.1.5: somebody else's roster and the like, whether or not there is such an account
-                    raise StanzaError(Condition.FORBIDDEN)
-                if not account and Scope.NO_ACCOUNT not in scope:
-                    continue
-                if scope & (Scope.ACCOUNT if at_account else Scope.SERVER):
-                    return handler(ctx)
-        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+        to = stanza.to
+        at_account = to is None or to.local != ""
+        handlers = self._at_account if at_account else self._at_server
+        found = handlers.get((stanza.type, payload.tag))
+        if found is None:
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+        handler, own, without_account = found
+        if own and to is not None and (stanza.sender is None or stanza.sender.bare != to.bare):
+            # RFC 6121 §2.1.5: somebody else's roster and the like, whether or not there is such an account
+            raise StanzaError(Condition.FORBIDDEN)
+        if not (account or without_account or own):
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+        return handler(ctx)
 
     async def _later(self, ctx: Context, answer: Awaitable[Stanza | None]) -> None:
         try:

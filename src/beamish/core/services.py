@@ -6,7 +6,7 @@ answer at once when they can (cached state), so that the hot path needs no task;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -160,3 +160,26 @@ class DeliveryReceipts(Protocol):
 
         False: the session ended without. None: this session confirms nothing, ask it some other way.
         """
+
+
+@runtime_checkable
+class PepService(Protocol):
+    """Nodes of accounts (XEP-0163), for modules that keep the same things in another form."""
+
+    async def publish(
+        self, user: JID, node: str, items: Mapping[str, bytes], options: Mapping[str, str] | None = None
+    ) -> None:
+        """Publish items (id → payload) on an account's behalf; returns after commit and after notification.
+
+        A node that does not exist is made with `options` (names as in XEP-0060, without `pubsub#`); one that exists
+        keeps its configuration. Raises `StanzaError`.
+        """
+
+    async def retract(self, user: JID, node: str, items: Iterable[str]) -> None:
+        """Remove items; what does not exist is passed over."""
+
+    async def items(self, user: JID, node: str) -> dict[str, bytes]:
+        """All items of a node, oldest first (id → payload); empty if there is no such node."""
+
+    async def access(self, user: JID, node: str) -> str | None:
+        """The access model of a node (`presence`, `whitelist`, …), None if there is no such node."""
