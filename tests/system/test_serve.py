@@ -1,0 +1,208 @@
+"""Start, stop and reload of `beamish serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+
+from beamish.net.certificate import keep_self_signed
+
+if TYPE_CHECKING:
+    from tests.system.conftest import Daemon, NotifySocket
+
+
+async def test_it_tells_where_it_listens_and_that_it_is_ready(daemon: Daemon, notify_socket: NotifySocket) -> None:
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    told = await notify_socket.until("READY=1")
+    assert "STATUS=serving example.org, example.net" in told
+    assert daemon.port and daemon.tls_port
+    (ready,) = daemon.events("ready")
+    assert ready["listening"] == [
+        f"c2s 127.0.0.1:{daemon.port} starttls",
+        f"c2s 127.0.0.1:{daemon.tls_port} direct-tls",
+    ]
+    for direct_tls in (False, True):
+        client = await daemon.connect("example.net", direct_tls=direct_tls)
+        await client.open_stream("example.net")
+    assert daemon.process is not None
+    assert await daemon.stop() == 0
+    assert "STOPPING=1" in await notify_socket.until("STOPPING=1")
+    assert daemon.events("stopping")
+
+
+async def test_it_shows_signs_of_life_to_a_watchdog(daemon: Daemon, notify_socket: NotifySocket) -> None:
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path), WATCHDOG_USEC="200000")
+    for _ in range(3):
+        await notify_socket.until("WATCHDOG=1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_streams_are_closed_before_it_stops(daemon: Daemon, number: signal.Signals) -> None:
+    await daemon.start()
+    await daemon.add("romeo@example.org", "secret of romeo")
+    bound = await daemon.client("romeo@example.org/orchard", "secret of romeo")
+    stranger = await daemon.connect()
+    await stranger.open_stream("example.org")
+    daemon.signal(number)
+    for client in (bound, stranger):
+        await client.expect_closed("system-shutdown")
+        assert client.closed
+        client.send("</stream:stream>")
+    assert await daemon.ended() == 0
+
+
+async def test_a_client_that_does_not_say_goodbye_cannot_hold_it_up(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon(server="")
+    daemon.config = daemon.config.replace("shutdown_grace = 5", "shutdown_grace = 0.2")
+    await daemon.start()
+    await daemon.connect()
+    assert await daemon.stop() == 0
+
+
+async def test_what_was_stored_is_there_after_a_restart(daemon: Daemon) -> None:
+    await daemon.start()
+    await daemon.add("romeo@example.org", "secret of romeo")
+    romeo = await daemon.client("romeo@example.org/orchard", "secret of romeo")
+    await romeo.iq(
+        "<iq type='set' id='1'><query xmlns='jabber:iq:roster'><item jid='juliet@example.org' name='J'/></query></iq>"
+    )
+    certificate = daemon.ca.read_bytes()
+    assert await daemon.stop() == 0
+    await daemon.start()
+    romeo = await daemon.client("romeo@example.org/orchard", "secret of romeo")
+    roster = await romeo.roster()
+    assert [item.get("jid") for item in roster.iter("{jabber:iq:roster}item")] == ["juliet@example.org"]
+    assert daemon.ca.read_bytes() == certificate
+    (data,) = {path for path in daemon.directory.iterdir() if path.name == "data"}
+    assert [oct(path.stat().st_mode & 0o077) for path in (data, data / "beamish.db", daemon.ca)] == ["0o0"] * 3
+
+
+async def test_hangup_takes_a_new_certificate_and_keeps_streams(
+    make_daemon: Callable[..., Daemon], notify_socket: NotifySocket, tmp_path: Path
+) -> None:
+    daemon = make_daemon(rest='[tls]\ncertificate = "used.pem"\nkey = "used.pem"')
+    first, second = (make_certificate(tmp_path / name) for name in ("first", "second"))
+    used = tmp_path / "used.pem"
+    shutil.copy(first, used)
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    await notify_socket.until("READY=1")
+    await daemon.add("romeo@example.org", "secret of romeo")
+    assert await served_certificate(daemon) == fingerprint(first)
+    daemon.ca = first
+    romeo = await daemon.client("romeo@example.org/orchard", "secret of romeo")
+
+    shutil.copy(second, used)
+    daemon.signal(signal.SIGHUP)
+    told = await notify_socket.until("READY=1")
+    assert told[0] == "RELOADING=1"
+    assert told[1].startswith("MONOTONIC_USEC=")
+    assert await served_certificate(daemon) == fingerprint(second)
+    assert await starttls_certificate(daemon) == fingerprint(second)
+    await romeo.iq("<iq type='get' id='still-here'><query xmlns='jabber:iq:roster'/></iq>")
+
+    used.write_text("no certificate any more")
+    daemon.signal(signal.SIGHUP)
+    await notify_socket.until("READY=1")
+    assert daemon.events("certificate_problem")
+    assert await served_certificate(daemon) == fingerprint(second)
+    assert await daemon.stop() == 0
+
+
+async def test_hangup_leaves_everything_as_it_is_if_the_file_is_broken(
+    daemon: Daemon, notify_socket: NotifySocket
+) -> None:
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    await notify_socket.until("READY=1")
+    (daemon.directory / "beamish.toml").write_text(daemon.config.replace("require_tls", "x") + "\n[c2s.oops]\nx = 1\n")
+    daemon.signal(signal.SIGHUP)
+    told = await notify_socket.until("READY=1")
+    assert any("errors" in line for line in told)
+    (problem,) = daemon.events("config_problem")
+    assert re.search(r"beamish\.toml:\d+: ", problem["problem"])
+    client = await daemon.connect()
+    await client.open_stream("example.org")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"], ["user", "list"]])
+async def test_a_mistake_in_the_file_is_named_by_line(make_daemon: Callable[..., Daemon], command: list[str]) -> None:
+    daemon = make_daemon(c2s="requires_tls = true")
+    status, out, err = await daemon.command(*command)
+    line = 1 + daemon.config[: daemon.config.index("requires_tls")].count("\n")
+    assert status == 1
+    told = out + err
+    assert f"beamish.toml:{line}: " in told
+    assert "require_tls" in told.replace("requires_tls", "")  # what was probably meant
+    assert "Traceback" not in told
+    assert not (daemon.directory / "data").exists()
+
+
+async def test_two_servers_on_one_directory_are_refused(daemon: Daemon) -> None:
+    await daemon.start()
+    status, _, err = await asyncio.wait_for(daemon.command("serve"), 30)
+    assert status == 1
+    assert "Traceback" not in err
+    client = await daemon.connect()
+    await client.open_stream("example.org")
+
+
+def make_certificate(directory: Path) -> Path:
+    from datetime import UTC, datetime
+
+    return keep_self_signed(directory, ("example.org", "example.net"), (), datetime.now(UTC))
+
+
+def fingerprint(path: Path) -> bytes:
+    return x509.load_pem_x509_certificate(path.read_bytes()).fingerprint(HASH)
+
+
+HASH = x509.base.hashes.SHA256()
+
+
+async def served_certificate(daemon: Daemon) -> bytes:
+    """The fingerprint of what a fresh direct TLS connection is shown."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", daemon.tls_port, ssl=unverified(), server_hostname="example.org"
+    )
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    await reader.read()
+    return x509.load_der_x509_certificate(der).fingerprint(HASH)
+
+
+async def starttls_certificate(daemon: Daemon) -> bytes:
+    """The same after STARTTLS."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    writer.write(
+        b"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='example.org' "
+        b"version='1.0'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+    )
+    await asyncio.wait_for(reader.readuntil(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"), 10)
+    await writer.start_tls(unverified(), server_hostname="example.org")
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    await reader.read()
+    return x509.load_der_x509_certificate(der).fingerprint(HASH)
+
+
+def unverified() -> object:
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def test_the_command_is_installed() -> None:
+    import sys
+
+    assert os.access(Path(sys.executable).with_name("beamish"), os.X_OK)
