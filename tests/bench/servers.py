@@ -202,8 +202,10 @@ class Beamish(Server):
             "login_failures_per_address",
         )
         limits = "\n".join(f"{name} = {NO_LIMIT}" for name in bounds)
-        absent = () if self.archive else self._archives
-        disabled = ", ".join(f'"{name}"' for name in absent if find_spec(f"beamish.modules.{name}"))
+        archives = [name for name in self._archives if find_spec(f"beamish.modules.{name}")]
+        if self.archive and not archives:
+            raise BenchError("this Beamish has no archive module")
+        disabled = "" if self.archive else ", ".join(f'"{name}"' for name in archives)
         (self.folder / "beamish.toml").write_text(
             f"""
 [server]
