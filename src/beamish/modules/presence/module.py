@@ -1,0 +1,314 @@
+"""RFC 6121 §4: presence of local users, and the door for every presence stanza (§3 is in `subscribing`).
+
+Sessions become available, change and leave; everybody who may know is told, and nobody else. As long as rosters are in
+memory, which those of users with sessions are, all of it happens without a task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar, cast
+
+from beamish.core import events
+from beamish.core.events import AccountEvent, Context, PresenceChanged, SessionClosed, SubscriptionChanged
+from beamish.core.hooks import Hook
+from beamish.core.later import is_later
+from beamish.core.module import Module, on
+from beamish.core.services import AccountsService, PresenceService, Roster, RosterService
+from beamish.core.sessions import Session
+from beamish.modules.presence import store
+from beamish.modules.presence.broadcast import Broadcast
+from beamish.modules.presence.probes import Probes, new_id
+from beamish.modules.presence.store import PresenceStore
+from beamish.modules.presence.subscribing import Subscribing
+from beamish.modules.presence.subscriptions import KINDS, SUBSCRIBE
+from beamish.modules.presence.waiting import in_order, settled
+from beamish.stream.features import Has, StreamFeature
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import PRESENCE, Stanza
+
+E = TypeVar("E")
+
+PRIORITY: Final = f"{{{ns.CLIENT}}}priority"
+UNAVAILABLE: Final = "unavailable"
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4}")
+
+
+def priority_of(stanza: Stanza) -> int:
+    """The priority of an available presence, 0 if it names none (RFC 6121 §4.7.2.3). Raises `StanzaError`."""
+    if stanza.body == b"/>":
+        return 0
+    text = stanza.text(PRIORITY)
+    if text is None:
+        return 0
+    text = text.strip(" \t\r\n")
+    if _INTEGER.fullmatch(text) is None or not -128 <= int(text) <= 127:
+        raise StanzaError(Condition.BAD_REQUEST, text="a priority is an integer from -128 to 127")
+    return int(text)
+
+
+class PresenceModule(Module):
+    """Presence and subscriptions of local accounts."""
+
+    name = "presence"
+    essential = True
+    requires = (RosterService, AccountsService)
+    provides = (PresenceService,)
+    stream_features = (
+        StreamFeature(f"<sub xmlns='{ns.PRE_APPROVAL}'/>".encode(), needs=Has.AUTHENTICATED, forbids=Has.BOUND),
+    )
+    migrations = store.MIGRATIONS
+
+    def __init__(self, kernel: Any, config: Any) -> None:
+        super().__init__(kernel, config)
+        self.rosters = self.kernel.service(RosterService)
+        accounts = self.kernel.service(AccountsService)
+        self.store = PresenceStore(self.db)
+        self.broadcast = Broadcast(self.kernel)
+        self.probes = Probes(self.kernel, self.rosters, accounts, self.store, self.broadcast)
+        self.subscribing = Subscribing(self.kernel, self.rosters, accounts, self.store, self.broadcast)
+        self._changed = self.kernel.hooks[events.presence_changed]
+        self._contact_presence = self.kernel.hooks[events.contact_presence]
+
+    # ---- from local sessions ----------------------------------------------------------------------------------------
+
+    def outbound(self, ctx: Context) -> Awaitable[None] | None:
+        """A local session sent a presence stanza. Raises `StanzaError`, at once or when awaited."""
+        session, stanza = ctx.origin, ctx.stanza
+        assert session is not None
+        kind = stanza.type
+        if kind == "" or kind == UNAVAILABLE:
+            if stanza.to is not None:
+                return self._directed(ctx, session, stanza, stanza.to)
+            return self._available(session, stanza) if kind == "" else self._gone(session, stanza)
+        if kind == "probe" or kind == "error":
+            # §4.3: a client should not probe, but is not to be punished for it. An error is never answered.
+            return self.kernel.router.route(ctx) if stanza.to is not None else None
+        if kind in KINDS and stanza.to is not None:
+            return self.subscribing.outbound(session, stanza)
+        raise StanzaError(
+            Condition.BAD_REQUEST, text="no such type of presence" if stanza.to is not None else "to whom?"
+        )
+
+    def _available(self, session: Session, stanza: Stanza) -> Awaitable[None] | None:
+        """RFC 6121 §4.2.2 and §4.4.2."""
+        priority = priority_of(stanza)
+        roster = self.rosters.cached(session.bare)
+        if roster is None:
+            return self._available_later(session, stanza, priority)
+        return self._appear(session, stanza, priority, roster)
+
+    async def _available_later(self, session: Session, stanza: Stanza, priority: int) -> None:
+        roster = await settled(self.rosters.roster(session.bare))
+        if self.kernel.sessions.get(session.jid) is session:  # it may have closed meanwhile
+            rest = self._appear(session, stanza, priority, roster)
+            if rest is not None:
+                await rest
+
+    def _appear(self, session: Session, stanza: Stanza, priority: int, roster: Roster) -> Awaitable[None] | None:
+        user = session.bare
+        was = session.available
+        kept = stanza.detached()
+        sessions = self.kernel.sessions
+        sessions.presence_changed(session, priority, kept)
+        self.probes.note(session)
+        self._to_own(stanza, session, sessions.of(user).available)
+        waiting: list[Awaitable[None]] = []
+        _add(
+            waiting,
+            self.broadcast.to_subscribers(stanza, user, roster, session, lambda: session.presence is kept),
+        )
+        if not was:
+            _add(waiting, self.probes.introduce(session, roster))
+            _add(waiting, self._requests(session, roster))
+        return self._then_tell(waiting, PresenceChanged(session, stanza, was, initial=not was))
+
+    def _requests(self, session: Session, roster: Roster) -> Awaitable[None] | None:
+        """What has been waiting for an available resource: requests to the user, and unanswered ones by the user."""
+        pending: list[JID] = []
+        for item in roster.items():
+            if item.pending_in:
+                pending.append(item.jid)
+            if item.pending_out and not self.broadcast.is_account(item.jid):
+                # §3.1.2: once more, in case the first one got lost on its way to another domain
+                self.kernel.router.post(
+                    Stanza.build(PRESENCE, SUBSCRIBE, id=new_id(), sender=session.bare, to=item.jid)
+                )
+        return self.subscribing.remind(session, pending) if pending else None
+
+    def _to_own(self, stanza: Stanza, session: Session, targets: tuple[Session, ...]) -> None:
+        """A user is subscribed to its own presence (RFC 6121 §4.2.2): all available resources, the sender included."""
+        self.broadcast.hand_over(Context(stanza.replace(to=session.bare), session), targets)
+
+    def _gone(self, session: Session, stanza: Stanza) -> Awaitable[None] | None:
+        """RFC 6121 §4.5.2, whether the client said so or not. Does nothing the second time."""
+        was, directed = session.available, session.directed
+        user = session.bare
+        session.directed = None
+        if not was:
+            self._to_directed(stanza, directed, None)
+            return None
+        own = self.kernel.sessions.of(user).available
+        self.kernel.sessions.presence_changed(session, None, None)
+        self.probes.forget(session)
+        self._to_own(stanza, session, own)
+        left = self.kernel.sessions.of(user)
+        if not left.available and not session.anonymous:
+            self.store.seen(user, self.kernel.clock.now())
+        roster = self.rosters.cached(user)
+        if roster is None:
+            return self._gone_later(session, stanza, directed)
+        return self._leave(session, stanza, directed, roster)
+
+    async def _gone_later(self, session: Session, stanza: Stanza, directed: set[JID] | None) -> None:
+        rest = self._leave(session, stanza, directed, await settled(self.rosters.roster(session.bare)))
+        if rest is not None:
+            await rest
+
+    def _leave(
+        self, session: Session, stanza: Stanza, directed: set[JID] | None, roster: Roster
+    ) -> Awaitable[None] | None:
+        waiting: list[Awaitable[None]] = []
+        full = self.kernel.sessions.by_full
+        _add(
+            waiting,
+            self.broadcast.to_subscribers(
+                stanza,
+                session.bare,
+                roster,
+                session,
+                # a newer session with the same address may have become available; it has told everybody
+                lambda: (now := full.get(session.jid)) is None or not now.available,
+            ),
+        )
+        self._to_directed(stanza, directed, roster)
+        if session.bare not in self.kernel.sessions.by_user:
+            self.broadcast.forget(session.bare)
+        return self._then_tell(waiting, PresenceChanged(session, stanza, was=True, initial=False))
+
+    def _to_directed(self, stanza: Stanza, directed: set[JID] | None, roster: Roster | None) -> None:
+        """RFC 6121 §4.6.3 rule 2: those who got directed presence. `roster`: of a user whose subscribers were told."""
+        assert stanza.sender is not None
+        for jid in directed or ():
+            if roster is None or not (jid.bare == stanza.sender.bare or _subscribes(roster, jid.bare)):
+                self.kernel.router.post(stanza.replace(to=jid))
+
+    def _directed(self, ctx: Context, session: Session, stanza: Stanza, to: JID) -> Awaitable[None] | None:
+        """RFC 6121 §4.6.3."""
+        if stanza.type == UNAVAILABLE:
+            if session.directed:
+                session.directed.discard(to)
+        elif not self._told_anyway(session, to.bare):
+            directed = session.directed
+            if directed is None:
+                directed = session.directed = set()
+            if to not in directed:
+                if len(directed) >= self.kernel.limits.directed_presence:
+                    raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="directed presence to too many addresses")
+                directed.add(to)
+        return self.kernel.router.route(ctx)
+
+    def _told_anyway(self, session: Session, to: JID) -> bool:
+        """Whether the addressee will hear of the session's end by broadcast."""
+        if not session.available:
+            return False
+        if to == session.bare:
+            return True
+        roster = self.rosters.cached(session.bare)
+        return roster is not None and _subscribes(roster, to)
+
+    def _then_tell(self, waiting: list[Awaitable[None]], event: PresenceChanged) -> Awaitable[None] | None:
+        """Run the hook, after what has to be waited for."""
+        rest = in_order(waiting)
+        if rest is not None:
+            return self._tell_later(rest, event)
+        return _run(self._changed, event)
+
+    async def _tell_later(self, rest: Awaitable[None], event: PresenceChanged) -> None:
+        await rest
+        if event.stanza.type == "" and not event.session.available:
+            return  # it left meanwhile; whoever hands things over at login must not do so now
+        if self._changed.rows:
+            await settled(self._changed.run(event))
+
+    # ---- for local accounts -----------------------------------------------------------------------------------------
+
+    def inbound(self, ctx: Context) -> Awaitable[None] | None:
+        """A presence stanza arrived for a local account, bare or full. Raises `StanzaError`, at once or when awaited."""
+        stanza = ctx.stanza
+        to, kind = stanza.to, stanza.type
+        assert to is not None
+        if kind == "" or kind == UNAVAILABLE or kind == "error":
+            self._deliver(ctx, to, kind)
+            return _run(self._contact_presence, ctx)
+        if kind in KINDS:
+            return self.subscribing.inbound(ctx)
+        if kind == "probe":
+            return self.probes.answer(ctx)
+        raise StanzaError(Condition.BAD_REQUEST, text="no such type of presence")
+
+    def _deliver(self, ctx: Context, to: JID, kind: str) -> None:
+        """RFC 6121 §4.2.3, §4.4.3, §4.5.3, §8.5.2.1.2, §8.5.3: to the resource named, or all that are available."""
+        if to.resource:
+            session = self.kernel.sessions.get(to)
+            targets: tuple[Session, ...] = (session,) if session is not None else ()
+        else:
+            user = self.kernel.sessions.of(to)
+            # Errors to the account are answers to subscription stanzas (§3.1.2), which go out in its name.
+            targets = user.available if kind != "error" else tuple(s for s in user.all if s.available or s.interested)
+        if kind == UNAVAILABLE:
+            for session in targets:
+                if session.directed and ctx.stanza.sender is not None:  # §4.6.1: no need to tell it any more
+                    session.directed.discard(ctx.stanza.sender)
+        if targets:
+            self.kernel.router.hand_over(ctx, targets)
+
+    def may_see(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        """See `PresenceService.may_see`."""
+        return self.probes.may_see(owner, peer)
+
+    # ---- what happens elsewhere -------------------------------------------------------------------------------------
+
+    def sessions_closed(self, session: Session) -> Awaitable[None] | None:
+        """A session ended: if it was available, or had directed presence out, tell everybody, once."""
+        return self._gone(session, Stanza.build(PRESENCE, UNAVAILABLE, sender=session.jid))
+
+    @on(events.session_closed)
+    def _session_closed(self, event: SessionClosed) -> Awaitable[None] | None:
+        rest = self.sessions_closed(event.session)
+        if event.session.bare not in self.kernel.sessions.by_user:
+            self.broadcast.forget(event.session.bare)
+        return rest
+
+    @on(events.subscription_changed)
+    async def _subscription_changed(self, event: SubscriptionChanged) -> None:
+        await self.subscribing.changed(event)
+
+    @on(events.account_removed)
+    async def _account_removed(self, event: AccountEvent) -> None:
+        await self.store.delete(event.user)
+
+
+def _subscribes(roster: Roster, contact: JID) -> bool:
+    item = roster.get(contact)
+    return item is not None and item.from_
+
+
+def _add(waiting: list[Awaitable[None]], rest: Awaitable[None] | None) -> None:
+    if rest is not None:
+        waiting.append(rest)
+
+
+def _run(hook: Hook[E], event: E) -> Awaitable[None] | None:
+    """Run an observers' hook; awaitable only if one of them is."""
+    if not hook.rows:
+        return None
+    outcome = hook.run(event)
+    return _finish(cast("Awaitable[object]", outcome)) if is_later(outcome) else None
+
+
+async def _finish(outcome: Awaitable[object]) -> None:
+    await outcome

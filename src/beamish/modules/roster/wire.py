@@ -1,0 +1,75 @@
+"""Rosters in XML (RFC 6121 §2.1)."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Final
+
+from beamish.core.services import RosterItem
+from beamish.core.sessions import Session
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.stanza import IQ, Stanza
+from beamish.xmpp.xml import Element, escape_attr, escape_text
+
+QUERY: Final = f"{{{ns.ROSTER}}}query"
+ITEM: Final = f"{{{ns.ROSTER}}}item"
+GROUP: Final = f"{{{ns.ROSTER}}}group"
+
+_ids = count(1)
+
+
+def item_bytes(item: RosterItem) -> bytes:
+    """RFC 6121 §2.1.2."""
+    text = f"<item jid='{escape_attr(item.jid)}'"
+    if item.name:
+        text += f" name='{escape_attr(item.name)}'"
+    text += f" subscription='{item.subscription}'"
+    if item.pending_out:
+        text += " ask='subscribe'"
+    if item.approved:
+        text += " approved='true'"
+    if not item.groups:
+        return (text + "/>").encode()
+    groups = "".join(f"<group>{escape_text(group)}</group>" for group in item.groups)
+    return f"{text}>{groups}</item>".encode()
+
+
+def query_bytes(items: bytes, number: int) -> bytes:
+    """`<query/>` with a version."""
+    return b"<query xmlns='jabber:iq:roster' ver='%d'>%b</query>" % (number, items)
+
+
+def push_to(session: Session, item: bytes, number: int) -> None:
+    """A roster push (RFC 6121 §2.1.6), implicitly from the account."""
+    content = query_bytes(item, number)
+    session.send(Stanza.build(IQ, "set", id=new_id("rp"), to=session.jid, content=content))
+
+
+def shown(item: RosterItem | None) -> tuple[object, ...] | None:
+    """What a client sees of an item."""
+    if item is None or not item.listed:
+        return None
+    return item.name, item.groups, item.to, item.from_, item.pending_out, item.approved
+
+
+def removed_bytes(contact: str) -> bytes:
+    """What a push of a removal holds (RFC 6121 §2.5.2)."""
+    return f"<item jid='{escape_attr(contact)}' subscription='remove'/>".encode()
+
+
+def new_id(kind: str) -> str:
+    """An id for a stanza of the server's own; the number keeps it unique within the process."""
+    return f"{kind}{next(_ids):x}"
+
+
+def contact_of(item: Element) -> JID:
+    """The address of an item of a roster set, without a resource. Raises `StanzaError`."""
+    text = item.get("jid")
+    if text is None:
+        raise StanzaError(Condition.BAD_REQUEST, text="an item without an address")
+    try:
+        return JID.parse(text).bare
+    except JidMalformed as error:
+        raise StanzaError(Condition.JID_MALFORMED, text=str(error)) from error
