@@ -6,7 +6,7 @@ answer at once when they can (cached state), so that the hot path needs no task;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -104,14 +104,20 @@ class RosterService(Protocol):
     def cached(self, user: JID) -> Roster | None:
         """The roster if it is in memory."""
 
-    async def change(self, user: JID, item: RosterItem, *, push: bool = True) -> None:
+    async def change(
+        self, user: JID, item: RosterItem, *, push: bool = True, first: Callable[[], None] | None = None
+    ) -> None:
         """Store an item (insert or replace), then push it to interested sessions if it is listed; returns after commit.
+
+        `first` is called after the commit and before the push (RFC 6121 §3.1.6 wants delivery before the push).
 
         Raises `StanzaError(resource-constraint)` above the limit of items.
         """
 
-    async def remove(self, user: JID, contact: JID, *, push: bool = True) -> None:
-        """Delete an item, then push `subscription='remove'` if it was listed."""
+    async def remove(
+        self, user: JID, contact: JID, *, push: bool = True, first: Callable[[], None] | None = None
+    ) -> None:
+        """Delete an item, then push `subscription='remove'` if it was listed; `first` as in `change`."""
 
 
 @runtime_checkable

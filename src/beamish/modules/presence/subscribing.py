@@ -7,8 +7,7 @@ Between the look into a roster and the change of it nothing is awaited, so two s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -30,20 +29,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class OrderedRosters(RosterService, Protocol):
-    """Rosters that let something happen between the commit of a change and its push (RFC 6121 §3.1.6, step 1)."""
-
-    async def change(
-        self, user: JID, item: RosterItem, *, push: bool = True, first: Callable[[], None] | None = None
-    ) -> None:
-        """`RosterService.change`; `first` is called after the commit and before the push."""
-
-    async def remove(
-        self, user: JID, contact: JID, *, push: bool = True, first: Callable[[], None] | None = None
-    ) -> None:
-        """`RosterService.remove`; `first` as in `change`."""
-
-
 class Subscribing:
     """Handles subscribe, subscribed, unsubscribe and unsubscribed, both ways."""
 
@@ -56,7 +41,7 @@ class Subscribing:
         broadcast: Broadcast,
     ) -> None:
         self._kernel = kernel
-        self._rosters = cast("OrderedRosters", rosters)
+        self._rosters = rosters
         self._accounts = accounts
         self._store = store
         self._broadcast = broadcast
