@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_out",
         "_out_bytes",
         "_reading",
+        "_room",
         "_unsent_limit",
         "peer",
         "transport",
@@ -64,6 +65,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, flusher: Flusher, unsent_limit: int) -> None:
         self._flusher = flusher
         self._unsent_limit = unsent_limit
+        self._room = unsent_limit
+        """How much may wait here: the limit less what the transport holds."""
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._dirty = False
@@ -79,14 +82,21 @@ class Connection(asyncio.Protocol):
         """The connection is gone."""
 
     def too_slow(self) -> None:
-        """The peer let more than `unsent_limit` bytes pile up; the connection has been cut."""
+        """The peer let more than `unsent_limit` bytes pile up; the connection was cut earlier in this loop tick."""
 
     # ---- asyncio ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self.attach(cast("asyncio.Transport", transport))
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """Go on with this transport, a new one or one that wraps the old."""
+        self.transport = transport
+        self._blocked = False
+        self._reading = True
+        self._room = self._unsent_limit
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -99,10 +109,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`: from now on output waits here, where it is counted."""
         self._blocked = True
+        if self.transport is not None:
+            self._room = self._unsent_limit - self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         self._blocked = False
+        self._room = self._unsent_limit
         if self._out:
             self.flush()
 
@@ -117,7 +130,7 @@ class Connection(asyncio.Protocol):
         if not self._dirty:
             self._dirty = True
             self._flusher.add(self)
-        if self._out_bytes > self._unsent_limit:
+        if self._out_bytes > self._room:
             self._check_unsent()
             return not self._closing
         return True
@@ -125,9 +138,10 @@ class Connection(asyncio.Protocol):
     def _check_unsent(self) -> None:
         """More than the limit was queued: the peer is too slow only if it had its chance to take it."""
         self.flush()
-        if self._out_bytes > self._unsent_limit:
+        if self._out_bytes > self._room:
+            # not at once: we may be in the middle of a fan-out, and a session's end causes another one
+            asyncio.get_running_loop().call_soon(self.too_slow)
             self.abort()
-            self.too_slow()
 
     def flush(self) -> None:
         """Give what waits to the transport, unless that has enough already."""

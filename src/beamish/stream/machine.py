@@ -15,18 +15,27 @@ has been dealt with: nothing read before a TLS handshake or a stream restart is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Final, TypeAlias
+from typing import Final
 
 from beamish.stream import features as feat
-from beamish.stream.features import Has, StreamFeature
-from beamish.stream.names import NameLedger
+from beamish.stream.events import (
+    Authenticated,
+    AuthFailed,
+    BindRequested,
+    Event,
+    KeysNeeded,
+    PasswordGiven,
+    StartTls,
+    StreamClosed,
+    StreamFailed,
+    StreamOpened,
+)
+from beamish.stream.features import Has
+from beamish.stream.gate import WHITE_SPACE
 from beamish.stream.parser import (
     Gate,
     Item,
     Nonza,
-    ParserLimits,
     StreamEnd,
     StreamHeader,
     StreamParser,
@@ -49,6 +58,7 @@ from beamish.stream.sasl import (
     negotiate,
     offered,
 )
+from beamish.stream.settings import C2SSettings, State
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID, JidMalformed, prepare_local, prepare_resource
@@ -57,132 +67,14 @@ from beamish.xmpp.xml import escape_attr, escape_text
 
 _CLOSE: Final = b"</stream:stream>"
 _SASL: Final = f"{{{ns.SASL}}}"
+_PEER_ERROR: Final = f"{{{ns.STREAM}}}error"
+_CONDITIONS: Final = {condition.value: condition for condition in StreamErrorCondition}
 
 
-class State(Enum):
-    """Where a stream stands; see the drawing at the head of the module."""
-
-    HEADER = auto()
-    OFFERED = auto()
-    TLS = auto()
-    SASL = auto()
-    ASKING = auto()
-    BINDING = auto()
-    BOUND = auto()
-    CLOSED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOpened:
-    """The peer opened (or restarted) a stream to one of our hosts; our header and features are ready to be sent."""
-
-    header: StreamHeader
-    domain: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartTls:
-    """`<proceed/>` is ready to be sent: flush, make the handshake, then call `tls_established`."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeysNeeded:
-    """SCRAM needs the stored keys of a user: answer with `keys`. `jid` is None when no such address can exist."""
-
-    username: str
-    jid: JID | None
-    algorithm: str
-
-
-@dataclass(frozen=True, slots=True)
-class PasswordGiven:
-    """PLAIN gave a password: answer with `password_checked`. `jid` is None when no such address can exist."""
-
-    username: str
-    jid: JID | None
-    password: str
-
-    def __repr__(self) -> str:
-        return f"PasswordGiven(username={self.username!r}, password=…)"
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticated:
-    """The peer is this user now; the stream restarts by itself."""
-
-    jid: JID
-    mechanism: str
-    anonymous: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AuthFailed:
-    """One attempt to authenticate failed and was told so."""
-
-    username: str
-    mechanism: str
-    condition: str
-
-
-@dataclass(frozen=True, slots=True)
-class BindRequested:
-    """The client wants a resource ("" lets the server choose): answer with `bound` or `bind_refused`."""
-
-    id: str
-    resource: str
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFailed:
-    """The stream is closed with this error; header, error and closing tag are ready to be sent."""
-
-    error: StreamError
-
-
-@dataclass(frozen=True, slots=True)
-class StreamClosed:
-    """The peer closed the stream; our closing tag is ready to be sent if it was not sent before."""
-
-
-Event: TypeAlias = (
-    Stanza
-    | Nonza
-    | Unaddressable
-    | StreamOpened
-    | StartTls
-    | KeysNeeded
-    | PasswordGiven
-    | Authenticated
-    | AuthFailed
-    | BindRequested
-    | StreamFailed
-    | StreamClosed
-)
-
-
-@dataclass(frozen=True, slots=True)
-class C2SSettings:
-    """What a client stream of this server offers and tolerates. One object serves all streams."""
-
-    serves: Callable[[str], bool]
-    """Whether a prepared domain is one of ours."""
-    new_id: Callable[[], str]
-    """A fresh unguessable string (RFC 6120 §4.7.3), also the localpart of anonymous users."""
-    ledger: NameLedger
-    default_domain: str
-    limits: ParserLimits = field(default_factory=ParserLimits)
-    unauthenticated_bytes: int = 32_768
-    sasl_attempts: int = 5
-    require_tls: bool = True
-    anonymous: bool = False
-    mechanisms: frozenset[str] | None = None
-    """Only these SASL mechanisms, if given."""
-    features: tuple[StreamFeature, ...] = ()
-    """Offered in this order after resource binding and session."""
-    early_nonzas: frozenset[str] = frozenset()
-    """Elements that may take the place of resource binding (resumption)."""
-    early_iqs: frozenset[str] = frozenset()
-    """Payloads in Clark notation of IQs that are served before authentication (registration)."""
+def _is_one_or_more(version: str) -> bool:
+    """Whether a version is at least 1.0 (RFC 6120 §4.7.5). The numbers may be of any length."""
+    major, dot, minor = version.partition(".")
+    return bool(dot) and (major + minor).isascii() and major.isdigit() and minor.isdigit() and major.strip("0") != ""
 
 
 def _fail(condition: StreamErrorCondition, text: str = "") -> StreamError:
@@ -197,7 +89,9 @@ class C2SMachine:
 
     __slots__ = (
         "_bind_id",
+        "_bind_refusals",
         "_binding",
+        "_claimed",
         "_early_bytes",
         "_failures",
         "_gate",
@@ -207,6 +101,7 @@ class C2SMachine:
         "_mechanism_name",
         "_out",
         "_parser",
+        "_peer",
         "_restarting",
         "_settings",
         "_tls_offered",
@@ -225,6 +120,10 @@ class C2SMachine:
         self._tls_offered = not secure
         self._early_bytes = 0
         self._failures = 0
+        self._bind_refusals = 0
+        self._peer: JID | None = None
+        self._claimed: JID | None = None
+        """Who the peer said it is, in a protected stream header."""
         self._held = b""
         self._out: list[bytes] = []
         self._mechanism: Mechanism | None = None
@@ -246,6 +145,7 @@ class C2SMachine:
         self._parser = StreamParser(self._settings.limits, self._settings.ledger, owner)
         self._gate: Gate | None = Gate(self._settings.limits, self._settings.ledger, owner)
         self._header_sent = False
+        self._peer = self._claimed = None
 
     # ---- bytes ------------------------------------------------------------------------------------------------------
 
@@ -255,23 +155,28 @@ class C2SMachine:
             try:
                 items = self._parser.feed(data)
             except StreamError as error:
-                return [*self._bound_items(self._parser.taken), self._failed(error)]
+                events = self._bound_items(self._parser.taken)
+                return events if self.closed else [*events, self._failed(error)]
             for item in items:
                 if type(item) is not Stanza:
                     return self._bound_items(items)
             return items  # type: ignore[return-value]
         if self.state is State.CLOSED:
             return []
-        if Has.AUTHENTICATED not in self.have:
-            self._early_bytes += len(data)
-            if self._early_bytes > self._settings.unauthenticated_bytes:
-                return [
-                    self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data before authentication"))
-                ]
-        elif len(self._held) + len(data) > 2 * self._settings.limits.stanza_bytes:
-            return [self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data before resource binding"))]
         self._held += data
-        return self._advance()
+        if self.state is State.TLS:
+            return self._in_the_clear() if self._held.strip(WHITE_SPACE) else []
+        events = self._advance()
+        if len(self._held) > self._held_limit():
+            events.append(self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data at once")))
+        return events
+
+    def _held_limit(self) -> int:
+        """How much may wait while the caller looks something up; input of one read is no reason to complain."""
+        settings = self._settings
+        return (
+            settings.unauthenticated_bytes if Has.AUTHENTICATED not in self.have else 2 * settings.limits.stanza_bytes
+        )
 
     def receive_eof(self) -> list[Event]:
         """The peer closed its side of the connection without closing the stream; what it sent still gets its answers."""
@@ -289,6 +194,11 @@ class C2SMachine:
         self._out.clear()
         return data
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is read from the peer any more."""
+        return self.state is State.CLOSED
+
     def park(self) -> bool:
         """Free the parser while the stream is idle between stanzas; see `StreamParser.park`."""
         return self.state is State.BOUND and self._parser.park()
@@ -298,7 +208,7 @@ class C2SMachine:
         if self.state is State.CLOSED or self.closed_by_us:
             return
         if not self._header_sent:
-            self._send_header(None)
+            self._send_header()
         if error is not None:
             self._out.append(error.to_bytes())
         self._out.append(_CLOSE)
@@ -317,19 +227,32 @@ class C2SMachine:
                 events += self.receive(held)
                 break
             if self.state is State.HEADER and self._restarting:
-                self._held = self._held.lstrip(b" \t\r\n")
+                self._held = self._held.lstrip(WHITE_SPACE)
                 if not self._held:
                     break
                 self._restarting = False
             cut = self._held.find(b">") + 1 or len(self._held)
             segment, self._held = self._held[:cut], self._held[cut:]
             try:
-                assert self._gate is not None
-                self._gate.feed(segment)
-                for item in self._parser.feed(segment):
-                    events += self._item(item)
+                events += self._segment(segment)
             except StreamError as error:
                 events.append(self._failed(error))
+        return events
+
+    def _segment(self, segment: bytes) -> list[Event]:
+        """Interpret bytes up to and including one `>`."""
+        assert self._gate is not None
+        over = False
+        if Has.AUTHENTICATED not in self.have:
+            room = self._settings.unauthenticated_bytes - self._early_bytes
+            over = len(segment) > room
+            segment = segment[:room]
+            self._early_bytes += len(segment)
+        events: list[Event] = []
+        for item in self._parser.feed(self._gate.feed(segment)):
+            events += self._item(item)
+        if over:
+            raise _fail(StreamErrorCondition.POLICY_VIOLATION, "too much data before authentication")
         return events
 
     def _item(self, item: Item) -> list[Event]:
@@ -340,6 +263,8 @@ class C2SMachine:
         if isinstance(item, Unaddressable):
             raise self._unexpected()
         tag = item.tag if isinstance(item, Nonza) else item.name
+        if isinstance(item, Nonza) and tag == _PEER_ERROR:
+            return self._peer_failed(item)
         handler = _ACCEPTS.get((self.state, tag))
         if handler is None:
             if isinstance(item, Nonza) and tag in self._settings.early_nonzas and Has.AUTHENTICATED in self.have:
@@ -353,38 +278,42 @@ class C2SMachine:
         return _fail(StreamErrorCondition.NOT_AUTHORIZED)
 
     def _opened(self, header: StreamHeader) -> list[Event]:
-        settings = self._settings
+        domain = self._domain_of(header)
+        try:
+            peer = JID.parse(header.sender).bare if header.sender else None
+            wrong = peer is not None and self.jid is not None and peer != self.jid.bare
+        except JidMalformed:
+            peer, wrong = None, True
+        # the answer to an unacceptable header is a whole stream of its own (RFC 6120 §4.9.1.2), addressed by these
+        self._peer = peer
+        self.domain = domain or ""
         if header.content_ns not in ("", ns.CLIENT, ns.STREAM):
             raise _fail(StreamErrorCondition.INVALID_NAMESPACE, f"the content namespace is {ns.CLIENT}")
         if not header.to:
             raise _fail(StreamErrorCondition.IMPROPER_ADDRESSING, "a stream header to a server needs a 'to'")
-        try:
-            to = JID.parse(header.to)
-        except JidMalformed as exc:
-            raise _fail(StreamErrorCondition.HOST_UNKNOWN) from exc
-        domain = to.domain
-        if to != domain or not settings.serves(domain) or (self.jid is not None and domain != self.jid.domain):
+        if domain is None or (self.jid is not None and domain != self.jid.domain):
             raise _fail(StreamErrorCondition.HOST_UNKNOWN)
-        self.domain = domain
-        major, _, minor = header.version.partition(".")
-        if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit() and int(major) >= 1):
+        if not _is_one_or_more(header.version):
             raise _fail(StreamErrorCondition.UNSUPPORTED_VERSION)
-        peer: JID | None = None
-        if header.sender:
-            try:
-                peer = JID.parse(header.sender)
-            except JidMalformed as exc:
-                raise _fail(StreamErrorCondition.INVALID_FROM) from exc
-            if self.jid is not None and peer.bare != self.jid.bare:
-                raise _fail(StreamErrorCondition.INVALID_FROM)
-        self._send_header(peer)
+        if wrong:
+            raise _fail(StreamErrorCondition.INVALID_FROM)
+        self._claimed = peer if Has.SECURE in self.have else None
+        self._send_header()
         self._send_features()
         self.state = State.OFFERED
         return [StreamOpened(header, domain)]
 
-    def _send_header(self, peer: JID | None) -> None:
+    def _domain_of(self, header: StreamHeader) -> str | None:
+        """Which of our hosts the peer wants, None if it is none."""
+        try:
+            to = JID.parse(header.to)
+        except JidMalformed:
+            return None
+        return to.domain if to == to.domain and self._settings.serves(to.domain) else None
+
+    def _send_header(self) -> None:
         self.stream_id = self._settings.new_id()
-        to = f" to='{escape_attr(peer)}'" if peer is not None else ""
+        to = f" to='{escape_attr(self._peer)}'" if self._peer is not None else ""
         domain = escape_attr(self.domain or self._settings.default_domain)
         self._out.append(
             f"<?xml version='1.0'?><stream:stream xmlns='{ns.CLIENT}' xmlns:stream='{ns.STREAM}' "
@@ -405,7 +334,7 @@ class C2SMachine:
         self._out.append(b"".join(out))
 
     def _may_start_tls(self) -> bool:
-        return self._tls_offered and Has.SECURE not in self.have
+        return self._tls_offered and not self.have & (Has.SECURE | Has.AUTHENTICATED)
 
     def _offer(self) -> Offer:
         secure = Has.SECURE in self.have
@@ -421,14 +350,23 @@ class C2SMachine:
 
     def _starttls(self, _item: Item) -> list[Event]:
         if not self._may_start_tls():
-            raise _fail(StreamErrorCondition.POLICY_VIOLATION, "TLS is not on offer here")
-        if self._held.strip(b" \t\r\n"):
-            # what was sent in the clear must not be taken for protected (RFC 6120 §5.4.3.3)
-            raise _fail(StreamErrorCondition.POLICY_VIOLATION, "data after <starttls/>")
-        self._held = b""
+            return [self._tls_refused()]
         self.state = State.TLS
+        if self._held.strip(WHITE_SPACE):
+            return self._in_the_clear()
         self._out.append(f"<proceed xmlns='{ns.TLS}'/>".encode())
         return [StartTls()]
+
+    def _in_the_clear(self) -> list[Event]:
+        """What was sent in the clear behind `<starttls/>` must not be taken for protected (RFC 6120 §5.3.3, §5.4.3.3)."""
+        return [self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "data after <starttls/>"))]
+
+    def _tls_refused(self) -> StreamFailed:
+        """RFC 6120 §5.4.2.2: the failure case is no stream error."""
+        self._out.append(f"<failure xmlns='{ns.TLS}'/>".encode())
+        self._out.append(_CLOSE)
+        self.closed_by_us = True
+        return self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "TLS is not on offer here"))
 
     def tls_established(self, binding: bytes | None) -> None:
         """The handshake is done; `binding` is the `tls-server-end-point` value or None. A new stream begins."""
@@ -443,6 +381,7 @@ class C2SMachine:
         assert isinstance(item, Nonza)
         if Has.AUTHENTICATED in self.have:
             raise self._unexpected()
+        self._mechanism = None  # RFC 6120 §6.4.2: an exchange that is under way is dropped
         self._mechanism_name = item.el.get("mechanism", "")
         self._username = ""
         if Has.SECURE not in self.have and self._settings.require_tls:
@@ -488,6 +427,8 @@ class C2SMachine:
             events = self._step(answer(self._mechanism))
         except SaslFailure as failure:
             events = self._sasl_failed(failure)
+        except StreamError as error:
+            events = [self._failed(error)]
         return events + self._advance()
 
     def _step(self, step: Step) -> list[Event]:
@@ -525,7 +466,12 @@ class C2SMachine:
                 raise SaslFailure(FailureCondition.INVALID_AUTHZID) from exc
             if wanted != jid:
                 raise SaslFailure(FailureCondition.INVALID_AUTHZID)
-        data = encode_payload(step.data) if step.data else ""
+        if self._claimed is not None and self._claimed != jid and not anonymous:
+            # RFC 6120 §6.4.6
+            raise _fail(StreamErrorCondition.INVALID_FROM, "the stream header named somebody else")
+        if self._settings.ledger.exhausted(jid):
+            raise SaslFailure(FailureCondition.TEMPORARY_AUTH_FAILURE, "too much unusual XML, try again later")
+        data = encode_payload(step.data)
         self._out.append(f"<success xmlns='{ns.SASL}'>{data}</success>".encode())
         self._mechanism = None
         self.jid = jid
@@ -540,7 +486,8 @@ class C2SMachine:
         self._failures += 1
         text = f"<text xml:lang='en'>{escape_text(failure.text)}</text>" if failure.text else ""
         self._out.append(f"<failure xmlns='{ns.SASL}'><{failure.condition.value}/>{text}</failure>".encode())
-        events: list[Event] = [AuthFailed(self._username, self._mechanism_name, failure.condition.value)]
+        jid = self._address_of(self._username) if self._username else None
+        events: list[Event] = [AuthFailed(self._username, self._mechanism_name, failure.condition.value, jid)]
         if self._failures >= self._settings.sasl_attempts:
             # RFC 6120 §6.4.5: the number of retries is bounded
             events.append(
@@ -560,14 +507,17 @@ class C2SMachine:
         if payload is None or payload.tag != f"{{{ns.BIND}}}bind" or item.type != "set":
             raise self._unexpected()
         self._bind_id = item.id
-        try:
-            asked = payload.findtext(f"{{{ns.BIND}}}resource") or ""
-            resource = prepare_resource(asked) if asked else ""
-        except JidMalformed as exc:
-            self.state = State.BINDING
-            return self.bind_refused(StanzaError(Condition.BAD_REQUEST, text=str(exc)))
         self.state = State.BINDING
-        return [BindRequested(item.id, resource)]
+        try:
+            if not item.id or len(item.el) != 1:
+                raise StanzaError(Condition.BAD_REQUEST, text="an IQ has an id and one child")
+            asked = payload.findtext(f"{{{ns.BIND}}}resource") or ""
+            return [BindRequested(item.id, prepare_resource(asked) if asked else "")]
+        except JidMalformed as exc:
+            # RFC 6120 §7.7.2.1
+            return self._refuse_bind(StanzaError(Condition.BAD_REQUEST, text=str(exc)))
+        except StanzaError as error:
+            return self._refuse_bind(error)
 
     def bound(self, jid: JID) -> list[Event]:
         """Answer `BindRequested`: the resource is the client's (RFC 6120 §7.6.1)."""
@@ -585,10 +535,17 @@ class C2SMachine:
         return self._advance()
 
     def bind_refused(self, error: StanzaError) -> list[Event]:
-        """Answer `BindRequested`: no (RFC 6120 §7.6.2, §7.7.2); the client may ask again."""
+        """Answer `BindRequested`: no (RFC 6120 §7.6.2, §7.7.2); the client may ask again, a bounded number of times."""
+        return self._refuse_bind(error) + self._advance()
+
+    def _refuse_bind(self, error: StanzaError) -> list[Event]:
         self._out.append(Stanza.build("iq", "error", id=self._bind_id, content=error.to_bytes()).to_wire())
         self.state = State.OFFERED
-        return self._advance()
+        self._bind_refusals += 1
+        if self._bind_refusals >= self._settings.bind_attempts:
+            # RFC 6120 §7.7.3
+            return [self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too many attempts to bind a resource"))]
+        return []
 
     # ---- the bound stream, and the end ------------------------------------------------------------------------------
 
@@ -598,9 +555,21 @@ class C2SMachine:
             if isinstance(item, StreamEnd):
                 events += self._ended()
                 break
+            if isinstance(item, Nonza) and item.tag == _PEER_ERROR:
+                events += self._peer_failed(item)
+                break
             if not isinstance(item, StreamHeader):
                 events.append(item)
         return events
+
+    def _peer_failed(self, item: Nonza) -> list[Event]:
+        """RFC 6120 §4.9.1.1: the peer found an error and has closed its stream; close ours, there is no answer to it."""
+        found = StreamErrorCondition.UNDEFINED_CONDITION
+        for child in item.el:
+            found = _CONDITIONS.get(str(child.tag).removeprefix(f"{{{ns.STREAMS}}}"), found)
+        text = item.el.findtext(f"{{{ns.STREAMS}}}text") or ""
+        self._ended()
+        return [StreamFailed(_fail(found, text[:256]), by_peer=True)]
 
     def _ended(self) -> list[Event]:
         if not self.closed_by_us:
@@ -623,6 +592,7 @@ class C2SMachine:
 _ACCEPTS: Final[dict[tuple[State, str], Callable[[C2SMachine, Item], list[Event]]]] = {
     (State.OFFERED, f"{{{ns.TLS}}}starttls"): C2SMachine._starttls,
     (State.OFFERED, f"{_SASL}auth"): C2SMachine._auth,
+    (State.SASL, f"{_SASL}auth"): C2SMachine._auth,
     (State.SASL, f"{_SASL}response"): C2SMachine._response,
     (State.SASL, f"{_SASL}abort"): C2SMachine._abort,
     (State.OFFERED, "iq"): C2SMachine._iq,

@@ -11,6 +11,7 @@ This module is the only serialiser of stanzas. It knows nothing of sessions or s
 
 from __future__ import annotations
 
+import re
 from typing import Final, cast
 
 from lxml import etree
@@ -18,7 +19,7 @@ from lxml import etree
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
-from beamish.xmpp.xml import Element, escape_attr, to_bytes
+from beamish.xmpp.xml import Element, escape_attr, escape_text, local_name, namespace_of, to_bytes
 
 MESSAGE: Final = "message"
 PRESENCE: Final = "presence"
@@ -27,16 +28,18 @@ STANZA_NAMES: Final = frozenset((MESSAGE, PRESENCE, IQ))
 
 _tostring = etree.tostring
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+_STREAM_PREFIX = b'xmlns:stream="http://etherx.jabber.org/streams"'
+_CLIENT_PREFIX = re.compile(rb'xmlns:[^=\s]+="jabber:client"')
 _STREAM_DECLARATIONS = b'xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"'
 
 
 class AddressMalformed(Exception):
-    """The `to` of a received stanza is no JID; `reply` is the complete `jid-malformed` error (RFC 6120 §8.3.3.8).
+    """The `to` of a received stanza is no JID; `reply` is the `jid-malformed` error (RFC 6120 §8.3.3.8), without addresses.
 
     `reply` is None where no error may be sent: for errors and IQ results.
     """
 
-    def __init__(self, text: str, reply: bytes | None) -> None:
+    def __init__(self, text: str, reply: Stanza | None) -> None:
         super().__init__(text)
         self.reply = reply
 
@@ -260,10 +263,11 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
     `default_lang` is the stream's language, added where the stanza names none (RFC 6120 §8.1.5).
     Raises `AddressMalformed` or `SenderMalformed`.
     """
-    if el.prefix is not None:
-        el = _without_prefix(el)
     name = name or str(el.tag)[15:]
     raw = _tostring(el, encoding="utf-8", with_tail=False)
+    if el.prefix is not None or (raw.count(b'="jabber:client"') > 1 and _CLIENT_PREFIX.search(raw) is not None):
+        el = _without_prefix(el)
+        raw = _tostring(el, encoding="utf-8", with_tail=False)
     cut = raw.index(b">")  # safe: ">" inside attribute values comes out escaped
     start = raw[:cut]
     if raw[cut - 1] == 47:  # "/"
@@ -296,13 +300,13 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
     if not lang and default_lang:
         lang = default_lang
         head += f" xml:lang='{escape_attr(default_lang)}'"
-    if start.count(b"xmlns:") != 1 or b"xmlns:stream=" not in start:
+    if start.count(b"xmlns:") != 1 or _STREAM_PREFIX not in start:
         head += _declarations(el, raw)
     if to_text is not None:
         try:
             to = JID.parse(to_text)
         except JidMalformed as exc:
-            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, to_text, str(exc))) from exc
+            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, str(exc))) from exc
     return Stanza(name, type_, id_, sender, to, lang, head.encode(), raw[cut:], el)
 
 
@@ -330,37 +334,42 @@ def _foreign_attribute(el: Element, key: str, value: str) -> str:
 
 
 def _without_prefix(el: Element) -> Element:
-    """A copy in which elements of the content namespace carry no prefix (RFC 6120 §4.8.5 allows clients to use one)."""
-    keep = {prefix: uri for prefix, uri in el.nsmap.items() if prefix is not None and uri != ns.CLIENT}
-    keep["stream"] = ns.STREAM
-
-    def copy(source: Element, top: bool) -> Element:
-        namespace = str(source.tag)[1:].partition("}")[0] if str(source.tag)[0] == "{" else None
-        here: dict[str | None, str] = {}
-        if top:
-            here.update(keep)
-        if not top:
-            here |= {p: u for p, u in source.nsmap.items() if p is not None and u != ns.CLIENT}
-        if source.prefix is None or namespace == ns.CLIENT:
-            here[None] = namespace or ""
-        target = etree.Element(source.tag, nsmap={p: u for p, u in here.items() if u})  # type: ignore[misc]
-        target.text = source.text
-        target.tail = source.tail if not top else None
-        for key, value in source.items():
-            target.set(key, value)
-        for child in source:
-            target.append(copy(child, False))
-        return target
-
-    return copy(el, True)
+    """The stanza written anew, so that no element of the content namespace carries a prefix (RFC 6120 §4.8.5)."""
+    out: list[str] = []
+    _write(el, {}, out)
+    return etree.fromstring("".join(out).encode(), _PARSER)
 
 
-def _malformed_reply(name: str, type_: str, id_: str, to: str, text: str) -> bytes | None:
+def _write(el: Element, scope: dict[str | None, str], out: list[str]) -> None:
+    uri, name = namespace_of(el), local_name(el)
+    prefix = None if uri in ("", ns.CLIENT) else el.prefix
+    declared: dict[str | None, str] = {}
+    for known, bound in el.nsmap.items():
+        if known not in (None, "xml") and bound != ns.CLIENT and scope.get(known) != bound:
+            declared[known] = str(bound)
+    if prefix is None and scope.get(None, "") != uri:
+        declared[None] = uri
+    attributes = ""
+    for key, value in cast("list[tuple[str, str]]", el.items()):
+        if key[0] == "{":
+            space, _, local = key[1:].partition("}")
+            by = "xml" if space == ns.XML else next(p for p, u in el.nsmap.items() if p is not None and u == space)
+            if by != "xml" and {**scope, **declared}.get(by) != space:
+                declared[by] = space  # an attribute cannot do without
+            key = f"{by}:{local}"
+        attributes += f" {key}='{escape_attr(value)}'"
+    name = f"{prefix}:{name}" if prefix else name
+    spaces = "".join(f" xmlns{':' + p if p else ''}='{escape_attr(u)}'" for p, u in declared.items())
+    out.append(f"<{name}{spaces}{attributes}>{escape_text(el.text or '')}")
+    inner = {**scope, **declared}
+    for child in el:
+        _write(child, inner, out)
+        out.append(escape_text(child.tail or ""))
+    out.append(f"</{name}>")
+
+
+def _malformed_reply(name: str, type_: str, id_: str, text: str) -> Stanza | None:
+    # RFC 6120 §8.3.1 rule 2: the addresses are not swapped, as that would put the malformed one into `from`
     if type_ == "error" or (name == IQ and type_ == "result"):
         return None
-    head = f"<{name} type='error'"
-    if id_:
-        head += f" id='{escape_attr(id_)}'"
-    head += f" from='{escape_attr(to)}'>"
-    error = StanzaError(Condition.JID_MALFORMED, text=text).to_bytes()
-    return head.encode() + error + b"</" + name.encode() + b">"
+    return Stanza.build(name, "error", id=id_, content=StanzaError(Condition.JID_MALFORMED, text=text).to_bytes())

@@ -1,0 +1,674 @@
+"""Client connections: a stream machine on a socket, and the bound session's way to the client.
+
+Stanzas of one connection are handled strictly in order. A stanza whose handling has to wait parks only its own
+connection: reading pauses, what was read already waits in line (RFC 6120 §10.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import structlog
+
+from beamish.core.events import Context
+from beamish.core.kernel import new_id
+from beamish.core.later import is_later
+from beamish.core.sessions import Link, Session
+from beamish.net.address import format_peer, network_of
+from beamish.net.connection import Connection
+from beamish.net.throttle import Bucket
+from beamish.stream.machine import (
+    Authenticated,
+    AuthFailed,
+    BindRequested,
+    C2SMachine,
+    Event,
+    KeysNeeded,
+    Nonza,
+    PasswordGiven,
+    StartTls,
+    State,
+    StreamClosed,
+    StreamFailed,
+    StreamOpened,
+    Unaddressable,
+)
+from beamish.stream.sasl import FailureCondition, tls_server_end_point
+from beamish.xmpp import ns
+from beamish.xmpp.errors import StanzaError, StreamError, StreamErrorCondition
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import namespace_of
+
+if TYPE_CHECKING:
+    from beamish.net.c2s import C2SServer
+
+log = structlog.get_logger(__name__)
+
+_LINGER: Final = 3.0
+"""Seconds that a peer has to close its side after we closed ours, so that it can read why."""
+_TLS_HANDSHAKE: Final = 20.0
+_BACKLOG: Final = 4_194_304
+"""Bytes that may have arrived after reading was paused: what the transport had read or decrypted by then."""
+_WITHOUT_GOODBYE: Final = frozenset(("lost", "slow", "timeout", "shutdown"))
+"""Ends of a connection after which a session may go on elsewhere."""
+
+Wait = Awaitable[Any]
+
+
+@lru_cache(maxsize=64)
+def _binding_of(certificate: bytes) -> bytes | None:
+    return tls_server_end_point(certificate)
+
+
+class C2SConnection(Connection):
+    """One client's connection; the `Outlet` of its session."""
+
+    __slots__ = (
+        "__weakref__",
+        "_anonymous",
+        "_backlog",
+        "_byte_bucket",
+        "_eof",
+        "_handshaking",
+        "_heard",
+        "_id",
+        "_log",
+        "_machine",
+        "_network",
+        "_parked",
+        "_probed",
+        "_server",
+        "_silent",
+        "_stanza_bucket",
+        "_task",
+        "_throttled",
+        "_timer",
+        "_upgrading",
+        "session",
+    )
+
+    def __init__(self, server: C2SServer, direct_tls: bool) -> None:
+        super().__init__(server.flusher, server.limits.unsent_bytes)
+        self._server = server
+        self._machine: C2SMachine | None = None
+        self._backlog: list[bytes] = []
+        self._parked: deque[Event] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._upgrading = direct_tls
+        self._handshaking = False
+        self._network = ""
+        self._eof = False
+        self._heard = True
+        self._silent = 0.0
+        self._probed = False
+        self._throttled = False
+        self._timer: Any = None
+        self._byte_bucket: Bucket | None = None
+        self._stanza_bucket: Bucket | None = None
+        self._id = ""
+        self._anonymous = False
+        self._log: Any = log
+        self.session: Session | None = None
+
+    # ---- the socket -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`; with direct TLS the handshake is done already."""
+        super().connection_made(transport)
+        server = self._server
+        address = self.info("peername")
+        self.peer = format_peer(address)
+        self._network = network_of(address[0]) if isinstance(address, tuple) else "local"
+        self._id = new_id()
+        self._log = log.bind(stream=self._id, peer=self.peer)
+        sock = self.info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        secure = self._upgrading
+        self._upgrading = False
+        server.connections.add(self)
+        held = server.per_network.get(self._network, 0) + 1
+        server.per_network[self._network] = held
+        self._machine = C2SMachine(server.settings, secure=secure, binding=self._channel_binding() if secure else None)
+        self._timer = server.kernel.clock.call_later(server.limits.unauthenticated_seconds, self._login_timeout)
+        if held > server.limits.connections_per_address:
+            self._log.warning("too_many_connections", network=self._network, connections=held)
+            self.close(
+                StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many connections from your address"), "limit"
+            )
+        elif server.draining:
+            self.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
+
+    def _channel_binding(self) -> bytes | None:
+        certificates = self._server.certificates
+        if certificates is None:
+            return None
+        used = certificates.end_point_binding(self.info("ssl_object"))
+        return None if used is None else _binding_of(used)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._heard = True
+        machine = self._machine
+        if self._closing and data.rstrip().endswith(b"stream>"):
+            self.finish()  # RFC 6120 §4.4: both sides have closed the stream, so the connection may go
+        if machine is None or self._closing or (self._upgrading and not self._handshaking):
+            return
+        if self._server.wire_log.enabled:
+            self._server.wire_log.received(self._id, self.session, data)
+        if self._task is not None:
+            # one read may still have been under way when reading was paused, or the first encrypted bytes came along with
+            # the end of the handshake
+            self._backlog.append(data)
+            if sum(map(len, self._backlog)) > _BACKLOG:
+                self.close(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too much data at once"), "error:backlog")
+            return
+        try:
+            events = machine.receive(data)
+            if events:
+                self._handle(events)
+            self._answer()
+        except Exception:
+            self._crashed()
+            return
+        if self._byte_bucket is not None:
+            self._throttle(len(data), len(events))
+
+    def _crashed(self) -> None:
+        """A mistake of ours costs this stream, no other."""
+        self._log.exception("stream_failed")
+        self.close(StreamError(StreamErrorCondition.INTERNAL_SERVER_ERROR), "error:internal")
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`. The peer sends no more, but may still read what it asked for (in TLS it cannot)."""
+        self._eof = True
+        if self._closing:
+            self.finish()  # it has read why, or never will
+        elif self._task is None and self._machine is not None:
+            self._handle(self._machine.receive_eof())
+            self._answer()
+        return self.info("ssl_object") is None
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone, with or without a closed stream."""
+        server = self._server
+        if self not in server.connections:
+            return
+        server.connections.discard(self)
+        if server.draining and not server.connections:
+            server.emptied.set()
+        held = server.per_network.get(self._network, 1) - 1
+        if held > 0:
+            server.per_network[self._network] = held
+        else:
+            server.per_network.pop(self._network, None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end_session("lost")
+        self._parked.clear()
+        self._backlog.clear()
+        server.wire_log.forget(self._id)
+        self._log.info("disconnected", error=None if error is None else str(error))
+        self._machine = None
+
+    def too_slow(self) -> None:
+        """The client does not read; see `Connection.too_slow`."""
+        self._log.warning("slow_reader_cut", limit=self._unsent_limit)
+        self._end_session("slow")
+
+    def _answer(self) -> None:
+        """Send what the machine wants sent."""
+        machine = self._machine
+        if machine is not None and (data := machine.data_to_send()):
+            if self._server.wire_log.enabled:
+                self._server.wire_log.sent(self._id, self.session, data)
+            self.write(data)
+
+    # ---- events, in order -------------------------------------------------------------------------------------------
+
+    def _handle(self, events: list[Event]) -> None:
+        for at, event in enumerate(events):
+            wait = self._stanza(event) if type(event) is Stanza else self._dispatch(event)
+            if wait is not None:
+                self._parked.extend(events[at + 1 :])
+                self._park(wait)
+                return
+
+    def _dispatch(self, event: Event) -> Wait | None:
+        if self._closing:
+            return None  # behind the end of the stream
+        handler = _HANDLERS[type(event)]
+        return handler(self, event)
+
+    def _park(self, wait: Wait) -> None:
+        self.stop_reading()
+        self._task = self._server.kernel.tasks.spawn(self._wait(wait), "stanza")
+
+    async def _wait(self, wait: Wait | None) -> None:
+        try:
+            while wait is not None:
+                more = await wait
+                if isinstance(more, list):
+                    self._parked.extendleft(reversed(more))
+                self._answer()
+                wait = self._next()
+        except Exception:
+            self._crashed()
+        finally:
+            self._task = None
+            if not self._throttled:
+                self.start_reading()
+
+    def _next(self) -> Wait | None:
+        """Go on with what waited in line; something to wait for again, or None when the line is empty."""
+        while True:
+            while self._parked:
+                event = self._parked.popleft()
+                wait = self._stanza(event) if type(event) is Stanza else self._dispatch(event)
+                if wait is not None:
+                    return wait
+            machine = self._machine
+            if machine is None or self._upgrading or self._closing:
+                self._backlog.clear()
+                return None
+            if self._backlog:
+                data = b"".join(self._backlog)
+                self._backlog.clear()
+                events = machine.receive(data)
+                self._parked.extend(events)
+                self._answer()
+                if self._byte_bucket is not None:
+                    self._throttle(len(data), len(events))
+            elif self._eof:
+                self._eof = False
+                self._parked.extend(machine.receive_eof())
+                self._answer()
+            else:
+                self._answer()
+                return None
+
+    # ---- stanzas ----------------------------------------------------------------------------------------------------
+
+    def _stanza(self, stanza: Stanza) -> Wait | None:
+        session = self.session
+        if session is None:
+            # before authentication, or of a session that was replaced or has ended in the meantime
+            return self._early_iq(stanza) if self.user is None and not self._closing else None
+        sender = stanza.sender
+        jid = session.jid
+        if sender is not None and sender != jid and sender != session.bare:
+            # RFC 6120 §8.1.2.1
+            self._fail(StreamError(StreamErrorCondition.INVALID_FROM))
+            return None
+        stanza.sender = jid  # nobody else has seen it yet
+        done = self._server.kernel.router.from_session(session, stanza)
+        if is_later(done):
+            return self._handled_later(session, cast("Awaitable[Context]", done))
+        if session.handled is not None:
+            session.handled(cast("Context", done))
+        return None
+
+    async def _handled_later(self, session: Session, done: Awaitable[Context]) -> None:
+        ctx = await done
+        if session.handled is not None:
+            session.handled(ctx)
+
+    def _early_iq(self, stanza: Stanza) -> Wait | None:
+        payload = stanza.payload
+        handler = None if payload is None else self._server.kernel.early_iqs.get(str(payload.tag))
+        if handler is None:
+            return None
+        return self._early_answer(stanza, handler(self, stanza))
+
+    async def _early_answer(self, stanza: Stanza, answer: Any) -> None:
+        try:
+            reply = await answer if is_later(answer) else answer
+        except StanzaError as error:
+            reply = stanza.error(error)
+        if reply is not None:
+            self.write(reply.to_wire())
+
+    def _unaddressable(self, event: Unaddressable) -> None:
+        session = self.session
+        if session is None:
+            return
+        self._log.info("jid_malformed", reason=event.reason)
+        if event.reply is not None:
+            # RFC 6120 §8.1.2.1 rule 2: the server speaks for itself, not for an address that cannot be
+            session.send(event.reply.replace(sender=JID.of("", session.jid.domain), to=session.jid))
+        if session.handled is not None:
+            session.handled(None)
+
+    def _nonza(self, event: Nonza) -> Wait | None:
+        handler = self._server.kernel.nonzas.get(event.tag)
+        if handler is None:
+            # RFC 6120 §4.8.3: another content namespace is not a matter of the element's name
+            other = namespace_of(event.el) in (ns.SERVER, ns.COMPONENT)
+            condition = StreamErrorCondition
+            self._fail(StreamError(condition.INVALID_NAMESPACE if other else condition.UNSUPPORTED_STANZA_TYPE))
+            return None
+        try:
+            done = handler.call(self, event.el)
+        except StreamError as error:
+            self._fail(error)
+            return None
+        return None if done is None else self._nonza_later(done)
+
+    async def _nonza_later(self, done: Awaitable[None]) -> None:
+        try:
+            await done
+        except StreamError as error:
+            self._fail(error)
+
+    def _fail(self, error: StreamError) -> None:
+        if self._machine is not None:
+            self._failed(self._machine.fail(error))
+
+    # ---- becoming somebody ------------------------------------------------------------------------------------------
+
+    def _opened(self, event: StreamOpened) -> None:
+        self._log.debug("stream_opened", domain=event.domain)
+
+    def _starttls(self, _event: StartTls) -> Wait:
+        self._upgrading = True
+        self._answer()
+        self.flush()
+        return self._upgrade()
+
+    async def _upgrade(self) -> None:
+        machine, transport = self._machine, self.transport
+        certificates = self._server.certificates
+        if machine is None or transport is None:
+            return
+        if certificates is None:
+            self.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._backlog.clear()  # nothing of what came in plain text may survive; from here on input is decrypted
+        self._handshaking = True
+        try:
+            new = await loop.start_tls(
+                transport,
+                self,
+                certificates.context_for(machine.domain),
+                server_side=True,
+                ssl_handshake_timeout=_TLS_HANDSHAKE,
+            )
+        except (OSError, ConnectionError, TimeoutError) as exc:
+            self._log.info("tls_handshake_failed", reason=str(exc) or type(exc).__name__)
+            self.abort()
+            self.connection_lost(None)  # a transport that fails in the middle of a handshake does not always say so
+            return
+        finally:
+            self._handshaking = False
+        if new is None or self._machine is None:
+            return
+        self.attach(new)
+        self._upgrading = False
+        machine.tls_established(self._channel_binding())
+
+    async def _keys(self, event: KeysNeeded) -> list[Event]:
+        machine, accounts = self._machine, self._server.accounts
+        if machine is None:
+            return []
+        if not self._server.throttle.allowed(self._network, event.jid or ""):
+            return machine.auth_refused(
+                FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
+            )
+        keys = None if event.jid is None else await accounts.keys(event.jid, event.algorithm)
+        exists = keys is not None
+        return machine.keys(keys or accounts.decoy(event.username, event.algorithm), exists)
+
+    async def _password(self, event: PasswordGiven) -> list[Event]:
+        machine = self._machine
+        if machine is None:
+            return []
+        if not self._server.throttle.allowed(self._network, event.jid or ""):
+            return machine.auth_refused(
+                FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
+            )
+        return machine.password_checked(await self._server.accounts.check_password(event.jid, event.password))
+
+    def _auth_failed(self, event: AuthFailed) -> None:
+        if event.condition == FailureCondition.NOT_AUTHORIZED.value:  # the others are no guesses
+            self._server.throttle.failed(self._network, event.jid or "")
+        user = str(event.jid) if event.jid is not None else event.username[:128]
+        self._log.info("auth_failed", mechanism=event.mechanism[:32], user=user, reason=event.condition)
+
+    def _authenticated(self, event: Authenticated) -> None:
+        self._server.throttle.succeeded(event.jid)
+        self._anonymous = event.anonymous
+        secure = self.info("ssl_object")
+        self._log.info(
+            "authenticated",
+            user=str(event.jid),
+            mechanism=event.mechanism,
+            tls=None if secure is None else secure.version(),
+        )
+
+    def _bind(self, event: BindRequested) -> Wait | None:
+        machine = self._machine
+        assert machine is not None and machine.jid is not None
+        kernel = self._server.kernel
+        try:
+            full = kernel.choose_resource(machine.jid.bare, event.resource)
+        except StanzaError as error:
+            self._log.info("bind_refused", user=str(machine.jid), reason=str(error))
+            self._go_on(machine.bind_refused(error))
+            return None
+        # what the client sent behind its request is handled after the session exists
+        rest = machine.bound(full)
+        self._answer()
+        self._bound(full)
+        self._go_on(rest)
+        return None
+
+    def _go_on(self, events: list[Event]) -> None:
+        self._parked.extendleft(reversed(events))
+        if self._task is None and self._parked:
+            wait = self._next()
+            if wait is not None:
+                self._park(wait)
+
+    def _bound(self, full: JID) -> None:
+        server = self._server
+        self._limit()
+        self.session = session = Session(
+            full,
+            self,
+            id=self._id,
+            peer=self.peer,
+            secure=self.secure,
+            anonymous=self._anonymous,
+            created=server.kernel.clock.now(),
+        )
+        self._log.info("bound", jid=str(full))
+        server.kernel.open_session(session)
+
+    def _limit(self) -> None:
+        """From here on the limits of a session hold, not those of a stranger."""
+        limits = self._server.limits
+        now = self._server.kernel.clock.monotonic()
+        self._byte_bucket = Bucket(limits.bytes_per_second, limits.bytes_burst, now)
+        self._stanza_bucket = Bucket(limits.stanzas_per_second, limits.stanza_burst, now)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _login_timeout(self) -> None:
+        self._timer = None
+        self._log.info("login_timeout")
+        self.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT, "no login in time"), "timeout")
+
+    # ---- outlet of the session --------------------------------------------------------------------------------------
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        """See `Outlet.deliver`."""
+        if self._server.wire_log.enabled:
+            self._server.wire_log.sent(self._id, self.session, data)
+        return self.write(data)
+
+    def close(self, error: StreamError | None, reason: str) -> None:
+        """Close the stream from our side and end the session; see `Outlet.close`."""
+        machine = self._machine
+        if machine is None or self._closing:
+            return
+        if self._upgrading:
+            self.abort()  # nothing can be said in the middle of a handshake
+            self.connection_lost(None)
+            return
+        machine.close(error)
+        self._answer()
+        self._end_session(reason)
+        if error is not None:
+            self._log.info("stream_closed", error=error.condition.value, text=error.text)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Everything is said; give the peer a moment to read it before the socket goes."""
+        self._blocked = False
+        self.flush()
+        self._closing = True
+        self.start_reading()  # for its closing tag, and because unread bytes would make the socket forget what we said
+        if self._eof:
+            self.finish()
+        else:
+            self._cut_later()
+
+    def _cut_later(self) -> None:
+        """A peer that neither reads nor closes must not keep the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._server.kernel.clock.call_later(_LINGER, self.abort)
+
+    def _closed(self, _event: StreamClosed) -> None:
+        self._answer()
+        self._end_session("closed")
+        self._cut_later()
+        self.finish()
+
+    def _failed(self, event: StreamFailed) -> None:
+        condition = event.error.condition.value
+        self._log.info("stream_error", error=condition, text=event.error.text, by_peer=event.by_peer)
+        self._answer()
+        self._end_session(f"error:{condition}")
+        self._linger()
+        if event.by_peer:
+            self.finish()
+
+    def _end_session(self, reason: str) -> None:
+        session, self.session = self.session, None
+        if session is None or (reason in _WITHOUT_GOODBYE and session.outlet.survives(self, reason)):
+            return
+        self._server.kernel.end_session(session, reason)
+
+    def survives(self, link: Link, reason: str) -> bool:
+        """See `Outlet.survives`: a session that is nothing but its connection ends with it."""
+        return False
+
+    # ---- a link for modules -----------------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> JID | None:
+        """See `Link.user`."""
+        machine = self._machine
+        return None if machine is None or machine.jid is None else machine.jid.bare
+
+    @property
+    def domain(self) -> str:
+        """See `Link.domain`."""
+        return "" if self._machine is None else self._machine.domain
+
+    @property
+    def network(self) -> str:
+        """See `Link.network`."""
+        return self._network
+
+    @property
+    def secure(self) -> bool:
+        """See `Link.secure`."""
+        return self.info("ssl_object") is not None
+
+    def carry(self, session: Session) -> None:
+        """See `Link.carry`."""
+        machine = self._machine
+        if machine is None:
+            return
+        self._limit()
+        self.session = session
+        self._go_on(machine.established(session.jid))
+
+    def release(self) -> None:
+        """See `Link.release`."""
+        self.session = None
+
+    # ---- rates and silence ------------------------------------------------------------------------------------------
+
+    def _throttle(self, size: int, stanzas: int) -> None:
+        """Slow the client down by not reading from it (never by dropping)."""
+        assert self._byte_bucket is not None and self._stanza_bucket is not None
+        clock = self._server.kernel.clock.monotonic
+        pause = max(self._byte_bucket.take(size, clock), self._stanza_bucket.take(stanzas, clock))
+        if pause > 0.0 and not self._throttled:
+            self._throttled = True
+            self.stop_reading()
+            self._server.kernel.clock.call_later(pause, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttled = False
+        if self._task is None:
+            self.start_reading()
+
+    def sweep(self, seconds: float) -> None:
+        """Look for silence: free the parser, then ask whether the client lives, then give it up.
+
+        `seconds` have passed since the last look.
+        """
+        if self._heard or self._throttled or self._task is not None:
+            self._heard = False
+            self._silent = 0.0
+            self._probed = False
+            return
+        machine, session = self._machine, self.session
+        if machine is None or self._closing:
+            return
+        self._silent += seconds
+        machine.park()
+        limits = self._server.limits
+        if session is None or not limits.probe_after or machine.state is not State.BOUND:
+            return
+        if not self._probed and self._silent >= limits.probe_after:
+            self._probed = True
+            ping = Stanza.build(
+                "iq",
+                "get",
+                id=f"probe-{new_id()}",
+                sender=JID.of("", session.jid.domain),
+                to=session.jid,
+                content=b"<ping xmlns='urn:xmpp:ping'/>",
+            )
+            session.send(ping)
+        elif self._probed and self._silent >= limits.probe_after + limits.probe_timeout:
+            self._log.info("silent_client_dropped", silent=self._silent)
+            self.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
+
+
+_HANDLERS: Final[dict[type, Callable[[C2SConnection, Any], Wait | None]]] = {
+    StreamOpened: C2SConnection._opened,
+    StartTls: C2SConnection._starttls,
+    KeysNeeded: C2SConnection._keys,
+    PasswordGiven: C2SConnection._password,
+    AuthFailed: C2SConnection._auth_failed,
+    Authenticated: C2SConnection._authenticated,
+    BindRequested: C2SConnection._bind,
+    Nonza: C2SConnection._nonza,
+    Unaddressable: C2SConnection._unaddressable,
+    StreamClosed: C2SConnection._closed,
+    StreamFailed: C2SConnection._failed,
+}

@@ -1,0 +1,267 @@
+"""What strangers may send: a second look, with expat, at everything that arrives before a session is bound.
+
+Expat frees its names with its parser, libxml2 does not (see `stream.names`). So as long as nobody has authenticated, the
+real parser is not given the peer's bytes at all but what this gate makes of them: elements and attributes that the server
+knows, everything else replaced or left out. The gate also sees what lxml tells late or not at all: document types,
+comments, processing instructions, encodings and XML versions (RFC 6120 §11).
+"""
+
+from __future__ import annotations
+
+import codecs
+import pyexpat
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from beamish.stream.names import NameLedger
+from beamish.xmpp.errors import StreamError, StreamErrorCondition
+from beamish.xmpp.xml import escape_attr, escape_text
+
+WHITE_SPACE: Final = b" \t\r\n"
+_UNKNOWN: Final = "urn:beamish:unknown"
+"""The namespace of what a stranger named and the server does not know."""
+_BLANKS_KEPT: Final = 15
+"""libxml2 keeps no copy of blank texts up to this length in its dictionary."""
+_TOO_BIG: Final = b"<stanza-too-big xmlns='urn:xmpp:errors'/>"
+_UNBOUND_PREFIX: Final = 27
+_UNDEFINED_ENTITY: Final = 11
+_ENCODING: Final = (18, 19)
+"""Numbers of expat's errors: XML_ERROR_UNBOUND_PREFIX and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParserLimits:
+    """Bounds of a top-level element.
+
+    `stanza_bytes` counts the bytes on the wire from its first `<` to its last `>` (RFC 6120 §13.12); `depth` and
+    `elements` count the stanza itself; `attributes` is for each element.
+    """
+
+    stanza_bytes: int = 262_144
+    depth: int = 64
+    elements: int = 2_000
+    attributes: int = 256
+
+
+def refuse(condition: StreamErrorCondition, text: str = "") -> StreamError:
+    """The stream error for input that cannot be taken."""
+    return StreamError(condition, text)
+
+
+def too_big(limits: ParserLimits) -> StreamError:
+    """The error for a top-level element above `stanza_bytes` (RFC 6120 §4.9.3.14)."""
+    text = f"stanza larger than {limits.stanza_bytes} bytes"
+    return StreamError(StreamErrorCondition.POLICY_VIOLATION, text, app=_TOO_BIG)
+
+
+def too_complex() -> StreamError:
+    """The error for a top-level element above `depth` or `elements`."""
+    return refuse(StreamErrorCondition.POLICY_VIOLATION, "stanza too deep or too many elements")
+
+
+def too_many_attributes() -> StreamError:
+    """The error for an element above `attributes`."""
+    return refuse(StreamErrorCondition.POLICY_VIOLATION, "too many attributes")
+
+
+def text_between() -> StreamError:
+    """The error for character data on the top level of the stream."""
+    return refuse(StreamErrorCondition.INVALID_XML, "text between stanzas")
+
+
+def encoding_error() -> StreamError:
+    """The error for anything that is not UTF-8 (RFC 6120 §4.9.3.22, §11.6)."""
+    return refuse(StreamErrorCondition.UNSUPPORTED_ENCODING, "streams are UTF-8")
+
+
+class Gate:
+    """Looks at one stream from its header on, until the session is bound.
+
+    `feed` gives what the parser may be given. With an `owner`, who has authenticated and answers for the names, that is
+    what came; without one it holds nothing but known names. No chunking changes what comes out in the end.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_count",
+        "_default",
+        "_depth",
+        "_known",
+        "_limits",
+        "_out",
+        "_parser",
+        "_raw",
+        "_size",
+        "_text",
+        "_utf8",
+    )
+
+    def __init__(self, limits: ParserLimits, ledger: NameLedger, owner: Hashable | None = None) -> None:
+        self._limits = limits
+        self._known = ledger.known
+        self._raw = owner is not None
+        self._depth = 0
+        self._count = 0
+        self._size = 0
+        self._begun = False
+        self._default = ""
+        self._out: list[str] = []
+        self._text: list[str] = []
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        parser = pyexpat.ParserCreate("utf-8", "}")
+        if hasattr(parser, "SetReparseDeferralEnabled"):
+            parser.SetReparseDeferralEnabled(False)  # a token must be seen when its last byte is
+        parser.ordered_attributes = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        parser.StartNamespaceDeclHandler = self._namespace
+        parser.StartDoctypeDeclHandler = self._doctype
+        parser.CommentHandler = self._comment
+        parser.ProcessingInstructionHandler = self._instruction
+        parser.XmlDeclHandler = self._declaration
+        self._parser = parser
+
+    def feed(self, segment: bytes) -> bytes:
+        """Look at bytes that end at or before the next `>`. Returns what the parser is to be given; raises `StreamError`."""
+        if not self._begun:
+            self._begin(segment)
+        if self._size == 0:
+            # what stands between two elements is no part of either
+            blank = len(segment) - len(segment.lstrip(WHITE_SPACE))
+        else:
+            blank = 0
+        room = self._limits.stanza_bytes - self._size + blank
+        self._parse(segment[:room])
+        if len(segment) > room:
+            raise too_big(self._limits)
+        if self._depth <= 1 and segment.endswith(b">"):
+            self._size = 0
+        else:
+            self._size += len(segment) - blank
+        if self._raw:
+            return segment
+        out = "".join(self._out)
+        self._out.clear()
+        return out.encode()
+
+    def _begin(self, segment: bytes) -> None:
+        """RFC 6120 §11.6: neither another encoding nor a byte order mark begins a stream."""
+        first = segment.lstrip(WHITE_SPACE)[:1]
+        if not first:
+            return
+        self._begun = True
+        if first in (b"\xff", b"\xfe", b"\x00"):
+            raise encoding_error()
+        if first != b"<":
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
+
+    def _parse(self, segment: bytes) -> None:
+        try:
+            self._utf8.decode(segment)
+        except UnicodeDecodeError as exc:
+            # what stands before the broken character may be wrong in a way of its own
+            self._expat(segment[: max(exc.start, 0)] if exc.object == segment else b"")
+            raise encoding_error() from None
+        self._expat(segment)
+
+    def _expat(self, segment: bytes) -> None:
+        try:
+            self._parser.Parse(segment, False)
+        except pyexpat.ExpatError as exc:
+            if exc.code == _UNDEFINED_ENTITY:
+                raise refuse(StreamErrorCondition.RESTRICTED_XML, "entity references are not allowed") from None
+            if exc.code in _ENCODING or (self._depth == 0 and b"\0" in segment):
+                raise encoding_error() from None
+            # RFC 6120 §4.9.3.13: a prefix that is not declared is no different
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED) from None
+
+    # ---- what expat saw ---------------------------------------------------------------------------------------------
+
+    def _namespace(self, prefix: str | None, uri: str | None) -> None:
+        if self._depth == 0 and prefix is None:
+            self._default = uri or ""
+
+    def _start(self, tag: str, attributes: list[str]) -> None:
+        self._depth += 1
+        limits = self._limits
+        if len(attributes) > 2 * limits.attributes:
+            raise too_many_attributes()
+        if self._depth > 1:
+            self._count = 1 if self._depth == 2 else self._count + 1
+            if self._depth - 1 > limits.depth or self._count > limits.elements:
+                raise too_complex()
+        if not self._raw:
+            self._copy(tag, attributes)
+
+    def _copy(self, tag: str, attributes: list[str]) -> None:
+        """Write the start tag as far as the server knows what it says."""
+        self._flush()
+        uri, _, local = tag.rpartition("}")
+        known = ("{" + tag if uri else tag) in self._known
+        out = self._out
+        if self._depth > 1:
+            out.append(f"<{local} xmlns='{escape_attr(uri)}'" if known else f"<unknown xmlns='{_UNKNOWN}'")
+        elif known:
+            # the header: its default namespace is the content namespace, which the stream machine wants to see
+            default = self._default if f"{{{self._default}}}message" in self._known else _UNKNOWN
+            content = f" xmlns='{escape_attr(default)}'" if self._default else ""
+            if self._default == uri:
+                out.append(f"<{local} xmlns='{escape_attr(uri)}'")
+            else:
+                out.append(f"<stream:{local}{content} xmlns:stream='{escape_attr(uri)}'")
+        elif local == "stream" and uri:
+            out.append(f"<stream xmlns='{_UNKNOWN}'")
+        else:
+            out.append("<unknown")
+        for name, value in zip(attributes[::2], attributes[1::2], strict=True):
+            if name == "http://www.w3.org/XML/1998/namespace}lang":
+                name = "xml:lang"
+            elif "}" in name or name not in self._known:
+                continue
+            out.append(f" {name}='{escape_attr(value)}'")
+        out.append(">")
+
+    def _end(self, tag: str) -> None:
+        self._depth -= 1
+        if self._raw:
+            return
+        self._flush()
+        uri, _, local = tag.rpartition("}")
+        if self._depth == 0:
+            self._out.append(f"</{local}>" if self._default == uri else f"</stream:{local}>")
+        else:
+            known = ("{" + tag if uri else tag) in self._known
+            self._out.append(f"</{local}>" if known else "</unknown>")
+
+    def _characters(self, text: str) -> None:
+        if self._depth <= 1:
+            if text.strip(" \t\r\n"):
+                raise text_between()
+        elif not self._raw:
+            self._text.append(text)
+
+    def _flush(self) -> None:
+        if not self._text:
+            return
+        text = "".join(self._text)
+        self._text.clear()
+        if len(text) <= _BLANKS_KEPT or text.strip(" \t\r\n"):
+            self._out.append(escape_text(text))
+
+    def _doctype(self, *_: object) -> None:
+        raise refuse(StreamErrorCondition.RESTRICTED_XML, "a document type is not allowed")
+
+    def _comment(self, _text: str) -> None:
+        raise refuse(StreamErrorCondition.RESTRICTED_XML, "comments are not allowed")
+
+    def _instruction(self, *_: str) -> None:
+        raise refuse(StreamErrorCondition.RESTRICTED_XML, "processing instructions are not allowed")
+
+    def _declaration(self, version: str, encoding: str | None, _standalone: int) -> None:
+        if version != "1.0":
+            # RFC 6120 §11.8
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED, "streams are XML 1.0")
+        if encoding is not None and encoding.lower() not in ("utf-8", "utf8"):
+            raise refuse(StreamErrorCondition.UNSUPPORTED_ENCODING, "streams are UTF-8")
