@@ -48,7 +48,7 @@ def take(client: Client) -> tuple[list[Element], list[Element]]:
     got = list(client.inbox)
     client.inbox.clear()
     messages = [el for el in got if el.tag == "{jabber:client}message"]
-    return messages, [el for el in got if el.find("{urn:xmpp:ping}ping") is not None]
+    return messages, [el for el in got if el.find("{jabber:iq:version}query") is not None]
 
 
 def bodies(messages: list[Element]) -> list[str | None]:

@@ -2,7 +2,7 @@
 
 Storing waits for nothing: the row joins the next commit, and the stanza is not acknowledged before that. Delivery
 begins when a resource becomes available with a non-negative priority. Rows are removed only once the client has proved
-that it read them (it answered a ping sent behind them, or acknowledged them on its stream), so a connection that breaks
+that it read them (it answered a question sent behind them, or acknowledged them on its stream), so a connection that breaks
 in between loses nothing; at worst the next login gets some messages again.
 
 One delivery runs per account. Until the last stored message is on its way, new messages to that resource take
@@ -44,7 +44,9 @@ _REMEMBERED: Final = 50_000
 _PAGE: Final = 200
 _PAGE_BYTES: Final = 1_048_576
 """What is sent without a proof that the client takes it; far below the bytes that may wait for a client."""
-_PING: Final = f"<ping xmlns='{ns.PING}'/>".encode()
+_QUESTION: Final = b"<query xmlns='jabber:iq:version'/>"
+"""What a client is asked behind its messages; any answer will do. It knows this one, or may say that it does not. A ping
+(XEP-0199) would be the natural choice, but go-sendxmpp up to 0.5 (Debian 12) crashes on one."""
 
 _NEVER: Final = frozenset(("groupchat", "headline", "error"))
 """Types that are not stored (XEP-0160 §3)."""
@@ -437,7 +439,7 @@ class OfflineModule(Module):
         try:
             # from the account itself: to anybody else the router would answer in place of the client
             answer = await self.kernel.iq.request(
-                "get", session.jid, _PING, sender=session.bare, timeout=self.config.confirm_seconds
+                "get", session.jid, _QUESTION, sender=session.bare, timeout=self.config.confirm_seconds
             )
         except IqTimeout:
             log.warning("offline_delivery_unconfirmed", jid=str(session.jid), seconds=self.config.confirm_seconds)
