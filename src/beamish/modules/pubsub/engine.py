@@ -1,0 +1,226 @@
+"""What the operations on nodes share: limits, hosts, who the asker is, and looking up what decisions need.
+
+An operation first checks and changes memory without awaiting anything in between, then stores, then tells and answers; so
+a result is never sent before its commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from beamish.core import events
+from beamish.core.events import Published
+from beamish.core.later import is_later
+from beamish.core.services import Roster, RosterService
+from beamish.modules.pubsub import access
+from beamish.modules.pubsub.access import STRANGER, Relation
+from beamish.modules.pubsub.config import Bounds, NodeConfig
+from beamish.modules.pubsub.digests import Digests
+from beamish.modules.pubsub.hosts import Hosts
+from beamish.modules.pubsub.model import Host, Item, Node
+from beamish.modules.pubsub.names import Access, Affiliation, NodeMoved, forbidden, no_node, refused
+from beamish.modules.pubsub.outbox import Outbox, Plan, Relations, relations
+from beamish.modules.pubsub.presences import Presences
+from beamish.xmpp.errors import Condition, Kind, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.xml import Element
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
+
+NAME_BYTES: Final = 1023
+"""NodeIDs and ItemIDs are no longer than a resource of an address (§4.6.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a host may hold."""
+
+    nodes: int
+    items: int
+    payload: int
+    stored: int
+    subscriptions: int
+    subscribers: int
+    affiliations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks: the full address, the bare one, whether a server administrator, whether an anonymous session."""
+
+    jid: JID
+    bare: JID
+    admin: bool = False
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of the module that the engine reads."""
+
+    account: Limits
+    service: Limits
+    page: int
+    page_bytes: int
+    auto_create: bool
+    create: str
+    longest_lease: float | None
+
+
+class Engine:
+    """The state that operations work on, and the questions that they ask of it."""
+
+    def __init__(self, kernel: Kernel, settings: Settings, hosts: Hosts, outbox: Outbox, presences: Presences) -> None:
+        self.kernel = kernel
+        self.settings = settings
+        self.hosts = hosts
+        self.outbox = outbox
+        self.presences = presences
+        self.clock = kernel.clock
+        self.digests = Digests(kernel, hosts, outbox)
+        self.purging: set[JID] = set()
+        """Hosts with nodes whose items go when their publisher does (`pubsub#purge_offline`)."""
+        self.access_changed: Callable[[Host, Node, NodeConfig], Awaitable[None]] = _nobody_told
+        self._rosters = kernel.service(RosterService)
+        self._published = kernel.hooks[events.pep_published]
+
+    # ---- what there is ----------------------------------------------------------------------------------------------
+
+    async def host(self, jid: JID, account: bool) -> Host:
+        """The host of this address."""
+        found = self.hosts.get(jid, account=account)
+        return await cast("Awaitable[Host]", found) if is_later(found) else cast("Host", found)
+
+    def limits(self, host: Host) -> Limits:
+        """What this host may hold."""
+        return self.settings.account if host.account else self.settings.service
+
+    def bounds(self, host: Host) -> Bounds:
+        """What configurations of this host's nodes may not exceed."""
+        limits = self.limits(host)
+        return Bounds(limits.items, limits.payload)
+
+    def defaults(self, host: Host) -> NodeConfig:
+        """The configuration of a new node (XEP-0163 §5 for accounts)."""
+        if host.account:
+            return NodeConfig(access_model=Access.PRESENCE.value, max_items=1)
+        return NodeConfig()
+
+    def node(self, host: Host, name: str) -> Node:
+        """The node of this name. Raises `nodeid-required`, `item-not-found`, or `gone` with where it went."""
+        if not name:
+            raise refused(Condition.BAD_REQUEST, "nodeid-required")
+        node = host.nodes.get(name)
+        if node is None:
+            if name in host.moved:
+                raise NodeMoved(host.moved[name])
+            raise no_node()
+        return node
+
+    def owned(self, host: Host, name: str, asker: Asker) -> Node:
+        """A node that the asker owns, or may administer. Raises as `node`, and `forbidden`."""
+        node = self.node(host, name)
+        if not (asker.admin and not host.account):
+            access.check_owner(node, asker.bare)
+        return node
+
+    def keep(self, host: Host, node: Node) -> int:
+        """How many items the node keeps."""
+        return node.config.items_kept(self.limits(host).items)
+
+    def note_purging(self, host: Host) -> None:
+        """Remember whether the host has nodes that empty themselves."""
+        if any(node.config.purge_offline for node in host):
+            self.purging.add(host.jid)
+        else:
+            self.purging.discard(host.jid)
+
+    def oldest(self, node: Node) -> float:
+        """Items published at or before this time are expired."""
+        seconds = node.config.item_expire
+        return self.clock.now() - seconds if isinstance(seconds, int) and seconds else float("-inf")
+
+    # ---- rosters ----------------------------------------------------------------------------------------------------
+
+    async def roster(self, user: JID) -> Roster:
+        """The roster of a local account."""
+        found = self._rosters.roster(user)
+        return await cast("Awaitable[Roster]", found) if is_later(found) else cast("Roster", found)
+
+    async def relations(self, host: Host, node: Node) -> Relations:
+        """What the owners' rosters say of entities; nothing where no decision could need it."""
+        if not host.account and node.config.access not in (Access.PRESENCE, Access.ROSTER):
+            return lambda _bare: STRANGER
+        owners = [host.jid] if host.account else [jid for jid in node.owners() if self.presences.is_local(jid)]
+        return relations(node, [await self.roster(owner) for owner in owners])
+
+    async def relation(self, host: Host, node: Node, bare: JID) -> Relation:
+        """What the owners' rosters say of one entity."""
+        if not access.needs_relation(node, bare):
+            return STRANGER
+        return (await self.relations(host, node))(bare)
+
+    async def plan(self, host: Host, node: Node, *, everybody: bool = False) -> tuple[Plan, Relations]:
+        """Who is to be told of an event of a node."""
+        of = await self.relations(host, node)
+        contacts = (await self.roster(host.jid)).subscribers() if host.account else ()
+        return self.outbox.plan(host, node, of, contacts, everybody=everybody), of
+
+    # ---- making nodes -----------------------------------------------------------------------------------------------
+
+    def check_create(self, host: Host, asker: Asker) -> None:
+        """Whether the asker may make a node here (§8.1.1)."""
+        if host.account:
+            allowed = asker.bare == host.jid and not asker.anonymous
+        else:
+            create = self.settings.create
+            local = self.presences.is_local(asker.bare) and not asker.anonymous
+            allowed = asker.admin or create == "anyone" or (create == "local" and local)
+        if not allowed:
+            raise forbidden()
+
+    def new_node(self, host: Host, asker: Asker, name: str, config: NodeConfig) -> Node:
+        """A node that is not stored yet. Raises `conflict`, `jid-malformed` for an unusable name, and above the limit."""
+        check_name(name)
+        if name in host.nodes:
+            raise StanzaError(Condition.CONFLICT, text="there is such a node already")
+        if len(host.nodes) >= self.limits(host).nodes:
+            raise refused(Condition.RESOURCE_CONSTRAINT, "max-nodes-exceeded")
+        node = Node(0, name, asker.bare, self.clock.now(), config)
+        node.affiliations[host.jid if host.account else asker.bare] = Affiliation.OWNER
+        node.last_known = True
+        return node
+
+    async def published(
+        self, host: Host, node: Node, items: list[Item], gone: list[str], *, purged: bool = False
+    ) -> None:
+        """Tell other modules what became of an account's node, and wait for what they make of it."""
+        if host.account and self._published.rows:
+            event = Published(host.jid, node.name, tuple((it.id, it.payload) for it in items), tuple(gone), purged)
+            outcome = self._published.run(event)
+            if is_later(outcome):
+                await cast("Awaitable[object]", outcome)
+
+
+def check_name(name: str) -> None:
+    """Whether a text may be the name of a node or an item."""
+    if not name or len(name.encode()) > NAME_BYTES:
+        raise StanzaError(Condition.NOT_ACCEPTABLE, Kind.MODIFY, f"a name has 1 to {NAME_BYTES} bytes")
+
+
+def jid_of(el: Element) -> JID:
+    """The `jid` attribute. Raises `bad-request` with `jid-required` or `invalid-jid` (§6.3.4.3, §6.1.3.1)."""
+    text = el.get("jid")
+    if not text:
+        raise refused(Condition.BAD_REQUEST, "jid-required")
+    try:
+        return JID.parse(text)
+    except ValueError:
+        raise refused(Condition.BAD_REQUEST, "invalid-jid") from None
+
+
+async def _nobody_told(_host: Host, _node: Node, _before: NodeConfig) -> None:
+    """Services send nothing to those who gain access."""

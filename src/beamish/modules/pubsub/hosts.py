@@ -1,0 +1,140 @@
+"""Hosts kept in memory, with a bound, and the writes that change them."""
+
+from __future__ import annotations
+
+from asyncio import shield
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from beamish.core.tasks import TaskGroup
+from beamish.modules.pubsub import store
+from beamish.modules.pubsub.model import Host, Item, Node
+from beamish.storage.api import Cursor, Database, StorageBusy, StorageError
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID
+
+T = TypeVar("T")
+
+WEIGHT: Final = 64 * 1024 * 1024
+"""Bytes of accounts' nodes kept in memory, roughly; services stay in memory whole."""
+HOSTS: Final = 20_000
+"""Accounts kept in memory."""
+CACHED_ITEM: Final = 16_384
+"""Larger last items are read again each time."""
+
+
+class Hosts:
+    """Loads hosts and keeps those used last.
+
+    There is never more than one object for an address: whoever holds one keeps it findable, even if it is no longer
+    among those kept. Hence a host that has to be loaded has no writes under way, and a reader sees all of it.
+    """
+
+    def __init__(self, db: Database, tasks: TaskGroup) -> None:
+        self._db = db
+        self._tasks = tasks
+        self._services: dict[JID, Host] = {}
+        self._kept: OrderedDict[JID, int] = OrderedDict()
+        self._strong: dict[JID, Host] = {}
+        self._weight = 0
+        self._alive: WeakValueDictionary[JID, Host] = WeakValueDictionary()
+        self._loads: dict[JID, Any] = {}
+
+    def cached(self, jid: JID) -> Host | None:
+        """The host if it is in memory."""
+        return self._services.get(jid) or self._alive.get(jid)
+
+    def get(self, jid: JID, *, account: bool) -> Host | Awaitable[Host]:
+        """The host of this bare address; at once if it is in memory."""
+        host = self.cached(jid)
+        if host is None:
+            return self._load(jid, account)
+        if host.account:
+            self._keep(host)
+        return host
+
+    async def _load(self, jid: JID, account: bool) -> Host:
+        task = self._loads.get(jid)
+        if task is None:
+            task = self._loads[jid] = self._tasks.spawn(self._read(jid, account), "load")
+        host: Host = await shield(task)
+        return host
+
+    async def _read(self, jid: JID, account: bool) -> Host:
+        host = Host(jid, account)
+        try:
+            await self._db.read("pubsub.load", lambda c: store.load(c, host))
+        finally:
+            del self._loads[jid]
+        self._alive[jid] = host
+        if account:
+            self._keep(host)
+        else:
+            self._services[jid] = host
+        return host
+
+    def _keep(self, host: Host) -> None:
+        weight = host.weight
+        self._weight += weight - self._kept.pop(host.jid, 0)
+        self._kept[host.jid] = weight
+        self._strong[host.jid] = host
+        while len(self._kept) > 1 and (self._weight > WEIGHT or len(self._kept) > HOSTS):
+            oldest, freed = self._kept.popitem(last=False)
+            del self._strong[oldest]
+            self._weight -= freed
+
+    def accounts(self) -> list[Host]:
+        """The accounts that are kept in memory; others have nothing that is due before they are read again."""
+        return list(self._strong.values())
+
+    def forget(self, jid: JID) -> None:
+        """Drop a host from memory, because the database may differ from it."""
+        self._services.pop(jid, None)
+        self._alive.pop(jid, None)
+        self._strong.pop(jid, None)
+        self._weight -= self._kept.pop(jid, 0)
+
+    async def write(self, host: Host, name: str, fn: Callable[[Cursor], T]) -> T:
+        """Run a transaction for changes that memory has already made, or makes afterwards without looking again.
+
+        If it fails by the database's fault, the host is read anew by whoever needs it next.
+        Raises `StanzaError(resource-constraint)` when the database is overloaded, `StorageError`, and what `fn` raises.
+        """
+        try:
+            return await self._db.write(f"pubsub.{name}", fn)
+        except StorageBusy as exc:
+            self.forget(host.jid)
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the server is overloaded") from exc
+        except StorageError:
+            self.forget(host.jid)
+            raise
+
+    async def last(self, host: Host, nodes: list[Node]) -> dict[str, Item]:
+        """The last items of some nodes, by name of the node; nodes without are left out."""
+        missing = [node for node in nodes if not node.last_known]
+        read: dict[str, Item] = {}
+        if missing:
+            # through the queue of writes: a publication may be on its way to the disk
+            found = await self._db.write(
+                "pubsub.last", lambda c: [(node, store.last_item(c, node.id)) for node in missing]
+            )
+            for node, item in found:
+                if not node.last_known:
+                    self.remember(node, item)
+                    if item is not None and not node.last_known:
+                        read[node.name] = item
+            if host.account and self.cached(host.jid) is host:
+                self._keep(host)
+        for node in nodes:
+            if node.last_known and node.last is not None:
+                read[node.name] = node.last
+        return read
+
+    def remember(self, node: Node, item: Item | None) -> None:
+        """Note the last item of a node, if it is not too large to be kept."""
+        if item is not None and len(item.payload) > CACHED_ITEM:
+            node.last, node.last_known = None, False
+        else:
+            node.last, node.last_known = item, True

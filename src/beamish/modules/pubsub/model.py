@@ -1,0 +1,166 @@
+"""Nodes in memory: what publications, subscriptions and presences look at. Items stay in the database.
+
+A `Host` is an address that has nodes: a service domain or an account. It is loaded whole (without items) and changed in
+memory first, then by the queue of writes, which keeps the order of the calls; so whoever looks at a host and changes it
+without awaiting in between loses nobody's update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from beamish.modules.pubsub.config import NodeConfig
+from beamish.modules.pubsub.names import Affiliation, State
+from beamish.modules.pubsub.options import Options
+from beamish.xmpp.jid import JID
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One published item. `payload` is its XML, empty for an item without; `publisher` is a bare JID."""
+
+    id: str
+    payload: bytes
+    publisher: JID
+    published: float
+    seq: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One subscription of a JID (bare or full) to a node; `subid` is unique in the server."""
+
+    jid: JID
+    subid: str
+    state: State
+    options: Options = field(default_factory=Options)
+    bounces: int = 0
+    """Notifications in a row that came back with an error that may pass (§12.4 of the XEP's version 1.30)."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it receives notifications: not pending."""
+        return self.state is State.SUBSCRIBED
+
+    def over(self, now: float) -> bool:
+        """Whether its lease has ended."""
+        expires = self.options.expires
+        return expires is not None and expires <= now
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A leaf node. `id` is its row in the database.
+
+    `last` is the last published item; it is right only if `last_known`.
+    """
+
+    id: int
+    name: str
+    creator: JID
+    created: float
+    config: NodeConfig
+    affiliations: dict[JID, Affiliation] = field(default_factory=dict)
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    last: Item | None = None
+    last_known: bool = False
+
+    def affiliation(self, bare: JID) -> Affiliation:
+        """What a bare JID is to the node."""
+        return self.affiliations.get(bare, Affiliation.NONE)
+
+    @property
+    def affiliations_matter(self) -> bool:
+        """Whether anybody but owners has an affiliation, so that each recipient has to be looked at."""
+        return any(what is not Affiliation.OWNER for what in self.affiliations.values())
+
+    def owners(self) -> list[JID]:
+        """The owners, as bare JIDs."""
+        return [jid for jid, what in self.affiliations.items() if what is Affiliation.OWNER]
+
+    def of(self, jid: JID) -> list[Subscription]:
+        """The subscriptions of exactly this JID."""
+        return [s for s in self.subscriptions.values() if s.jid == jid]
+
+    def of_entity(self, bare: JID) -> list[Subscription]:
+        """The subscriptions of a bare JID and of its resources."""
+        return [s for s in self.subscriptions.values() if s.jid.bare == bare]
+
+    def is_subscriber(self, bare: JID, now: float) -> bool:
+        """Whether an entity has a subscription that is neither pending nor over."""
+        return any(s.state is not State.PENDING and not s.over(now) for s in self.of_entity(bare))
+
+
+class Host:
+    """An address with its nodes.
+
+    `account` tells an account from a service. `stored` is the bytes of all items. `moved` maps names of deleted nodes to
+    the addresses of their replacements.
+    """
+
+    __slots__ = ("__weakref__", "_entities", "account", "jid", "moved", "nodes", "stored")
+
+    def __init__(self, jid: JID, account: bool) -> None:
+        self.jid = jid
+        self.account = account
+        self.nodes: dict[str, Node] = {}
+        self.moved: dict[str, str] = {}
+        self.stored = 0
+        self._entities: dict[JID, dict[str, Node]] = {}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(tuple(self.nodes.values()))
+
+    @property
+    def weight(self) -> int:
+        """A rough measure of the memory this takes, in bytes."""
+        weight = 1000
+        for node in self.nodes.values():
+            weight += 2000 + 300 * len(node.affiliations) + 600 * len(node.subscriptions)
+            if node.last is not None:
+                weight += len(node.last.payload)
+        return weight
+
+    def add(self, node: Node) -> None:
+        """Enter a node with its subscriptions."""
+        self.nodes[node.name] = node
+        self.moved.pop(node.name, None)
+        for subscription in node.subscriptions.values():
+            self._index(node, subscription)
+
+    def drop(self, node: Node) -> None:
+        """Take a node out."""
+        if self.nodes.get(node.name) is node:
+            del self.nodes[node.name]
+        for subscription in node.subscriptions.values():
+            self._unindex(subscription)
+
+    def subscribe(self, node: Node, subscription: Subscription) -> None:
+        """Enter a subscription."""
+        node.subscriptions[subscription.subid] = subscription
+        self._index(node, subscription)
+
+    def unsubscribe(self, node: Node, subscription: Subscription) -> None:
+        """Take a subscription out."""
+        node.subscriptions.pop(subscription.subid, None)
+        self._unindex(subscription)
+
+    def subscriptions_of(self, bare: JID) -> Iterable[tuple[Node, Subscription]]:
+        """All subscriptions of a bare JID and its resources, in no particular order."""
+        for subid, node in tuple(self._entities.get(bare, {}).items()):
+            yield node, node.subscriptions[subid]
+
+    def count_of(self, bare: JID) -> int:
+        """How many subscriptions an entity has."""
+        return len(self._entities.get(bare, ()))
+
+    def _index(self, node: Node, subscription: Subscription) -> None:
+        self._entities.setdefault(subscription.jid.bare, {})[subscription.subid] = node
+
+    def _unindex(self, subscription: Subscription) -> None:
+        of = self._entities.get(subscription.jid.bare)
+        if of is not None:
+            of.pop(subscription.subid, None)
+            if not of:
+                del self._entities[subscription.jid.bare]

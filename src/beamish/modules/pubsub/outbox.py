@@ -1,0 +1,319 @@
+"""Who is told of an event, and the telling (XEP-0060 §7.1.2, §9, §12; XEP-0163 §4.3).
+
+An event is serialised once; a recipient costs a splice. Recipients are chosen before the change is stored, so that what is
+collected for digests goes to the disk with it; they are told after the commit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from beamish.core import events
+from beamish.core.kernel import new_id
+from beamish.core.sessions import Session
+from beamish.modules.pubsub import wire
+from beamish.modules.pubsub.access import STRANGER, Relation, may_receive
+from beamish.modules.pubsub.model import Host, Item, Node, Subscription
+from beamish.modules.pubsub.names import NOTIFY, Affiliation, State
+from beamish.modules.pubsub.presences import Presences
+from beamish.modules.pubsub.summary import summary
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import MESSAGE, Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
+    from beamish.core.services import CapsService, Roster
+
+log = structlog.get_logger(__name__)
+
+TRACKED: Final = 20_000
+"""Notifications whose errors can be told to a node."""
+
+Relations = Callable[[JID], Relation]
+
+
+@dataclass(slots=True)
+class Plan:
+    """Who is to be told of one event.
+
+    `direct` maps addresses of explicit subscribers to their subscriptions there; `digests` are subscriptions that
+    collect; `sessions` and `others` are interested resources without a subscription, local and elsewhere.
+    """
+
+    direct: dict[JID, list[Subscription]] = field(default_factory=dict)
+    digests: list[Subscription] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    others: list[JID] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.direct or self.digests or self.sessions or self.others)
+
+
+def relations(node: Node, rosters: Iterable[Roster]) -> Relations:
+    """What the rosters of a node's owners say of entities (bare JIDs)."""
+    known = tuple(rosters)
+
+    def of(bare: JID) -> Relation:
+        sees, groups = False, set[str]()
+        for roster in known:
+            entry = roster.get(bare)
+            if entry is not None and entry.from_:
+                sees = True
+                groups.update(entry.groups)
+        return Relation(sees, frozenset(groups)) if sees else STRANGER
+
+    return of
+
+
+class Outbox:
+    """Sends notifications of one server's hosts."""
+
+    def __init__(self, kernel: Kernel, presences: Presences) -> None:
+        self._kernel = kernel
+        self._presences = presences
+        self._incoming = kernel.hooks[events.incoming]
+        self._delivering = kernel.hooks[events.delivering]
+        self._tracked: OrderedDict[str, tuple[JID, str]] = OrderedDict()
+        self.caps: CapsService | None = None
+
+    # ---- choosing ---------------------------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        host: Host,
+        node: Node,
+        relation: Relations,
+        contacts: Iterable[JID] = (),
+        *,
+        everybody: bool = False,
+    ) -> Plan:
+        """The recipients of an event of a node.
+
+        `contacts` are the bare JIDs that see the presence of the account that `host` is. `everybody` includes pending
+        subscriptions and those that want nothing now (for the end of a node).
+        """
+        plan = Plan()
+        if host.account:
+            self._interested(plan, host, node, relation, contacts)
+        if not node.subscriptions:
+            return plan
+        now = self._kernel.clock.now()
+        covered = {session.bare for session in plan.sessions} | {jid.bare for jid in plan.others}
+        named: set[JID] = set()
+        for s in node.subscriptions.values():
+            if everybody:
+                plan.direct.setdefault(s.jid, []).append(s)
+                continue
+            if (
+                s.state is not State.SUBSCRIBED
+                or s.over(now)
+                or not may_receive(node, s.jid.bare, relation(s.jid.bare))
+            ):
+                continue
+            if not self.reaches(host, node, s):
+                continue
+            if s.jid.resource:
+                named.add(s.jid)
+            elif s.jid in covered and not s.options.digest:
+                continue  # XEP-0163 §4.3.2: its interested resources get it, each once
+            if s.options.digest:
+                plan.digests.append(s)
+            else:
+                plan.direct.setdefault(s.jid, []).append(s)
+        if named:
+            plan.sessions = [session for session in plan.sessions if session.jid not in named]
+            plan.others = [jid for jid in plan.others if jid not in named]
+        return plan
+
+    def reaches(self, host: Host, node: Node, s: Subscription) -> bool:
+        """Whether the options of a subscription, and the presence they ask for, let a notification through now."""
+        options = s.options
+        if not options.deliver or options.type != "items":
+            return False
+        needs_presence = node.config.presence_based_delivery or options.temporary
+        if not options.watches_presence and not needs_presence:
+            return True
+        shows = self._presences.shows(host.jid, s.jid)
+        if needs_presence and not shows:
+            return False
+        return options.wants(shows)
+
+    def _interested(self, plan: Plan, host: Host, node: Node, relation: Relations, contacts: Iterable[JID]) -> None:
+        """The resources that asked for this node by their capabilities (§9.2), the account's own ones included."""
+        caps = self.caps
+        if caps is None:
+            return
+        wanted = node.name + NOTIFY
+        features_of = caps.features
+        by_user = self._kernel.sessions.by_user
+        add = plan.sessions.append
+
+        def look_at(bare: JID) -> None:
+            user = by_user.get(bare)
+            if user is not None:
+                for session in user.available:
+                    features = features_of(session.jid)
+                    if features is not None and wanted in features:
+                        add(session)
+
+        look_at(host.jid)
+        open_to_contacts = node.config.access_model in ("open", "presence") and not node.affiliations_matter
+        contacts = tuple(contacts)
+        for bare in contacts:
+            if bare in by_user and (open_to_contacts or may_receive(node, bare, relation(bare))):
+                look_at(bare)
+        for full, _ in self._presences.watchers(host.jid):
+            features = features_of(full)
+            bare = full.bare
+            if features is None or wanted not in features or not may_receive(node, bare, relation(bare)):
+                continue
+            session = self._kernel.sessions.get(full)
+            if session is None:
+                plan.others.append(full)
+            elif session not in plan.sessions:
+                add(session)
+
+    # ---- telling ----------------------------------------------------------------------------------------------------
+
+    def message(self, host: Host, node: Node | None, content: bytes, *, type: str = "") -> Stanza:
+        """A message of a host, without an addressee."""
+        kind = type or (node.config.notification_type if node is not None else "")
+        id_ = new_id()
+        if node is not None and not host.account:
+            self._tracked[id_] = (host.jid, node.name)
+            if len(self._tracked) > TRACKED:
+                self._tracked.popitem(last=False)
+        return Stanza.build(MESSAGE, "" if kind == "normal" else kind, id=id_, sender=host.jid, content=content)
+
+    def tracked(self, id_: str) -> tuple[JID, str] | None:
+        """Which host's node sent the notification with this id, if that is still known."""
+        return self._tracked.get(id_)
+
+    def tell(
+        self,
+        host: Host,
+        node: Node,
+        plan: Plan,
+        event: bytes,
+        *,
+        extra: bytes = b"",
+        payload: bytes = b"",
+        publisher: JID | None = None,
+        subids: bool = True,
+        relation: Relations | None = None,
+    ) -> None:
+        """Send an event to those of the plan who do not collect digests.
+
+        `event` is the complete `<event/>`; `extra` what follows it (delay). `payload` is what a text to read is made
+        from. `publisher` is the resource that contacts of an account are told to reply to.
+        """
+        if plan.sessions or plan.others:
+            self._tell_interested(host, node, plan, event + extra, publisher, relation)
+        if not plan.direct:
+            return
+        plain = self.message(host, node, event + extra)
+        text = b""
+        if payload and any(s.options.include_body for of in plan.direct.values() for s in of):
+            words = summary(payload)
+            text = wire.body(words) if words else b""
+        for jid, of in plan.direct.items():
+            stanza = plain
+            if text and any(s.options.include_body for s in of):
+                stanza = self.message(host, node, text + event + extra)
+            if subids and len(of) > 1:
+                stanza = stanza.with_child(wire.shim(s.subid for s in of))
+            self._kernel.router.post(stanza.replace(to=jid))
+
+    def _tell_interested(
+        self, host: Host, node: Node, plan: Plan, content: bytes, publisher: JID | None, relation: Relations | None
+    ) -> None:
+        stanza = self.message(host, node, content)
+        full = stanza
+        if publisher is not None and publisher.resource and publisher.bare == host.jid:
+            full = stanza.with_child(wire.reply_to(publisher))
+        for jid in plan.others:
+            # XEP-0163 §4.3.1: the resource is shown only to those who see its presence
+            knows = relation is not None and relation(jid.bare).sees_presence
+            self._kernel.router.post((full if knows else stanza).replace(to=jid))
+        self.to_sessions(full, stanza, plan.sessions, host.jid, relation)
+
+    def to_sessions(
+        self,
+        full: Stanza,
+        stanza: Stanza,
+        sessions: Iterable[Session],
+        own: JID | None = None,
+        relation: Relations | None = None,
+    ) -> None:
+        """Send to local sessions: `full` to those who see the presence of `own`, otherwise `stanza`.
+
+        Straight to the sessions while nobody listens on the way; otherwise through the router and its hooks.
+        """
+        if self._incoming.rows or self._delivering.rows:
+            for session in sessions:
+                chosen = full if full is stanza or _knows(session.bare, own, relation) else stanza
+                self._kernel.router.post(chosen.replace(to=session.jid))
+            return
+        plain = stanza.freeze()
+        rich = plain if full is stanza else full.freeze()
+        for session in sessions:
+            frozen = plain if rich is plain or not _knows(session.bare, own, relation) else rich
+            session.deliver(frozen.addressed(session.jid.wire), full if frozen is rich else stanza)
+
+    # ---- single addressees ------------------------------------------------------------------------------------------
+
+    def send(self, host: Host, to: JID, content: bytes, node: Node | None = None, type: str = "") -> None:
+        """Send a message to one address."""
+        self._kernel.router.post(self.message(host, node, content, type=type).replace(to=to))
+
+    def last_item(self, host: Host, node: Node, item: Item, to: JID, *, interested: Session | None = None) -> None:
+        """Send the last published item to one address (§6.1.7, XEP-0163 §4.3.4)."""
+        content = self.items_event(host, node, [item]) + wire.delay(item.published)
+        stanza = self.message(host, node, content)
+        if interested is not None:
+            self.to_sessions(stanza, stanza, (interested,))
+        else:
+            self._kernel.router.post(stanza.replace(to=to))
+
+    def items_event(self, host: Host, node: Node, items: Iterable[Item], gone: Iterable[str] = ()) -> bytes:
+        """The event of published items, followed by those that had to go."""
+        payloads = node.config.deliver_payloads
+        inner = [wire.item(it, payload=payloads, publisher=self.publisher_of(node, it)) for it in items]
+        retracted = wire.retractions(gone)
+        return wire.event(wire.items(node.name, [*inner, retracted]))
+
+    def publisher_of(self, node: Node, item: Item) -> str:
+        """The `publisher` attribute of an item, "" if the node shows none (§12.16)."""
+        reply = node.config.itemreply
+        if reply == "publisher":
+            return str(item.publisher)
+        if reply == "owner":
+            owners = node.owners()
+            return str(owners[0]) if owners else ""
+        return ""
+
+    def subscription_changed(self, host: Host, node: Node, s: Subscription, state: str = "") -> None:
+        """Tell a subscriber of the state its subscription is in now (§12.14)."""
+        self.send(host, s.jid, wire.event(wire.subscription(node.name, s, state=state)), type="headline")
+
+    def tell_owners(self, host: Host, node: Node, s: Subscription, state: State | None = None) -> None:
+        """Tell owners of a subscriber that came or went, if the node is so configured (`pubsub#notify_sub`)."""
+        if node.config.notify_sub:
+            for owner in node.owners():
+                change = wire.subscription(node.name, s, state=(state or s.state).value)
+                self.send(host, owner, wire.event(change), type="headline")
+
+    def affiliation_changed(self, host: Host, node: Node, jid: JID, affiliation: Affiliation) -> None:
+        """Tell an entity what it is to the node now (§8.9.4)."""
+        one = f"<affiliation jid='{jid.wire.decode()}' affiliation='{affiliation.value}'/>"
+        inner = f"<affiliations{wire.attr('node', node.name)}>{one}</affiliations>"
+        self.send(host, jid, wire.pubsub(inner), type="headline")
+
+
+def _knows(bare: JID, own: JID | None, relation: Relations | None) -> bool:
+    return own is not None and (bare == own or (relation is not None and relation(bare).sees_presence))

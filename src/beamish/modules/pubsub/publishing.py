@@ -1,0 +1,341 @@
+"""Publishing, removing and retrieving items (XEP-0060 §6.5, §7, §8.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from beamish.core.kernel import new_id
+from beamish.modules.pubsub import access, config, store, wire
+from beamish.modules.pubsub.engine import Asker, Engine, check_name
+from beamish.modules.pubsub.model import Host, Item, Node
+from beamish.modules.pubsub.names import PUBLISH_OPTIONS, PUBSUB, Affiliation, forbidden, no_node, refused, unsupported
+from beamish.modules.pubsub.outbox import Plan, Relations
+from beamish.storage.api import Cursor
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, Kind, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.payload.forms import Submission
+from beamish.xmpp.payload.rsm import Page, Request
+from beamish.xmpp.xml import Element, namespace_of, to_bytes
+
+_ITEM: Final = f"{{{PUBSUB}}}item"
+BATCH: Final = 1000
+"""Items in one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a publisher wants: items as (id, payload), "" for an id that the service is to choose."""
+
+    node: str
+    items: tuple[tuple[str, bytes], ...]
+    options: Submission = field(default_factory=Submission)
+
+
+def read_publication(pubsub: Element) -> Publication:
+    """Read a publish request (§7.1.1). Raises `StanzaError`."""
+    publish = pubsub[0]
+    items = publish.findall(_ITEM)
+    if len(items) > BATCH:
+        raise refused(Condition.NOT_ALLOWED, "max-items-exceeded")
+    found = []
+    for item in items:
+        if len(item) > 1:
+            raise refused(Condition.BAD_REQUEST, "invalid-payload", text="an item has one payload")
+        payload = b""
+        if len(item):
+            if not namespace_of(item[0]):
+                raise refused(Condition.BAD_REQUEST, "invalid-payload", text="a payload has a namespace")
+            payload = wire.payload(item[0])
+        found.append((item.get("id", ""), payload))
+    return Publication(publish.get("node", ""), tuple(found), _options(pubsub))
+
+
+def _options(pubsub: Element) -> Submission:
+    options = pubsub.find(f"{{{PUBSUB}}}publish-options")
+    if options is None:
+        return Submission()
+    form = options.find(f"{{{ns.DATA}}}x")
+    if form is None:
+        raise StanzaError(Condition.BAD_REQUEST, text="publish-options has no form")
+    return Submission.from_xml(form, PUBLISH_OPTIONS)
+
+
+class Publishing:
+    """The operations of publishers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # ---- publish ----------------------------------------------------------------------------------------------------
+
+    async def publish(self, host: Host, asker: Asker, pubsub: Element) -> bytes:
+        """Publish items (§7.1); the answer names those that the service gave an id."""
+        wanted = read_publication(pubsub)
+        items = await self.store(host, asker, wanted)
+        if all(id_ for id_, _ in wanted.items):
+            named = b"" if not items else wire.item(items[-1], payload=False)
+        else:
+            named = b"".join(wire.item(item, payload=False) for item in items)
+        return wire.pubsub(f"<publish{wire.attr('node', wanted.node)}>".encode() + named + b"</publish>")
+
+    async def store(self, host: Host, asker: Asker, wanted: Publication, *, checked: bool = True) -> list[Item]:
+        """Store and announce items; returns after the commit. With `checked` False preconditions only make nodes."""
+        engine = self._engine
+        if not wanted.node:
+            raise refused(Condition.BAD_REQUEST, "nodeid-required")
+        node = host.nodes.get(wanted.node)
+        if node is None:
+            node = self._make(host, asker, wanted)
+        elif checked:
+            self._check(host, node, asker, wanted)
+        self._fits(host, node, wanted)
+        now = engine.clock.now()
+        items = [Item(id_ or new_id(), payload, asker.bare, now) for id_, payload in wanted.items]
+        plan, relation = await engine.plan(host, node)
+        return await self._commit(host, node, asker, items, plan, relation)
+
+    def _make(self, host: Host, asker: Asker, wanted: Publication) -> Node:
+        """A node for a publication to one that does not exist (§7.1.4); it is stored together with the items."""
+        engine = self._engine
+        if not (host.account or engine.settings.auto_create):
+            engine.node(host, wanted.node)  # raises
+        engine.check_create(host, asker)
+        bounds = engine.bounds(host)
+        defaults = engine.defaults(host)
+        config.unmet(defaults, wanted.options, bounds)  # for what it raises about unknown fields
+        return engine.new_node(host, asker, wanted.node, config.changed(defaults, wanted.options, bounds))
+
+    def _check(self, host: Host, node: Node, asker: Asker, wanted: Publication) -> None:
+        engine = self._engine
+        if not (asker.admin and not host.account):
+            access.check_publish(node, asker.bare, engine.clock.now())
+        missed = config.unmet(node.config, wanted.options, engine.bounds(host)) if wanted.options.fields else ""
+        if missed:
+            raise refused(Condition.CONFLICT, "precondition-not-met", text=f"{missed} is something else")
+
+    def _fits(self, host: Host, node: Node, wanted: Publication) -> None:
+        """Check items against the configuration and the limits (§4.3, §7.1.3)."""
+        engine = self._engine
+        settings, limits = node.config, engine.limits(host)
+        if not settings.persist_items and not settings.deliver_payloads:
+            if wanted.items:
+                raise refused(Condition.BAD_REQUEST, "item-forbidden")
+            return
+        if not wanted.items:
+            raise refused(Condition.BAD_REQUEST, "item-required")
+        if len(wanted.items) > 1 and len(wanted.items) > engine.keep(host, node) > 0:
+            raise refused(Condition.NOT_ALLOWED, "max-items-exceeded")
+        most = min(settings.max_payload_size or limits.payload, limits.payload)
+        for id_, payload in wanted.items:
+            if id_:
+                check_name(id_)
+            if not payload and settings.deliver_payloads:
+                raise refused(Condition.BAD_REQUEST, "payload-required")
+            if len(payload) > most:
+                raise refused(Condition.NOT_ACCEPTABLE, "payload-too-big", text=f"more than {most} bytes")
+        size = sum(len(payload) for _, payload in wanted.items)
+        if settings.persist_items and host.stored + size > limits.stored:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="there is no room for more items")
+
+    async def _commit(
+        self, host: Host, node: Node, asker: Asker, items: list[Item], plan: Plan, relation: Relations
+    ) -> list[Item]:
+        engine = self._engine
+        keep = engine.keep(host, node)
+        reject = node.config.publish_node_full == "reject"
+        collecting = [s.subid for s in plan.digests] if node.config.deliver_notifications else []
+        event = engine.outbox.items_event(host, node, items)
+        at = engine.clock.now()
+        fresh = node.id == 0
+        if fresh:
+            if node.name in host.nodes:  # somebody else made it while we looked at rosters
+                return await self._again(host, host.nodes[node.name], asker, items)
+            host.add(node)
+        elif host.nodes.get(node.name) is not node:
+            raise no_node()  # it was deleted meanwhile
+
+        def txn(c: Cursor) -> tuple[list[str], int]:
+            if fresh:
+                # whoever comes later in the queue finds the row number there
+                node.id = store.create_node(c, str(host.jid), node)
+            gone, grown = store.put_items(c, node.id, items, keep, reject=reject) if keep else ([], 0)
+            if collecting:
+                store.collect(c, collecting, at, event)
+            return gone, grown
+
+        try:
+            gone, grown = await engine.hosts.write(host, "publish", txn)
+        except store.NodeFull:
+            raise store.full() from None
+        except BaseException:
+            if fresh:
+                host.drop(node)
+                engine.hosts.forget(host.jid)
+            raise
+        host.stored += grown
+        if fresh:
+            engine.note_purging(host)
+        if keep and items:
+            engine.hosts.remember(node, items[-1])
+        if node.config.deliver_notifications:
+            if gone and node.config.publish_node_full == "retract-oldest" and node.config.notify_retract and keep > 1:
+                event = engine.outbox.items_event(host, node, items, gone)
+            payload = items[-1].payload if items else b""
+            engine.outbox.tell(host, node, plan, event, payload=payload, publisher=asker.jid, relation=relation)
+            engine.digests.due(host, node, plan.digests, at)
+        await engine.published(host, node, items, gone)
+        return items
+
+    async def _again(self, host: Host, node: Node, asker: Asker, items: list[Item]) -> list[Item]:
+        plan, relation = await self._engine.plan(host, node)
+        return await self._commit(host, node, asker, items, plan, relation)
+
+    # ---- retract and purge ------------------------------------------------------------------------------------------
+
+    async def retract(self, host: Host, asker: Asker, pubsub: Element) -> bytes:
+        """Delete items (§7.2)."""
+        request = pubsub[0]
+        name = request.get("node", "")
+        node = self._engine.node(host, name)
+        ids = [item.get("id", "") for item in request.findall(_ITEM)]
+        if not ids or not all(ids):
+            raise refused(Condition.BAD_REQUEST, "item-required")
+        if len(ids) > BATCH:
+            raise refused(Condition.NOT_ALLOWED, "max-items-exceeded")
+        affiliation = node.affiliation(asker.bare)
+        only_of = None
+        if affiliation is not Affiliation.OWNER and not (asker.admin and not host.account):
+            access.check_publish(node, asker.bare, self._engine.clock.now())
+            only_of = asker.bare
+        if not self._engine.keep(host, node):
+            raise unsupported("persistent-items")
+        wish = request.get("notify")
+        notify = node.config.notify_retract if wish is None else wish in ("1", "true")
+        await self.remove(host, node, ids, only_of, notify=notify)
+        return b""
+
+    async def remove(
+        self, host: Host, node: Node, ids: list[str], only_of: JID | None, *, notify: bool, silently: bool = False
+    ) -> None:
+        """Delete items, all or none, and announce it. With `silently`, those that do not exist are passed over."""
+        engine = self._engine
+        notify = notify and node.config.deliver_notifications
+        plan, relation = await engine.plan(host, node) if notify else (Plan(), None)
+        event = wire.event(wire.items(node.name, [wire.retractions(ids)]))
+        at = engine.clock.now()
+        collecting = [s.subid for s in plan.digests]
+        if node.last is None or node.last.id in ids:
+            node.last, node.last_known = None, False
+
+        def txn(c: Cursor) -> int:
+            there = [it.id for it in store.by_ids(c, node.id, ids, float("-inf"))] if silently else ids
+            size = store.retract(c, node.id, there, only_of)
+            if collecting:
+                store.collect(c, collecting, at, event)
+            return size
+
+        try:
+            host.stored -= await engine.hosts.write(host, "retract", txn)
+        except store.NotOwnItem:
+            raise forbidden() from None
+        engine.outbox.tell(host, node, plan, event, relation=relation)
+        engine.digests.due(host, node, plan.digests, at)
+        await engine.published(host, node, [], ids)
+
+    async def remove_of(self, host: Host, node: Node, publisher: JID) -> None:
+        """Delete everything that one entity published (`pubsub#purge_offline`)."""
+        ids = await self._engine.kernel.db.write(
+            "pubsub.published_by", lambda c: store.published_by(c, node.id, publisher)
+        )
+        if ids:
+            await self.remove(host, node, ids, None, notify=node.config.notify_retract, silently=True)
+
+    async def purge(self, host: Host, asker: Asker, pubsub: Element) -> bytes:
+        """Delete all items of a node (§8.5)."""
+        engine = self._engine
+        node = engine.owned(host, pubsub[0].get("node", ""), asker)
+        if not engine.keep(host, node):
+            raise unsupported("persistent-items")
+        plan, relation = await engine.plan(host, node)
+        node.last, node.last_known = None, True
+        at = engine.clock.now()
+        notify = node.config.notify_retract and node.config.deliver_notifications
+        event = wire.event(f"<purge{wire.attr('node', node.name)}/>")
+        collecting = [s.subid for s in plan.digests] if notify else []
+
+        def txn(c: Cursor) -> int:
+            size = store.expire(c, node.id, float("inf"))
+            if collecting:
+                store.collect(c, collecting, at, event)
+            return size
+
+        host.stored -= await engine.hosts.write(host, "purge", txn)
+        if notify:
+            engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
+            engine.digests.due(host, node, plan.digests, at)
+        await engine.published(host, node, [], [], purged=True)
+        return b""
+
+    # ---- retrieve ---------------------------------------------------------------------------------------------------
+
+    async def items(self, host: Host, asker: Asker, pubsub: Element) -> bytes:
+        """Retrieve items (§6.5): all, the last ones, by id, or a page."""
+        engine = self._engine
+        request = pubsub[0]
+        node = engine.node(host, request.get("node", ""))
+        relation = await engine.relation(host, node, asker.bare)
+        if not (asker.admin and not host.account):
+            access.check_retrieve(node, asker.bare, relation, engine.clock.now())
+        self._check_subid(node, asker, request.get("subid"))
+        if not node.config.persist_items and not node.config.deliver_payloads:
+            raise unsupported("persistent-items")
+        wanted = Request.from_xml(pubsub) or Request.from_xml(request)
+        found, page = await self._found(host, node, request, wanted)
+        inner = [wire.item(it, publisher=engine.outbox.publisher_of(node, it)) for it in found]
+        told = b"" if page is None else to_bytes(page.to_xml())
+        return wire.pubsub(wire.items(node.name, inner) + told)
+
+    async def _found(
+        self, host: Host, node: Node, request: Element, wanted: Request | None
+    ) -> tuple[list[Item], Page | None]:
+        engine = self._engine
+        settings = engine.settings
+        after = engine.oldest(node)
+        ids = [item.get("id", "") for item in request.findall(_ITEM)]
+        read = engine.kernel.db.read
+        if ids:
+            if len(ids) > BATCH:
+                raise StanzaError(Condition.NOT_ACCEPTABLE, Kind.MODIFY, "these are too many items at once")
+            return await read("pubsub.items", lambda c: store.by_ids(c, node.id, ids, after)), None
+        count = request.get("max_items")
+        if count is not None and (not count.isascii() or not count.isdigit() or len(count) > 9 or int(count) == 0):
+            raise StanzaError(Condition.BAD_REQUEST, text="max_items is not a number above 0")
+        if wanted is not None:
+            most = settings.page if count is None else min(settings.page, int(count))
+            return await read(
+                "pubsub.items", lambda c: store.page(c, node.id, wanted, most, after, settings.page_bytes)
+            )
+        if count is not None:
+            number = min(int(count), settings.page)
+            if number == 1 and node.last_known and after == float("-inf"):
+                return [node.last] if node.last is not None else [], None
+            found, _ = await read(
+                "pubsub.items", lambda c: store.latest(c, node.id, number, after, settings.page_bytes)
+            )
+            return found, None
+        found, page = await read(
+            "pubsub.items", lambda c: store.page(c, node.id, Request(), settings.page, after, settings.page_bytes)
+        )
+        # §6.5.4: say so if these are not all
+        return found, page if page.count is not None and page.count > len(found) else None
+
+    def _check_subid(self, node: Node, asker: Asker, subid: str | None) -> None:
+        """§6.5.9.1, §6.5.9.2."""
+        mine = [s for s in node.of_entity(asker.bare) if s.jid in (asker.jid, asker.bare)]
+        if subid:
+            if mine and subid not in [s.subid for s in mine]:
+                raise refused(Condition.NOT_ACCEPTABLE, "invalid-subid")
+        elif len(mine) > 1:
+            raise refused(Condition.BAD_REQUEST, "subid-required")

@@ -1,0 +1,66 @@
+"""From the payload of a request to the operation that answers it (XEP-0060 §14, schemas)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from beamish.modules.pubsub.engine import Asker
+from beamish.modules.pubsub.model import Host
+from beamish.modules.pubsub.names import OWNER, PUBSUB, unsupported
+from beamish.modules.pubsub.owning import Owning, Refusal
+from beamish.modules.pubsub.publishing import Publishing
+from beamish.modules.pubsub.subscribing import Subscribing
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.stanza import IQ, Stanza
+from beamish.xmpp.xml import Element, local_name, namespace_of
+
+Operation = Callable[[Host, Asker, Element], Awaitable[bytes]]
+
+_FEATURES: Final = {"subscribe": "subscribe", "publish": "publish", "items": "retrieve-items"}
+
+
+class Requests:
+    """The table of operations. An operation takes the `<pubsub/>` and returns the content of the result."""
+
+    def __init__(self, publishing: Publishing, subscribing: Subscribing, owning: Owning) -> None:
+        self._table: dict[tuple[str, str, str], Operation] = {
+            ("set", PUBSUB, "publish"): publishing.publish,
+            ("set", PUBSUB, "retract"): publishing.retract,
+            ("get", PUBSUB, "items"): publishing.items,
+            ("set", OWNER, "purge"): publishing.purge,
+            ("set", PUBSUB, "subscribe"): subscribing.subscribe,
+            ("set", PUBSUB, "unsubscribe"): subscribing.unsubscribe,
+            ("get", PUBSUB, "options"): subscribing.get_options,
+            ("set", PUBSUB, "options"): subscribing.set_options,
+            ("get", PUBSUB, "default"): subscribing.default_options,
+            ("get", PUBSUB, "subscriptions"): subscribing.subscriptions,
+            ("get", PUBSUB, "affiliations"): subscribing.affiliations,
+            ("set", PUBSUB, "create"): owning.create,
+            ("set", OWNER, "delete"): owning.delete,
+            ("get", OWNER, "configure"): owning.get_configuration,
+            ("set", OWNER, "configure"): owning.set_configuration,
+            ("get", OWNER, "default"): owning.default_configuration,
+            ("get", OWNER, "subscriptions"): owning.get_subscriptions,
+            ("set", OWNER, "subscriptions"): owning.set_subscriptions,
+            ("get", OWNER, "affiliations"): owning.get_affiliations,
+            ("set", OWNER, "affiliations"): owning.set_affiliations,
+        }
+
+    async def answer(self, host: Host, asker: Asker, stanza: Stanza) -> Stanza:
+        """The result of a request with a `<pubsub/>` payload. Raises `StanzaError`."""
+        pubsub = stanza.el[0]
+        if not len(pubsub):
+            raise StanzaError(Condition.BAD_REQUEST, text="there is no request in it")
+        name = local_name(pubsub[0])
+        namespace = namespace_of(pubsub)
+        operation = self._table.get((stanza.type, namespace, name))
+        if operation is None or namespace_of(pubsub[0]) != namespace:
+            if any((namespace, name) == (known[1], known[2]) for known in self._table):
+                raise StanzaError(Condition.BAD_REQUEST, text="this is not requested with this type of IQ")
+            raise unsupported(_FEATURES.get(name, name))
+        try:
+            return stanza.reply(await operation(host, asker, pubsub))
+        except Refusal as error:
+            content = error.content + error.to_bytes()
+            return Stanza.build(IQ, "error", id=stanza.id, sender=stanza.to, to=stanza.sender, content=content)
