@@ -418,7 +418,7 @@ async def test_4_3_a_client_that_probes_gets_its_answer(world: World) -> None:
 async def test_may_see(world: World) -> None:
     await know(world, ROMEO, JULIET, from_=True)
     romeo = await world.login(f"{ROMEO}/orchard", presence=True)
-    romeo.send("<presence to='room@conference.example.org/Ro'/>")
+    romeo.send("<presence to='room@conference.example.org/Ro'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
     await world.settle()
     service = world.kernel.service(PresenceService)
     owner = JID.parse(ROMEO)

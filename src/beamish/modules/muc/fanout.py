@@ -1,0 +1,160 @@
+"""Carrying out what rooms decided: the one place where effects become bytes on their way.
+
+A stanza for many is frozen once; each copy is a splice. What is for more recipients than one slice goes out slice by
+slice, with the loop in between, and whatever the same room says later waits its turn behind it, so that every occupant
+sees one order. The sender is parked as long as that takes: a flooded room slows down those who flood it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from beamish.core import events
+from beamish.core.events import Context, Delivery
+from beamish.core.hooks import STOP
+from beamish.core.sessions import Session
+from beamish.core.tasks import TaskGroup
+from beamish.modules.muc.occupants import Done, Effect, Seat, Send, Tell
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
+
+SLICE: Final = 500
+"""Deliveries before the loop gets its turn; about a millisecond."""
+
+_Step: TypeAlias = "Tell | Send | Callable[[], None]"
+
+
+class FanOut:
+    """Sends what rooms say, keeping the order within each room."""
+
+    def __init__(self, kernel: Kernel, tasks: TaskGroup, slice: int = SLICE) -> None:
+        self._kernel = kernel
+        self._tasks = tasks
+        self._slice = slice
+        self._by_full = kernel.sessions.by_full
+        self._delivering = kernel.hooks[events.delivering]
+        self._queues: dict[JID, deque[_Step]] = {}
+
+    def run(
+        self,
+        room: JID,
+        effects: Sequence[Effect],
+        *,
+        done: Callable[[], None] | None = None,
+    ) -> Awaitable[None] | None:
+        """Carry out effects in order; `done` is called where `Done` stands.
+
+        Returns None if everything is out, else an awaitable that is ready when it is.
+        """
+        queue = self._queues.get(room)
+        steps: list[_Step] = []
+        for effect in effects:
+            if isinstance(effect, Tell):
+                if effect.seats:
+                    steps.append(effect)
+            elif isinstance(effect, Send):
+                steps.append(effect)
+            elif isinstance(effect, Done) and done is not None:
+                steps.append(done)
+        if queue is None:
+            left = self._slice
+            for at, step in enumerate(steps):
+                cost = len(step.seats) if isinstance(step, Tell) else 1
+                if cost > left:
+                    queue = self._queues[room] = deque()
+                    steps = steps[at:]
+                    self._tasks.spawn(self._drain(room, queue), "fan_out")
+                    break
+                left -= cost
+                self._step(step)
+            else:
+                return None
+        finished = asyncio.get_running_loop().create_future()
+        queue.extend(steps)
+        queue.append(lambda: _ready(finished))
+        return finished
+
+    def _step(self, step: _Step) -> None:
+        if isinstance(step, Tell):
+            self.tell(step.stanza, step.seats)
+        elif isinstance(step, Send):
+            self._kernel.router.post(step.stanza)
+        else:
+            step()
+
+    async def _drain(self, room: JID, queue: deque[_Step]) -> None:
+        left = self._slice
+        try:
+            while queue:
+                step = queue.popleft()
+                if isinstance(step, Tell):
+                    seats = step.seats
+                    at = 0
+                    while at < len(seats):
+                        if left <= 0:
+                            await asyncio.sleep(0)
+                            left = self._slice
+                        part = seats[at : at + left]
+                        self.tell(step.stanza, part)
+                        at += len(part)
+                        left -= len(part)
+                else:
+                    self._step(step)
+                    left -= 1
+        finally:
+            if self._queues.get(room) is queue:
+                del self._queues[room]
+
+    def tell(self, stanza: Stanza, seats: Sequence[Seat]) -> None:
+        """Send one stanza to seats: at once to local sessions, through the router to others.
+
+        A local session that is gone is passed over; its farewell is on its way, or the next sweep finds it.
+        """
+        addressed = stanza.freeze().addressed
+        by_full = self._by_full
+        ctx: Context | None = Context(stanza) if self._delivering.rows else None
+        for seat in seats:
+            jid = seat.jid
+            session = by_full.get(jid)
+            if session is not None:
+                if ctx is None:
+                    session.outlet.deliver(addressed(jid.wire), stanza)
+                else:
+                    self._hand_over(ctx, stanza, session, addressed(jid.wire))
+            elif not self._kernel.is_local_domain(jid.domain):
+                self._kernel.router.post(stanza.replace(to=jid))
+
+    def _hand_over(self, ctx: Context, stanza: Stanza, session: Session, data: bytes) -> None:
+        """Through the hook `delivering`, whose handlers may keep the stanza or change it."""
+        delivery = Delivery(ctx, stanza, session)
+        if self._delivering.run(delivery) is STOP:
+            return
+        changed = delivery.stanza
+        if changed is not stanza:
+            data = changed.replace(to=session.jid).to_wire()
+        session.outlet.deliver(data, changed)
+
+    def send(self, to: JID, stanza: Stanza) -> None:
+        """One stanza to a real address: at once if it is a local session, else through the router.
+
+        For IQs between occupants: the router would ask whether the sender may know of the session, and it may.
+        """
+        stanza = stanza.replace(to=to)
+        session = self._by_full.get(to)
+        if session is None:
+            self._kernel.router.post(stanza)
+        elif self._delivering.rows:
+            self._hand_over(Context(stanza), stanza, session, stanza.to_wire())
+        else:
+            session.send(stanza)
+
+
+def _ready(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,550 @@
+"""The rooms of a server: which there are, who may make more, and the way of every stanza to the one it is for."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
+
+import structlog
+from pydantic import Field
+
+from beamish.core import events
+from beamish.core.disco import DiscoItem
+from beamish.core.events import AccountEvent, Context
+from beamish.core.iq import IqTimeout, check_request
+from beamish.core.kernel import Kernel
+from beamish.core.module import Module, ModuleConfig, Xep, command, on
+from beamish.modules.muc import store as storage
+from beamish.modules.muc.administration import (
+    AffiliationItem,
+    apply_affiliations,
+    destroy,
+    plan_affiliations,
+    shut_down,
+)
+from beamish.modules.muc.approvals import Approvals
+from beamish.modules.muc.archive import Archive
+from beamish.modules.muc.between import Between
+from beamish.modules.muc.config_form import RoomConfig
+from beamish.modules.muc.discovery import Discovery, address_of
+from beamish.modules.muc.fanout import FanOut
+from beamish.modules.muc.history import History
+from beamish.modules.muc.invitations import Invitations
+from beamish.modules.muc.names import SEARCH, X_MUC, Status
+from beamish.modules.muc.occupants import Closed, Effect, Tell
+from beamish.modules.muc.privileges import Affiliation, parse_affiliation
+from beamish.modules.muc.records import Records
+from beamish.modules.muc.requests import Requests
+from beamish.modules.muc.room import Bounds, Room, Standing
+from beamish.modules.muc.store import SqlRoomStore, StoredRoom
+from beamish.modules.muc.talk import Talk, error_condition
+from beamish.modules.muc.wardrobe import Wardrobe
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import IQ, MESSAGE, Stanza
+from beamish.xmpp.xml import make
+
+log = structlog.get_logger(__name__)
+
+SWEEP_SECONDS: Final = 60.0
+PINGS_AT_ONCE: Final = 100
+"""Occupants elsewhere that are asked in one sweep whether they are still there."""
+
+
+class MucConfig(ModuleConfig):
+    """Rooms for many (XEP-0045)."""
+
+    host: str = Field(
+        "conference.{domain}",
+        min_length=1,
+        description="Domain of the rooms; `{domain}` stands for each of the server's domains.",
+    )
+    name: str = Field("Rooms", max_length=256, description="What the service calls itself.")
+    create: Literal["anyone", "local", "admins"] = Field(
+        "local", description="Who may make rooms: anyone, users of this server, or its admins."
+    )
+    lock: bool = Field(
+        True, description="A new room stays closed to others until its creator has configured or accepted it."
+    )
+    max_rooms: int = Field(20_000, ge=1, description="Rooms of the whole service; each costs about 5 KB of memory.")
+    rooms_per_user: int = Field(100, ge=1, description="Rooms that one user may have made.")
+    max_occupants: int = Field(5000, ge=1, description="Occupants of one room, whatever its owners say.")
+    max_affiliations: int = Field(10_000, ge=1, description="Members, admins, owners and outcasts of one room.")
+    nick_bytes: int = Field(256, ge=1, le=1023, description="Longest nickname.")
+    presence_bytes: int = Field(
+        8192, ge=512, description="Largest presence that is shown to a room; it is kept for every occupant."
+    )
+    message_bytes: int = Field(65_536, ge=1024, description="Largest message in a room.")
+    stanzas_per_second: float = Field(
+        20.0, gt=0, description="Stanzas per second one occupant may send to a room in the long run."
+    )
+    stanza_burst: int = Field(200, ge=1, description="Stanzas an occupant may send at once before that rate applies.")
+    vcard_bytes: int = Field(131_072, ge=0, description="Largest vCard of a room, with its picture.")
+    archive_days: int = Field(0, ge=0, description="Days that messages of rooms are kept, 0 for as long as the room.")
+    ping_seconds: float = Field(
+        900.0,
+        ge=0,
+        description="Silence after which an occupant on another server is asked whether it is there; 0: never.",
+    )
+    room: RoomConfig = Field(RoomConfig(), description="What every new room starts with.")
+
+
+class MucModule(Module):
+    """Rooms on a domain of their own."""
+
+    name = "muc"
+    Config = MucConfig
+    xeps = (
+        Xep(45, "1.35.5"),
+        Xep(249, "1.2", note="direct invitations pass as they are"),
+        Xep(317, "0.3.1"),
+        Xep(410, "1.1.0"),
+        Xep(421, "1.0.1"),
+        Xep(424, "0.4.2", note="for rooms"),
+        Xep(425, "0.3.1"),
+        Xep(433, "0.2.0"),
+        Xep(486, "0.1.0"),
+        Xep(500, "0.1.1"),
+    )
+    migrations = storage.MIGRATIONS
+
+    def __init__(self, kernel: Kernel, config: MucConfig) -> None:
+        super().__init__(kernel, config)
+        self.rooms: dict[JID, Room] = {}
+        self.creators: dict[JID, JID] = {}
+        self.made: Counter[JID] = Counter()
+        self.hosts = tuple(
+            dict.fromkeys(str(JID.parse(config.host.replace("{domain}", domain))) for domain in kernel.domains)
+        )
+        self.bounds = Bounds(
+            config.max_occupants,
+            config.nick_bytes,
+            config.presence_bytes,
+            config.message_bytes,
+            config.stanzas_per_second,
+            float(config.stanza_burst),
+            config.max_affiliations,
+        )
+        self.store: storage.RoomStore = SqlRoomStore(self.db)
+        self.archive = Archive(self.db)
+        self.fanout = FanOut(kernel, self.tasks)
+        self.discovery = Discovery(self)
+        self.records = Records(self)
+        self.wardrobe = Wardrobe(self)
+        self.invitations = Invitations(self)
+        self.approvals = Approvals(self)
+        self.talk = Talk(self)
+        self.between = Between(self)
+        self.requests = Requests(self)
+        self._locks: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
+        self._loading: dict[JID, asyncio.Task[None]] = {}
+        self._sweeps = 0
+
+    async def start(self) -> None:
+        """Read the rooms and answer for their domains."""
+        for stored in await self.store.load():
+            self._enter(_restored(stored, self.bounds), stored.creator)
+        for host in self.hosts:
+            self.kernel.router.add_service(host, self.handle)
+        self._timer = self.kernel.clock.call_later(SWEEP_SECONDS, self._sweep)
+
+    async def stop(self) -> None:
+        """Tell whoever is left (332), and answer no more."""
+        self._timer.cancel()
+        self._say_goodbye()
+        for host in self.hosts:
+            self.kernel.router.remove_service(host)
+
+    def _say_goodbye(self) -> None:
+        for room in self.rooms.values():
+            for effect in shut_down(room):
+                if isinstance(effect, Tell):
+                    self.fanout.tell(effect.stanza, effect.seats)
+
+    def disco_items(self, at: JID, asker: JID) -> Iterable[DiscoItem]:
+        """The service of a domain (XEP-0045 §6.1)."""
+        if at.local or not self.kernel.is_local_domain(at.domain):
+            return ()
+        return (DiscoItem(JID.parse(self.config.host.replace("{domain}", at.domain)), "", self.config.name),)
+
+    # ---- the way of a stanza ----------------------------------------------------------------------------------------
+
+    def handle(self, ctx: Context) -> Awaitable[None] | None:
+        """Everything that is for our domains. Raises `StanzaError`."""
+        stanza = ctx.stanza
+        to = stanza.to
+        if to is None or stanza.sender is None:
+            return None
+        if stanza.name == MESSAGE:
+            if to.local:
+                return self.talk.message(ctx)
+            if stanza.type in ("error", "headline"):
+                return None
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+        if stanza.name != IQ:
+            return self.talk.presence(ctx) if to.local else None
+        if not to.local:
+            return self._service_iq(ctx)
+        return self.between.iq(ctx) if to.resource else self.requests.iq(ctx)
+
+    def _service_iq(self, ctx: Context) -> Awaitable[None] | None:
+        stanza = ctx.stanza
+        if stanza.type in ("result", "error"):
+            return self.kernel.iq.handle(ctx)
+        payload = check_request(stanza)
+        if stanza.type == "get":
+            if payload.tag == f"{{{ns.DISCO_INFO}}}query":
+                answer = self.discovery.service_info(stanza, payload)
+            elif payload.tag == f"{{{ns.DISCO_ITEMS}}}query":
+                answer = self.discovery.service_items(stanza, payload)
+            elif payload.tag == f"{{{SEARCH}}}search":
+                answer = self.discovery.search(stanza, payload)
+            elif payload.tag == f"{{{ns.PING}}}ping":
+                answer = stanza.reply()
+            else:
+                raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+            self.kernel.router.answer(ctx, answer)
+            return None
+        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+
+    # ---- rooms come and go ------------------------------------------------------------------------------------------
+
+    def create_room(self, ctx: Context) -> Awaitable[None] | None:
+        """Somebody enters a room that does not exist (§10.1). Raises `StanzaError`."""
+        stanza = ctx.stanza
+        who, to = stanza.sender, stanza.to
+        assert who is not None and to is not None
+        self._check_may_create(who)
+        room = self._new_room(to.bare, who.bare)
+        x = stanza.child(X_MUC)
+        assert x is not None
+        if not self.config.lock:
+            return self._create_open(ctx, room)
+        room.locked = True
+        rest = self.talk.enter(room, stanza, x, created=True)
+        self._enter(room, who.bare)
+        log.info("room_created", room=str(room.jid), creator=str(who.bare))
+        return rest
+
+    async def _create_open(self, ctx: Context, room: Room) -> None:
+        """A service whose new rooms are open at once: stored before anybody is in."""
+        stanza = ctx.stanza
+        x = stanza.child(X_MUC)
+        assert x is not None and stanza.sender is not None
+        if room.jid in self.rooms:
+            rest = self.talk.presence(ctx)
+        else:
+            self._enter(room, stanza.sender.bare)
+            room.locked = True
+            try:
+                rest = self.talk.enter(room, stanza, x, created=True)
+            except StanzaError:
+                self._forget(room)
+                raise
+            await self.store_new(room, room.config, ())
+            room.locked = False
+        if rest is not None:
+            await rest
+
+    def _new_room(self, jid: JID, creator: JID) -> Room:
+        room = Room(jid, self.config.room, secrets.token_bytes(32), self.bounds, created=self.kernel.clock.now())
+        room.set_standing(creator, Standing(Affiliation.OWNER))
+        room.history = History(jid)
+        return room
+
+    def _check_may_create(self, who: JID) -> None:
+        admin = who.bare in self.kernel.admins
+        allowed = {
+            "anyone": True,
+            "local": self.kernel.is_local_domain(who.domain),
+            "admins": False,
+        }[self.config.create]
+        if not allowed and not admin:
+            raise StanzaError(Condition.NOT_ALLOWED, text="you may not make rooms here")
+        if len(self.rooms) >= self.config.max_rooms or (
+            not admin and self.made[who.bare] >= self.config.rooms_per_user
+        ):
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="there are too many rooms")
+
+    async def store_new(self, room: Room, config: RoomConfig, changes: Iterable[tuple[JID, Standing]]) -> None:
+        """Store a room that was configured for the first time; with its affiliations as they will be."""
+        standings = {**room.standings, **dict(changes)}
+        await self.store.create(
+            StoredRoom(
+                room.jid,
+                self.creators[room.jid],
+                room.created,
+                config,
+                room.secret,
+                standings=tuple(standings.items()),
+            )
+        )
+        if self.rooms.get(room.jid) is not room:  # its creator left while it was being stored
+            self.store.forget(room.jid)
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
+
+    def _enter(self, room: Room, creator: JID) -> None:
+        self.rooms[room.jid] = room
+        self.creators[room.jid] = creator
+        self.made[creator] += 1
+
+    def _forget(self, room: Room) -> None:
+        """A room is gone."""
+        if self.rooms.get(room.jid) is not room:
+            return
+        del self.rooms[room.jid]
+        creator = self.creators.pop(room.jid)
+        self.made[creator] -= 1
+        if not self.made[creator]:
+            del self.made[creator]
+        log.info("room_closed", room=str(room.jid))
+
+    def carry_out(self, room: Room, effects: Sequence[Effect], ctx: Context | None = None) -> Awaitable[None] | None:
+        """Do what a room decided; with `ctx`, its request is answered where the effects say `Done`."""
+        if any(isinstance(effect, Closed) for effect in effects):
+            if not room.locked:
+                self.store.forget(room.jid)
+            self._forget(room)
+        self.settle(room)
+        done: Callable[[], None] | None = None
+        if ctx is not None:
+            request = ctx
+            done = lambda: self.kernel.router.answer(request, request.stanza.reply())  # noqa: E731
+        return self.fanout.run(room.jid, effects, done=done)
+
+    def settle(self, room: Room) -> None:
+        """An empty room needs no history in memory."""
+        if not room.occupants and not room.locked:
+            room.history = None
+            room.invitations.clear()
+
+    def with_history(
+        self, room: Room, ctx: Context, go_on: Callable[[Context], Awaitable[None] | None]
+    ) -> Awaitable[None]:
+        """Read a room's history, then go on with the stanza that needs it."""
+        return self._with_history(room, ctx, go_on)
+
+    async def _with_history(self, room: Room, ctx: Context, go_on: Callable[[Context], Awaitable[None] | None]) -> None:
+        task = self._loading.get(room.jid)
+        if task is None:
+            task = self._loading[room.jid] = self.tasks.spawn(self._load_history(room), "history")
+        await asyncio.shield(task)
+        if room.history is None and self.rooms.get(room.jid) is room:
+            room.history = History(room.jid)  # somebody was refused meanwhile, and the room settled again
+        rest = go_on(ctx)
+        if rest is not None:
+            await rest
+
+    async def _load_history(self, room: Room) -> None:
+        try:
+            kept = await self.archive.history(room.jid, room.config.max_history_fetch)
+            if room.history is None:
+                room.history = History(room.jid, kept)
+        finally:
+            del self._loading[room.jid]
+
+    @asynccontextmanager
+    async def exclusive(self, room: Room) -> AsyncIterator[None]:
+        """One lasting change of a room at a time. Raises `StanzaError(item-not-found)` if the room is gone by then."""
+        lock = self._locks.get(room)
+        if lock is None:
+            lock = self._locks[room] = asyncio.Lock()
+        async with lock:
+            if self.rooms.get(room.jid) is not room:
+                raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
+            yield
+
+    # ---- ghosts -----------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Once a minute: occupants whose session is gone, occupants elsewhere that are silent, messages that are old."""
+        self._timer = self.kernel.clock.call_later(SWEEP_SECONDS, self._sweep)
+        self._sweeps += 1
+        by_full = self.kernel.sessions.by_full
+        now = self.kernel.clock.now()
+        silent: list[tuple[Room, JID]] = []
+        for room in tuple(self.rooms.values()):
+            for jid, seat in tuple(room.seats.items()):
+                if self.kernel.is_local_domain(jid.domain):
+                    if jid not in by_full and jid in room.seats:
+                        self._remove_ghost(room, jid)
+                elif self.config.ping_seconds and now - seat.heard > self.config.ping_seconds:
+                    silent.append((room, jid))
+        if silent:
+            self.tasks.spawn(self._ping(silent[:PINGS_AT_ONCE]), "pings")
+        if self.config.archive_days and self._sweeps % 60 == 1:
+            self.archive.expire(now - 86_400.0 * self.config.archive_days)
+
+    def _remove_ghost(self, room: Room, jid: JID) -> None:
+        log.info("ghost_removed", room=str(room.jid), occupant=str(jid))
+        rest = self.carry_out(room, room.leave(jid, statuses=(Status.TECHNICAL,)))
+        if rest is not None:
+            self.tasks.spawn(_wait(rest), "farewell")
+
+    async def _ping(self, silent: list[tuple[Room, JID]]) -> None:
+        await asyncio.gather(*(self._ping_one(room, jid) for room, jid in silent))
+
+    async def _ping_one(self, room: Room, jid: JID) -> None:
+        """§16.1.2: whoever does not answer, or is said not to exist, has left. Any other error is an answer."""
+        seat = room.seats.get(jid)
+        if seat is None:
+            return
+        seat.heard = self.kernel.clock.now()
+        try:
+            answer: Stanza | None = await self.kernel.iq.request(
+                "get", jid, make(f"{{{ns.PING}}}ping"), sender=room.jid, timeout=30.0
+            )
+        except IqTimeout:
+            answer = None
+        if room.seats.get(jid) is not seat:
+            return
+        gone = answer is None or (
+            answer.type == "error"
+            and error_condition(answer)[1]
+            in ("gone", "item-not-found", "recipient-unavailable", "remote-server-not-found", "remote-server-timeout")
+        )
+        if gone:
+            self._remove_ghost(room, jid)
+
+    @on(events.account_removed)
+    async def account_removed(self, event: AccountEvent) -> None:
+        """An account goes: its affiliations with it. A room without an owner gets its first admin or member as one, or ends."""
+        user = event.user
+        for room in tuple(self.rooms.values()):
+            if user not in room.standings or room.locked:
+                continue
+            async with self.exclusive(room):
+                changes = [(user, Standing(Affiliation.NONE))]
+                if room.owners == [user]:
+                    heirs = [*room.listed(Affiliation.ADMIN), *room.listed(Affiliation.MEMBER)]
+                    heir = next((jid for jid, _ in heirs if jid.local), None)
+                    if heir is None:
+                        await self.store.delete(room.jid)
+                        self.carry_out(room, destroy(room, reason="its owner's account was removed"))
+                        continue
+                    changes.append((heir, Standing(Affiliation.OWNER, room.standings[heir].nick)))
+                await self.store.save(room.jid, None, changes)
+                for jid, standing in changes:
+                    room.set_standing(jid, standing)
+                for occupant in room.occupants.values():
+                    occupant.affiliation = room.affiliation_of(occupant.bare)
+                    occupant.changed()
+
+    # ---- commands ---------------------------------------------------------------------------------------------------
+
+    @command("muc.list", "List rooms")
+    def command_list(self, domain: str | None = None) -> list[dict[str, Any]]:
+        """Rooms with their names and occupants, sorted."""
+        return [
+            {
+                "room": str(room.jid),
+                "name": room.config.name,
+                "occupants": len(room.occupants),
+                "persistent": room.config.persistent,
+                "public": room.config.public,
+            }
+            for room in sorted(self.rooms.values(), key=lambda r: r.jid)
+            if domain is None or room.jid.domain == domain
+        ]
+
+    @command("muc.info", "Tell everything about a room but its messages")
+    def command_info(self, room: str) -> dict[str, Any]:
+        """Configuration (without the password), affiliations and occupants of a room."""
+        found = self._room(room)
+        config = found.config.model_dump(mode="json")
+        del config["secret"]
+        return {
+            "room": str(found.jid),
+            "created": found.created,
+            "creator": str(self.creators[found.jid]),
+            "subject": found.subject.text,
+            "config": config,
+            "affiliations": {str(jid): s.affiliation.label for jid, s in sorted(found.standings.items())},
+            "occupants": [
+                {"nick": o.nick, "jids": [str(jid) for jid in o.seats], "role": o.role.label}
+                for o in found.occupants.values()
+            ],
+        }
+
+    @command("muc.create", "Make a persistent room with an owner")
+    async def command_create(self, room: str, owner: str) -> dict[str, str]:
+        """Make a room that stays."""
+        jid, creator = address_of(room), address_of(owner).bare
+        if jid.resource or not jid.local or jid.domain not in self.hosts:
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text=f"a room's address is name@{self.hosts[0]}")
+        if jid in self.rooms:
+            raise StanzaError(Condition.CONFLICT, text=f"{jid} exists already")
+        made = self._new_room(jid, creator)
+        made.config = made.config.changed(persistent=True)
+        self._enter(made, creator)
+        try:
+            await self.store_new(made, made.config, ())
+        except BaseException:
+            self._forget(made)
+            raise
+        self.settle(made)
+        return {"room": str(jid)}
+
+    @command("muc.destroy", "Destroy a room")
+    async def command_destroy(self, room: str, reason: str = "", alternate: str | None = None) -> dict[str, str]:
+        """Remove everybody from a room, and the room with its archive."""
+        found = self._room(room)
+        venue = None if alternate is None else address_of(alternate)
+        async with self.exclusive(found):
+            await self.store.delete(found.jid)
+            rest = self.carry_out(found, destroy(found, venue, reason))
+        if rest is not None:
+            await rest
+        return {"room": str(found.jid)}
+
+    @command("muc.affiliations", "List the affiliations of a room")
+    def command_affiliations(self, room: str, affiliation: str | None = None) -> list[dict[str, str]]:
+        """Who is what in a room."""
+        wanted = None if affiliation is None else parse_affiliation(affiliation)
+        return [
+            {"jid": str(jid), "affiliation": s.affiliation.label, "nick": s.nick, "reason": s.reason}
+            for jid, s in sorted(self._room(room).standings.items())
+            if wanted is None or s.affiliation is wanted
+        ]
+
+    @command("muc.affiliate", "Change somebody's affiliation with a room")
+    async def command_affiliate(self, room: str, jid: str, affiliation: str, reason: str = "") -> dict[str, str]:
+        """Make somebody owner, admin, member, outcast or none of these; the last owner stays."""
+        found, user, wanted = self._room(room), address_of(jid).bare, parse_affiliation(affiliation)
+        async with self.exclusive(found):
+            actor = next((owner for owner in found.owners if owner != user), found.owners[0])
+            changes = plan_affiliations(found, actor, [AffiliationItem(user, wanted, None, reason)])
+            await self.store.save(found.jid, None, [(c.jid, c.after) for c in changes])
+            rest = self.carry_out(found, apply_affiliations(found, changes))
+        if rest is not None:
+            await rest
+        return {"room": str(found.jid), "jid": str(user), "affiliation": wanted.label}
+
+    def _room(self, address: str) -> Room:
+        jid = address_of(address).bare
+        room = self.rooms.get(jid)
+        if room is None or room.locked:
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no room {jid}")
+        return room
+
+
+def _restored(stored: StoredRoom, bounds: Bounds) -> Room:
+    room = Room(stored.jid, stored.config, stored.secret, bounds, created=stored.created)
+    for jid, standing in stored.standings:
+        room.set_standing(jid, standing)
+    room.subject = stored.subject
+    room.avatar_hashes = stored.avatars
+    room.hats = {hat.uri: hat for hat in stored.hats}
+    for jid, uri in stored.wearers:
+        room.wearers[jid] = (*room.wearers.get(jid, ()), uri)
+    return room
+
+
+async def _wait(rest: Awaitable[None]) -> None:
+    await rest

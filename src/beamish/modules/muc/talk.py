@@ -1,0 +1,311 @@
+"""Presence and messages that arrive at rooms (XEP-0045 §7): from stanzas to the rules of `room`, and back to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
+
+from beamish.core.events import Context
+from beamish.core.kernel import new_id
+from beamish.modules.muc.archive import SUBJECT_CHANGE, TALK
+from beamish.modules.muc.history import Kept, Subject, Wanted
+from beamish.modules.muc.names import (
+    BODY,
+    DELAY_TAG,
+    HINTS,
+    MUC,
+    MUC_USER,
+    OCCUPANT_ID_TAG,
+    RETRACT_TAG,
+    STANZA_ID,
+    STANZA_ID_TAG,
+    SUBJECT,
+    THREAD,
+    X_DATA,
+    X_MUC,
+    X_USER,
+    Status,
+)
+from beamish.modules.muc.occupants import UNAVAILABLE, Seat, shown_children
+from beamish.modules.muc.room import Room
+from beamish.storage.api import StorageBusy
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, Kind, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import PRESENCE, Stanza, content_bytes
+from beamish.xmpp.xml import Element, escape_attr
+
+if TYPE_CHECKING:
+    from beamish.modules.muc.service import MucModule
+
+_GONE: Final = frozenset(
+    ("gone", "item-not-found", "recipient-unavailable", "redirect", "remote-server-not-found", "remote-server-timeout")
+)
+"""Errors that say that an occupant is not there any more (§16.1.2)."""
+_NO_STORE: Final = (f"{{{HINTS}}}no-store", f"{{{HINTS}}}no-permanent-store")
+_KEPT: Final = frozenset(
+    (
+        BODY,
+        RETRACT_TAG,
+        f"{{{HINTS}}}store",
+        "{eu.siacs.conversations.axolotl}encrypted",
+        "{urn:xmpp:omemo:2}encrypted",
+        "{urn:xmpp:openpgp:0}openpgp",
+        "{urn:xmpp:reactions:0}reactions",
+        "{urn:xmpp:fasten:0}apply-to",
+        "{urn:xmpp:chat-markers:0}displayed",
+        "{urn:xmpp:receipts}received",
+    )
+)
+"""What makes a message worth keeping (XEP-0313 §6.1.2 names bodies; the rest belongs to them)."""
+_TRIM_EVERY: Final = 50
+
+
+def error_condition(stanza: Stanza) -> tuple[str, str]:
+    """Type and condition of an error stanza, `("cancel", "undefined-condition")` where it does not say."""
+    error = stanza.child(f"{{{ns.CLIENT}}}error")
+    if error is not None:
+        for child in error:
+            tag = str(child.tag)
+            if tag.startswith(f"{{{ns.STANZAS}}}") and not tag.endswith("}text"):
+                name = tag.rpartition("}")[2]
+                if name in {c.value for c in Condition}:
+                    return error.get("type", "cancel"), name
+    return "cancel", Condition.UNDEFINED_CONDITION.value
+
+
+def bare_error(stanza: Stanza, sender: JID, to: JID, id: str) -> Stanza:
+    """An error passed on between occupants: its condition and nothing that could name a real address."""
+    type_, condition = error_condition(stanza)
+    inner = f"<error type='{escape_attr(type_)}'><{condition} xmlns='{ns.STANZAS}'/></error>"
+    return Stanza.build(stanza.name, "error", id=id, sender=sender, to=to, content=inner.encode())
+
+
+class Talk:
+    """Presence and messages, for one service."""
+
+    def __init__(self, muc: MucModule) -> None:
+        self._muc = muc
+        self._clock = muc.kernel.clock
+
+    # ---- presence ---------------------------------------------------------------------------------------------------
+
+    def presence(self, ctx: Context) -> Awaitable[None] | None:
+        """Presence to a room or an occupant. Raises `StanzaError`."""
+        stanza = ctx.stanza
+        to, who = stanza.to, stanza.sender
+        assert to is not None and who is not None
+        room = self._muc.rooms.get(to.bare)
+        kind = stanza.type
+        if kind == UNAVAILABLE:
+            if room is None or who not in room.seats:
+                return None
+            return self._muc.carry_out(room, room.leave(who, shown_children(stanza)))
+        if kind == "error":
+            if room is not None:
+                return self._failed(room, who, stanza, about_room=True)
+            return None
+        if kind:
+            return None  # §15.3: probes and subscriptions neither enter nor leave
+        if not to.resource:
+            raise StanzaError(Condition.JID_MALFORMED, text="a room is entered with a nickname")
+        x = stanza.child(X_MUC)
+        if x is None:
+            if room is None or who not in room.seats:
+                self._out_of_sync(stanza, to, who)
+                return None
+            effects = room.presence(
+                who, to.resource, shown_children(stanza), self._clock.now(), lang=stanza.lang, id=stanza.id
+            )
+            return self._muc.carry_out(room, effects)
+        if room is None:
+            return self._muc.create_room(ctx)
+        if room.history is None:
+            return self._muc.with_history(room, ctx, self.presence)
+        return self.enter(room, stanza, x)
+
+    def enter(self, room: Room, stanza: Stanza, x: Element, *, created: bool = False) -> Awaitable[None] | None:
+        """A join, or a request to be told everything again (§7.2). Raises `StanzaError`."""
+        to, who = stanza.to, stanza.sender
+        assert to is not None and who is not None
+        try:
+            effects = room.join(
+                who,
+                to.resource,
+                shown_children(stanza),
+                self._clock.now(),
+                lang=stanza.lang,
+                password=x.findtext(f"{{{MUC}}}password"),
+                wanted=Wanted.from_xml(x),
+                id=stanza.id,
+                created=created,
+            )
+        except StanzaError:
+            self._muc.settle(room)
+            raise
+        return self._muc.carry_out(room, effects)
+
+    def _out_of_sync(self, stanza: Stanza, to: JID, who: JID) -> None:
+        """§7.2.17: somebody believes to be inside. An explicit farewell makes the client enter again."""
+        codes = "".join(f"<status code='{int(c)}'/>" for c in (Status.SELF, Status.KICKED, Status.TECHNICAL))
+        content = f"<x xmlns='{MUC_USER}'><item affiliation='none' role='none'/>{codes}</x>".encode()
+        self._muc.kernel.router.post(
+            Stanza.build(PRESENCE, UNAVAILABLE, id=stanza.id, sender=to, to=who, content=content)
+        )
+
+    def _failed(self, room: Room, who: JID, stanza: Stanza, *, about_room: bool) -> Awaitable[None] | None:
+        """An occupant's error: if it says that nobody is there, the occupant leaves with 333 (§11.1, §16.1.2)."""
+        condition = error_condition(stanza)[1]
+        if condition in _GONE or (about_room and condition == "service-unavailable"):
+            return self._muc.carry_out(room, room.leave(who, statuses=(Status.TECHNICAL,)))
+        return None
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def message(self, ctx: Context) -> Awaitable[None] | None:
+        """A message to a room or an occupant. Raises `StanzaError`."""
+        stanza = ctx.stanza
+        to, who = stanza.to, stanza.sender
+        assert to is not None and who is not None
+        room = self._muc.rooms.get(to.bare)
+        if stanza.type == "error":
+            return None if room is None else self._error(room, who, to, stanza)
+        if room is None or room.locked:
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
+        if to.resource:
+            self._private(room, who, to, stanza)
+            return None
+        if stanza.type == "groupchat":
+            return self._to_all(ctx, room, who)
+        x = stanza.child(X_USER)
+        if x is not None:
+            if x.find(f"{{{MUC_USER}}}invite") is not None:
+                return self._muc.invitations.invite(room, who, x)
+            decline = x.find(f"{{{MUC_USER}}}decline")
+            if decline is not None:
+                self._muc.invitations.decline(room, who, decline)
+                return None
+        form = stanza.child(X_DATA)
+        if form is not None:
+            return self._muc.approvals.message(room, who, form)
+        if stanza.type == "headline":
+            return None
+        raise StanzaError(Condition.BAD_REQUEST, text="messages to a room are of type groupchat")
+
+    def _to_all(self, ctx: Context, room: Room, who: JID) -> Awaitable[None] | None:
+        """§7.4, and §8.1 for a new subject."""
+        stanza = ctx.stanza
+        body = keep = thread = False
+        subject: list[Element] = []
+        drop: list[Element] = []
+        retract: Element | None = None
+        for child in stanza.el:
+            tag = child.tag
+            if tag in _KEPT:
+                keep = True
+                if tag == BODY:
+                    body = True
+                elif tag == RETRACT_TAG:
+                    retract = child
+            elif tag == SUBJECT:
+                subject.append(child)
+            elif tag == THREAD:
+                thread = True
+            elif tag in _NO_STORE:
+                keep = False
+            elif _is_forged(tag, child, room.jid):
+                drop.append(child)
+        if subject and not body and not thread:
+            seat = room.inside(who)
+            if not room.may_set_subject(seat.occupant):
+                raise StanzaError(Condition.FORBIDDEN, text="you may not change the subject of this room")
+        else:
+            seat = room.voice(who)
+            subject = []
+        now = self._clock.now()
+        room.check_message(seat, len(stanza.body), body, now)
+        occupant = seat.occupant
+        uid = new_id()
+        mark = f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{uid}'/>".encode()
+        reflected = stanza.without(*drop) if drop else stanza
+        reflected = reflected.with_child(occupant.id_bytes + mark).replace(sender=occupant.jid)
+        kept: Kept | None = None
+        if subject or keep:
+            kept = Kept(uid, now, reflected, occupant.bare)
+            self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK)
+        if subject:
+            content = b"".join(content_bytes(el) for el in subject)
+            room.subject = Subject(content, occupant.jid, occupant.id_bytes, now, subject[0].text or "")
+            ctx.caused(self._muc.store.set_subject(room.jid, room.subject))
+            kept = None
+        if retract is not None:
+            self._retract(ctx, room, seat, retract.get("id", ""), stanza.id, now)
+        return self._muc.carry_out(room, room.said(reflected, kept))
+
+    def _store(self, ctx: Context, room: Room, kept: Kept, who: JID, kind: int) -> None:
+        logged = room.config.logging
+        try:
+            ctx.caused(self._muc.archive.append(room.jid, kept, who, kind, logged))
+        except StorageBusy as exc:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, Kind.WAIT, "the archive is busy, try again") from exc
+        if not logged:
+            room.unlogged += 1
+            if room.unlogged % _TRIM_EVERY == 0:
+                self._muc.archive.trim(room.jid, room.config.max_history_fetch)
+
+    def _retract(self, ctx: Context, room: Room, seat: Seat, uid: str, id: str, now: float) -> None:
+        """XEP-0424 §6: what its author took back is not handed out any more."""
+        if not uid:
+            return
+        bare = seat.jid.bare
+        if room.history is not None:
+            found = room.history.find(uid)
+            if found is not None and found.bare == bare:
+                room.history.remove(uid)
+        ctx.caused(self._muc.archive.retract(room.jid, uid, bare, id, now))
+
+    def _private(self, room: Room, who: JID, to: JID, stanza: Stanza) -> None:
+        """§7.5: to every session of the recipient."""
+        if stanza.type == "groupchat":
+            raise StanzaError(Condition.BAD_REQUEST, text="a private message is not of type groupchat")
+        seat = room.inside(who)
+        occupant = seat.occupant
+        if not room.may_write_privately(occupant):
+            raise StanzaError(Condition.FORBIDDEN, text="you may not send private messages in this room")
+        recipient = room.find(to.resource)
+        if recipient is None:
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="nobody here has this nickname")
+        room.check_message(seat, len(stanza.body), False, self._clock.now())
+        drop = [c for c in stanza.el if c.tag in (X_USER, OCCUPANT_ID_TAG)]
+        passed = stanza.without(*drop).with_child(f"<x xmlns='{MUC_USER}'/>".encode() + occupant.id_bytes)
+        for target in tuple(recipient.seats):
+            self._muc.kernel.router.post(passed.replace(sender=occupant.jid, to=target))
+
+    def _error(self, room: Room, who: JID, to: JID, stanza: Stanza) -> Awaitable[None] | None:
+        """An error about something that the room passed on: to its author, if that was one occupant."""
+        about_room = not to.resource or (room.history is not None and room.history.knows_id(stanza.id))
+        seat = room.seats.get(who)
+        author = room.find(to.resource) if to.resource and not about_room else None
+        if author is not None:
+            origin = seat.occupant.jid if seat is not None else _occupant_of(room, who) or room.jid
+            for target in tuple(author.seats):
+                self._muc.fanout.send(target, bare_error(stanza, origin, target, stanza.id))
+        if seat is None:
+            return None
+        return self._failed(room, who, stanza, about_room=about_room)
+
+
+def _occupant_of(room: Room, who: JID) -> JID | None:
+    """The occupant address of a user whose server answered in its place."""
+    return next((o.jid for o in room.of_user(who.bare)), None)
+
+
+def _is_forged(tag: object, child: Element, room: JID) -> bool:
+    """Elements in a message that only the room may make (XEP-0359 §5 rule 2, XEP-0421 §4, XEP-0313 §9.3)."""
+    if tag in (X_USER, OCCUPANT_ID_TAG):
+        return True
+    if tag == STANZA_ID_TAG:
+        return child.get("by") == room
+    if tag == DELAY_TAG:
+        return child.get("from") == room
+    return False
