@@ -45,6 +45,9 @@ _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
 _DECLARATION: Final = re.compile(rb"<!(?!--|\[CDATA\[)")
 _BLANK_TEXT: Final = re.compile(rb">([ \t\n]{16,59})<")
 """Blank texts that libxml2 keeps in its dictionary: shorter ones live in the node, longer ones are copied."""
+_LOOSE_AMPERSAND: Final = re.compile(
+    rb"&(?:[^#A-Za-z_:\x80-\xff]|#[^0-9x]|[A-Za-z_:\x80-\xff][\w.:\x80-\xff-]*[^\w.:;\x80-\xff-])"
+)
 _FATAL: Final = 3
 
 
@@ -271,8 +274,13 @@ class StreamParser:
             self._steps(piece, taken)
             return
         self._fresh = False
+        begins = self._size == 0
         self._push(piece, piece, taken)
         depth = self._depth
+        if depth != 1 and begins and b"&" in piece and _LOOSE_AMPERSAND.search(piece) is not None:
+            # libxml2 would wait for a semicolon, deaf to everything up to there. (Not looked for in later pieces of an
+            # element, which may be inside of a CDATA section.)
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
         if depth == 1:
             self._size = 0
             if piece[-1] != 62 and piece[piece.rfind(b">") + 1 :].strip(WHITE_SPACE):  # ">"
