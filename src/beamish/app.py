@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,14 +26,21 @@ from beamish.core.registry import discover, select
 from beamish.net import systemd
 from beamish.net.address import BACKLOG, bind_all, format_peer
 from beamish.net.c2s import C2SLimits, C2SServer
+from beamish.net.component import ComponentServer
 from beamish.net.control import ControlError, ControlServer, ControlUnavailable, call
+from beamish.net.dns import DnsResolver, Resolver, Target
+from beamish.net.s2s import Federation, Policy, S2SLimits
 from beamish.net.tls import XMPP_CLIENT, CertificateStore
+from beamish.net.tls_memory import TlsContexts
+from beamish.net.verify import Trust
 from beamish.net.wirelog import WireLog
 from beamish.storage.sqlite import SqliteDatabase
 from beamish.stream import features
+from beamish.stream.dialback import DialbackSecret
 from beamish.stream.features import StreamFeature
 from beamish.stream.machine import C2SSettings
 from beamish.stream.parser import ParserLimits
+from beamish.stream.s2s import S2SSettings
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +91,81 @@ def c2s_server(
     return C2SServer(kernel, settings, bounds, certificates, wire_log or WireLog(config.server.log.wire))
 
 
+def federation(
+    kernel: Kernel,
+    config: Config,
+    certificates: CertificateStore,
+    wire_log: WireLog | None = None,
+    *,
+    resolver: Resolver | None = None,
+) -> Federation:
+    """The side of a started kernel that faces other servers; it listens nowhere and carries nothing yet.
+
+    `resolver` takes the place of the DNS.
+    """
+    limits, s2s = config.limits, config.s2s
+    settings = S2SSettings(
+        serves=kernel.router.serves,
+        new_id=new_id,
+        ledger=kernel.names,
+        secret=DialbackSecret(secrets.token_bytes(32)),
+        limits=ParserLimits(limits.stanza_bytes * 2, limits.depth, limits.elements, limits.attributes),
+        dialback=s2s.dialback,
+    )
+    bounds = S2SLimits(
+        connect_seconds=s2s.connect_seconds,
+        negotiation_seconds=s2s.negotiation_seconds,
+        retry_seconds=s2s.retry_seconds,
+        backoff_seconds=s2s.backoff_seconds,
+        idle_seconds=s2s.idle_seconds,
+        resume_seconds=s2s.resume_seconds,
+        queue_stanzas=s2s.queue_stanzas,
+        queue_bytes=s2s.queue_bytes,
+        routes=s2s.domains,
+        streams_per_domain=s2s.streams_per_domain,
+        connections_per_address=limits.connections_per_address,
+        stanzas_per_second=s2s.stanzas_per_second,
+        stanza_burst=s2s.stanza_burst,
+        bytes_per_second=s2s.bytes_per_second,
+        bytes_burst=s2s.bytes_burst,
+        unsent_bytes=limits.unsent_bytes,
+        presences=s2s.presences,
+    )
+    policy = Policy(
+        open=s2s.policy == "open",
+        allow=frozenset(s2s.allow),
+        deny=frozenset(s2s.deny),
+        require_verified=s2s.require_verified_tls,
+        unverified=frozenset(s2s.unverified),
+    )
+    return Federation(
+        kernel,
+        settings,
+        bounds,
+        policy,
+        TlsContexts(certificates.certificate_for, config.tls.minimum),
+        Trust(s2s.trust),
+        resolver or DnsResolver(s2s.dns_seconds),
+        wire_log or WireLog(config.server.log.wire),
+        hosts={domain: Target(address.host, address.port) for domain, address in s2s.hosts.items()},
+    )
+
+
+def component_server(kernel: Kernel, config: Config, wire_log: WireLog | None = None) -> ComponentServer:
+    """The components of a started kernel; it listens nowhere and serves no domain yet."""
+    limits = config.limits
+    return ComponentServer(
+        kernel,
+        config.components,
+        ParserLimits(limits.stanza_bytes * 2, limits.depth, limits.elements, limits.attributes),
+        wire_log or WireLog(config.server.log.wire),
+        queue_stanzas=config.component_listener.queue_stanzas,
+        away_seconds=config.component_listener.away_seconds,
+        unsent_bytes=limits.unsent_bytes,
+        presences=config.s2s.presences,
+    )
+
+
 def chosen_modules(config: Config) -> list[type[Module]]:
     """The modules that the configuration wants to run. Raises `ModuleError`."""
     return select(discover(), config.modules.enable, config.modules.disable)
@@ -126,6 +209,8 @@ async def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
         return await call(config.server.data_dir / _CONTROL, name, args)
     logging.configure("warning", config.server.log.format)
     async with open_kernel(config) as kernel:
+        if all(known.name != name for known in kernel.commands):
+            raise CommandFailed(f"{name} needs a running server")
         return await _command(kernel, name, args)
 
 
@@ -177,7 +262,8 @@ async def serve(
         server = c2s_server(kernel, config, certificates)
         control = ControlServer(config.server.data_dir / _CONTROL, lambda name, args: _command(kernel, name, args))
         await up.enter_async_context(control)
-        listening = await listen(server, config, certificates, up)
+        services = await listen_services(kernel, config, certificates, up)
+        listening = await listen(server, config, certificates, up) + services
         state = _Reloadable(config, certificates, server, reload)
         up.enter_context(_Signals(stop, state.reload))
         server.start()
@@ -220,6 +306,43 @@ async def listen(server: C2SServer, config: Config, certificates: CertificateSto
     return lines
 
 
+async def listen_services(
+    kernel: Kernel,
+    config: Config,
+    certificates: CertificateStore,
+    up: AsyncExitStack,
+    *,
+    resolver: Resolver | None = None,
+) -> list[str]:
+    """Begin to exchange stanzas with other servers and components, and open their listeners; on the way out all stops.
+
+    To be called before `listen`, so that what clients say at the end still gets through. Lines as of `listen`.
+    """
+    loop = asyncio.get_running_loop()
+    lines: list[str] = []
+    if config.s2s.enabled:
+        s2s = federation(kernel, config, certificates, resolver=resolver)
+        kernel.provide(Federation, s2s)
+        s2s.start()
+        up.push_async_callback(s2s.stop, config.server.shutdown_grace)
+        for addresses, direct in ((config.s2s.listen, False), (config.s2s.direct_tls, True)):
+            for sock in bind_all(addresses) if addresses else ():
+                listener = await loop.create_server(
+                    partial(s2s.connection, direct_tls=direct), sock=sock, backlog=BACKLOG
+                )
+                up.callback(listener.close)
+                lines.append(f"s2s {format_peer(sock.getsockname())} {'direct-tls' if direct else 'starttls'}")
+    if config.components:
+        components = component_server(kernel, config)
+        components.start()
+        up.push_async_callback(components.stop, config.server.shutdown_grace)
+        for sock in bind_all(config.component_listener.listen):
+            listener = await loop.create_server(components.connection, sock=sock, backlog=BACKLOG)
+            up.callback(listener.close)
+            lines.append(f"component {format_peer(sock.getsockname())} plain")
+    return lines
+
+
 class _Reloadable:
     """What SIGHUP changes while the server runs: certificates, and log settings. The rest is named and left alone."""
 
@@ -252,7 +375,7 @@ class _Reloadable:
             self._server.wire_log.enabled = fresh.server.log.wire
         later = [
             section
-            for section in ("c2s", "storage", "limits", "modules")
+            for section in ("c2s", "s2s", "components", "component_listener", "storage", "limits", "modules")
             if getattr(fresh, section) != getattr(self._config, section)
         ]
         if fresh.server.domains != self._config.server.domains or fresh.server.data_dir != self._config.server.data_dir:
@@ -280,4 +403,15 @@ async def _watch_certificates(certificates: CertificateStore) -> None:
             log.warning("certificate_problem", problem=str(problem))
 
 
-__all__ = ["CommandFailed", "c2s_server", "chosen_modules", "listen", "open_kernel", "run_command", "serve"]
+__all__ = [
+    "CommandFailed",
+    "c2s_server",
+    "chosen_modules",
+    "component_server",
+    "federation",
+    "listen",
+    "listen_services",
+    "open_kernel",
+    "run_command",
+    "serve",
+]

@@ -25,7 +25,7 @@ TABLE = [
     ("[server]\nx = 1", "2: server.x: unknown key", "(allowed: admins, data_dir, domains, log, shutdown_grace)"),
     ("[server]\nrequire_tls = false", "2: server.require_tls: unknown key", "did you mean c2s.require_tls?"),
     ("[sever]", "1: sever: unknown table", "did you mean server?"),
-    ("domains = ['a.example']", "1: domains: unknown table", "allowed: c2s, limits"),
+    ("domains = ['a.example']", "1: domains: unknown table", "allowed: c2s, component_listener"),
     ("[server]\nlog.level = 'warn'", "2: server.log.level: must be", 'did you mean "warning"?'),
     (
         "[server]\nlog = {level='info',\\\nformat='xml'}".replace("\\\n", " "),

@@ -154,6 +154,153 @@ class C2sConfig(Section):
     )
 
 
+class S2sConfig(Section):
+    """Streams with other servers (federation)."""
+
+    enabled: bool = Field(
+        True,
+        description="Exchange stanzas with other servers. Off: what is for a foreign domain comes back as an error.",
+    )
+    listen: tuple[Address, ...] = Field(
+        (Listen.parse("[::]:5269"),),
+        max_length=100,
+        description="Addresses for servers that start in plain text and switch to TLS (STARTTLS); they always have to.",
+    )
+    direct_tls: tuple[Address, ...] = Field(
+        (Listen.parse("[::]:5270"),),
+        max_length=100,
+        description="Addresses for servers that speak TLS from the first byte (XEP-0368). "
+        "They find it by an SRV record `_xmpps-server._tcp`.",
+    )
+    require_verified_tls: bool = Field(
+        True,
+        description="The certificate of the other server must be valid and for its domain. Off: dialback alone vouches "
+        "for it, which an attacker on the way or in the DNS can deceive.",
+    )
+    unverified: tuple[Domain, ...] = Field(
+        (),
+        max_length=1000,
+        description="Domains, with their subdomains, whose certificates need not be valid.",
+        examples=[["old.example"]],
+    )
+    trust: Path | None = Field(
+        None,
+        description="PEM file with the authorities whose certificates are believed. Empty: those of the system.",
+        examples=["/etc/beamish/authorities.pem"],
+    )
+    policy: Literal["open", "closed"] = Field(
+        "open",
+        description="`open`: every domain may talk to this server except those in `deny`. `closed`: only `allow`.",
+    )
+    allow: tuple[Domain, ...] = Field(
+        (),
+        max_length=100_000,
+        description="Domains, with their subdomains, that may talk to this server. The longer entry wins over `deny`.",
+        examples=[["friends.example"]],
+    )
+    deny: tuple[Domain, ...] = Field(
+        (),
+        max_length=100_000,
+        description="Domains, with their subdomains, that may not.",
+        examples=[["spam.example"]],
+    )
+    hosts: dict[Domain, Address] = Field(
+        default_factory=dict,
+        max_length=10_000,
+        description="Where the server of a domain is, instead of asking the DNS: domain and host:port.",
+        examples=[{"b.example": "192.0.2.7:5269"}],
+    )
+    dialback: bool = Field(
+        True,
+        description="Accept and use server dialback (XEP-0220) where the certificate alone does not prove the domain. "
+        "Off: SASL EXTERNAL is the only way.",
+    )
+    dns_seconds: Seconds = Field(10.0, le=120, description="Seconds for looking up where a domain's server is.")
+    connect_seconds: Seconds = Field(
+        10.0, le=120, description="Seconds for one server to accept a connection, over all its addresses."
+    )
+    negotiation_seconds: Seconds = Field(
+        30.0, le=300, description="Seconds for TLS and authentication, in both directions."
+    )
+    retry_seconds: Seconds = Field(
+        20.0,
+        le=3600,
+        description="Seconds that stanzas wait for a server that cannot be reached, while connecting is tried again and "
+        "again. Then they go back to their senders.",
+    )
+    backoff_seconds: Seconds = Field(
+        60.0,
+        le=86_400,
+        description="Longest pause after such a failure in which the server is not tried at all; it begins with 5 "
+        "seconds and doubles. A stream that the server opens to us ends it.",
+    )
+    idle_seconds: Seconds = Field(
+        600.0,
+        description="Close a stream on which no stanza went for this many seconds; it is opened again when needed.",
+    )
+    resume_seconds: Seconds = Field(
+        60.0, le=3600, description="Seconds in which a stream that broke off can be taken up again (XEP-0198)."
+    )
+    queue_stanzas: Count = Field(
+        2000, description="Stanzas that may wait for one remote domain; what comes on top goes back to its sender."
+    )
+    queue_bytes: Count = Field(4_194_304, description="Bytes that may wait for one remote domain.")
+    domains: Count = Field(10_000, description="Remote domains that may be talked to at a time.")
+    streams_per_domain: Count = Field(20, description="Streams one remote domain may have open at a time.")
+    stanzas_per_second: Count = Field(
+        500, description="Stanzas per second a remote domain may send in the long run; we read slower beyond that."
+    )
+    stanza_burst: Count = Field(
+        10_000, description="Stanzas a remote domain may send at once before that rate applies."
+    )
+    bytes_per_second: Count = Field(4_000_000, description="Bytes per second a remote domain may send in the long run.")
+    bytes_burst: Count = Field(
+        16_000_000, description="Bytes a remote domain may send at once before that rate applies."
+    )
+    presences: Count = Field(
+        200_000,
+        description="Pairs of a remote user online and somebody here who was told so, remembered to take it back "
+        "when the remote server dies.",
+    )
+
+
+class ComponentConfig(Section):
+    """A component of this domain: a gateway, a bot, a service of its own (XEP-0114)."""
+
+    secret: str = Field(
+        min_length=1,
+        max_length=1000,
+        description="What the component proves to know. Anybody who knows it speaks for the domain.",
+        examples=["a long random text"],
+    )
+    roster: Literal["none", "get", "set", "both"] = Field(
+        "none", description="What the component may do with rosters of local accounts (XEP-0356)."
+    )
+    message: Literal["none", "outgoing"] = Field(
+        "none", description="Whether the component may send messages in the name of the server's users (XEP-0356)."
+    )
+    presence: Literal["none", "managed_entity"] = Field(
+        "none",
+        description="`managed_entity`: the component is told when users of this server come and go (XEP-0356).",
+    )
+
+
+class ComponentsConfig(Section):
+    """Where components connect (XEP-0114). Nothing is listened on unless there is a component."""
+
+    listen: tuple[Address, ...] = Field(
+        (Listen.parse("127.0.0.1:5347"),),
+        max_length=100,
+        description="Addresses for components. The protocol has no encryption: keep it on this machine.",
+    )
+    queue_stanzas: Count = Field(
+        1000, description="Stanzas kept for a component that is away for a moment; beyond that they go back."
+    )
+    away_seconds: Seconds = Field(
+        5.0, le=600, description="Seconds that stanzas wait for a component that has just lost its connection."
+    )
+
+
 class DomainTls(Section):
     """The certificate of one domain."""
 
@@ -334,6 +481,11 @@ class Config(Section):
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     c2s: C2sConfig = Field(default_factory=C2sConfig)
+    s2s: S2sConfig = Field(default_factory=S2sConfig)
+    component_listener: ComponentsConfig = Field(default_factory=ComponentsConfig)
+    components: dict[Domain, ComponentConfig] = Field(
+        default_factory=dict, max_length=1000, description="The components, each a subdomain or a domain of its own."
+    )
     tls: TlsConfig = Field(default_factory=TlsConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)

@@ -100,6 +100,14 @@ class SubscriptionChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteLost:
+    """A remote domain cannot be reached any more; `reason` is for the log."""
+
+    domain: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AccountEvent:
     """An account was made or is being removed."""
 
@@ -144,6 +152,12 @@ incoming: Final = HookPoint[Context](
     HookKind.GUARD,
     "A message or presence arrives at a local account (bare or full JID), from anywhere, before any resource is chosen. "
     "STOP: not delivered, not stored. Blocking, archive.",
+)
+incoming_iq: Final = HookPoint[Context](
+    "incoming_iq",
+    HookKind.GUARD,
+    "An IQ, request or answer, arrives at a local account (bare or full JID), from anywhere, before it is known who takes "
+    "it. STOP: swallowed. Blocking.",
 )
 delivering: Final = HookPoint[Delivery](
     "delivering",
@@ -207,6 +221,12 @@ remote: Final = HookPoint[Context](
     HookKind.GUARD,
     "A stanza is for a domain that is not ours. STOP: somebody carries it there. Federation.",
 )
+remote_lost: Final = HookPoint[RemoteLost](
+    "remote_lost",
+    HookKind.OBSERVER,
+    "The server of a remote domain (or a component) is gone. Unavailable presence of its users was routed already. "
+    "Whoever keeps state of remote entities.",
+)
 server_message: Final = HookPoint[Context](
     "server_message",
     HookKind.GUARD,
@@ -217,6 +237,7 @@ CATALOGUE: Final = (
     session_bound,
     inbound,
     incoming,
+    incoming_iq,
     delivering,
     delivered,
     undelivered,
@@ -229,5 +250,6 @@ CATALOGUE: Final = (
     contact_presence,
     pep_published,
     remote,
+    remote_lost,
     server_message,
 )

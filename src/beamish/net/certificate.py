@@ -91,6 +91,11 @@ class Certificate:
     """Unix time at which it was read."""
     _pem: bytes = field(repr=False)
 
+    @property
+    def pem(self) -> bytes:
+        """Key, certificate and chain, for TLS libraries other than the `ssl` module. Never to be logged."""
+        return self._pem
+
     def covers(self, domain: str) -> bool:
         """Whether a client that wants `domain` would accept it (RFC 6125 §6.4: a wildcard stands for one label)."""
         name = dns_name(domain)

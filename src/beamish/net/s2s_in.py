@@ -1,0 +1,176 @@
+"""Connections that other servers open to us."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from beamish.core.kernel import new_id
+from beamish.net.s2s_link import Link, Wait, failed_element
+from beamish.stream.parser import Nonza
+from beamish.stream.s2s import SM, Authenticated, Event, StartTls
+from beamish.stream.s2s_acks import Acks, read_count
+from beamish.stream.s2s_in import KeyToVerify, Refused, S2SIn, StreamOpened
+from beamish.stream.s2s_out import Cause, Unreachable
+from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
+from beamish.xmpp.xml import escape_attr
+
+if TYPE_CHECKING:
+    from beamish.net.s2s import Federation
+
+
+class S2SInLink(Link):
+    """One stream that another server opened."""
+
+    __slots__ = ("_direct", "_verdicts", "_verifying")
+
+    direction = "in"
+    machine: S2SIn
+
+    def __init__(self, federation: Federation, *, direct_tls: bool = False) -> None:
+        super().__init__(federation, S2SIn(federation.settings, federation.admits))
+        self._direct = direct_tls
+        self._verdicts: dict[str, str] = {}
+        self._verifying = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        if not self.federation.welcome(self, self._network):
+            self.fail(StreamError(StreamErrorCondition.RESOURCE_CONSTRAINT, "too many connections from your address"))
+        elif self.federation.draining:
+            self.fail(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN))
+        elif self._direct:
+            self.begin_tls(self.federation.contexts.server(self.federation.kernel.domains[0]), server=True)
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Connection.lost`."""
+        if not self.gone:
+            self.federation.goodbye(self, self._network)
+        super().lost(error)
+
+    @property
+    def remotes(self) -> set[str]:
+        """The domains that this stream is authenticated for."""
+        return {remote for _, remote in self.machine.pairs}
+
+    @property
+    def idle_limit(self) -> float:
+        """See `Link.idle_limit`: the side that opened a stream is the one to close it first."""
+        return self.federation.limits.idle_seconds * 2
+
+    def secured(self) -> None:
+        """See `TlsConnection.secured`."""
+        assert self.tls is not None
+        self.chain = self.tls.chain()
+        self._verdicts.clear()
+        self.machine.established(self._certifies)
+
+    def _certifies(self, domain: str) -> str:
+        verdict = self._verdicts.get(domain)
+        if verdict is None:
+            if len(self._verdicts) >= self.federation.settings.pairs_per_stream:
+                self._verdicts.clear()
+            verdict = self._verdicts[domain] = self.federation.trust.judge(self.chain, domain)
+        return verdict
+
+    def _event(self, event: Event) -> Wait | None:
+        if isinstance(event, StreamOpened):
+            self._log = self._log.bind(local=event.local, remote=event.remote)
+        elif isinstance(event, StartTls):
+            self.answer()
+            self.begin_tls(self.federation.contexts.server(self.machine.local), server=True)
+        elif isinstance(event, Authenticated):
+            self._authenticated(event)
+        elif isinstance(event, KeyToVerify):
+            self.federation.tasks.spawn(self._verify(event), "verify")
+        elif isinstance(event, Refused):
+            self._log.info("s2s_auth_failed", remote=event.remote, method=event.method, reason=event.reason)
+        else:
+            return super()._event(event)
+        return None
+
+    def _authenticated(self, event: Authenticated) -> None:
+        federation = self.federation
+        verdict = self._certifies(event.remote)
+        self._log.info(
+            "s2s_authenticated",
+            local=event.local,
+            remote=event.remote,
+            method=event.method,
+            certificate=verdict or "holds",
+        )
+        if federation.crowded(event.remote):
+            self.fail(StreamError(StreamErrorCondition.RESOURCE_CONSTRAINT, "too many streams from your domain"))
+            return
+        self.negotiated()
+        self.limit(event.remote)
+        federation.heard_from(event.remote)
+        if self.machine.bidi:
+            self.answer()  # they are told that they are who they say before they get anything
+            federation.offer(self, event.local, event.remote)
+
+    async def _verify(self, asked: KeyToVerify) -> None:
+        failure: Condition | None = None
+        ok = False
+        try:
+            ok = await self.federation.ask(asked.local, asked.remote, asked.stream_id, asked.key)
+        except Unreachable as why:
+            self._log.warning("s2s_verify_failed", remote=asked.remote, cause=why.cause.value, reason=why.text)
+            lost = why.cause in (Cause.NO_SUCH_DOMAIN, Cause.REFUSED)
+            failure = Condition.REMOTE_SERVER_NOT_FOUND if lost else Condition.REMOTE_SERVER_TIMEOUT
+            if why.cause is Cause.CERTIFICATE:
+                failure = Condition.POLICY_VIOLATION
+        if not self.gone:
+            self.inject(self.machine.verified(asked.local, asked.remote, ok=ok, failure=failure))
+
+    # ---- stream management ------------------------------------------------------------------------------------------
+
+    def _sm_negotiation(self, name: str, item: Nonza) -> Wait | None:
+        if not self.federation.settings.resumption or name not in ("enable", "resume"):
+            return super()._sm_negotiation(name, item)
+        if self.acks is not None:
+            self.write(failed_element("unexpected-request"))
+            return None
+        if name == "resume":
+            return self._resume(item)
+        wanted = item.el.get("resume") in ("true", "1")
+        self.acks = Acks(new_id() if wanted and self.federation.keep(self) else "")
+        resume = ""
+        if self.acks.id:
+            self.federation.resumable[self.acks.id] = self
+            seconds = int(self.federation.limits.resume_seconds)
+            resume = f" id='{self.acks.id}' resume='true' max='{seconds}'"
+        self.write(f"<enabled xmlns='{SM}'{resume}/>".encode())
+        return None
+
+    async def _resume(self, item: Nonza) -> None:
+        federation = self.federation
+        h = read_count(item.el.get("h"))
+        id_ = item.el.get("previd", "")
+        old = federation.resumable.get(id_)
+        if old is None or old is self or old.acks is None or not (old.remotes & self.remotes):
+            self.write(failed_element("item-not-found"))
+            return
+        if not old.gone:
+            old.why = Unreachable(Cause.LOST, "the peer came back on another connection")
+            old.abort()
+            old.lost(None)
+        await old.quiet()
+        acks, old.acks = old.acks, None
+        if acks is None or self.gone:
+            old.acks = acks
+            return
+        federation.resumable[id_] = self
+        self._settled = old._settled
+        self.acks = acks
+        acks.confirm(h)
+        durable = asyncio.get_running_loop().create_future()
+        federation.kernel.db.when_durable(self._settled, lambda: None if durable.done() else durable.set_result(None))
+        await durable
+        self.write(f"<resumed xmlns='{SM}' previd='{escape_attr(id_)}' h='{acks.handled}'/>".encode())
+        self._log.info("s2s_resumed", unconfirmed=len(acks.pending))
+        self.resend()
+        if self.machine.bidi:
+            for local, remote in self.machine.pairs:
+                federation.offer(self, local, remote)

@@ -1,0 +1,538 @@
+"""A connection between servers that carries stanzas: the part that streams of both directions share.
+
+Stanzas are handled strictly in order; one that has to wait parks only its own connection (RFC 6120 §10.1). Stream
+management (XEP-0198) counts what was handled, confirms only what is committed, and keeps what the peer has not confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Awaitable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
+from cryptography import x509
+
+from beamish.core.events import Context
+from beamish.core.kernel import new_id
+from beamish.core.later import is_later
+from beamish.net.address import format_peer, network_of
+from beamish.net.tls_memory import TlsConnection
+from beamish.stream.parser import Nonza, Unaddressable
+from beamish.stream.s2s import SM, Event, ServerStream, Stage, StreamClosed, StreamFailed
+from beamish.stream.s2s_acks import Acks, read_count
+from beamish.stream.s2s_out import Cause, Unreachable, peer_error
+from beamish.xmpp.errors import StreamError, StreamErrorCondition
+from beamish.xmpp.stanza import PRESENCE, Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
+    from beamish.core.tasks import TaskGroup
+    from beamish.net.connection import Flusher
+    from beamish.net.s2s import S2SLimits
+    from beamish.net.s2s_presence import RemotePresence
+    from beamish.net.s2s_route import Route
+    from beamish.net.throttle import Bucket
+    from beamish.net.wirelog import WireLog
+
+log = structlog.get_logger(__name__)
+
+Wait = Awaitable[Any]
+
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 120), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
+_USER_TIMEOUT: Final = 60_000
+"""Milliseconds after which the kernel gives up a connection whose peer confirms nothing."""
+_LINGER: Final = 3.0
+_ASK_EVERY: Final = 50
+"""Stanzas after which a confirmation is asked for at once; otherwise after `_ASK_AFTER` seconds."""
+_ASK_AFTER: Final = 1.0
+_R: Final = f"<r xmlns='{SM}'/>".encode()
+
+
+class Hub(Protocol):
+    """What a link needs of whoever made it."""
+
+    kernel: Kernel
+    limits: S2SLimits
+    flusher: Flusher
+    wire_log: WireLog
+    tasks: TaskGroup
+    links: set[Link]
+    presences: RemotePresence
+
+    def link_lost(self, link: Link) -> None:
+        """The connection is gone."""
+
+    def buckets(self, remote: str) -> tuple[Bucket, Bucket]:
+        """The rates of a remote domain: stanzas and bytes."""
+
+
+class Link(TlsConnection):
+    """One server stream on its socket."""
+
+    __slots__ = (
+        "__weakref__",
+        "_ask_timer",
+        "_asked",
+        "_backlog",
+        "_bucket",
+        "_byte_bucket",
+        "_eof",
+        "_log",
+        "_network",
+        "_parked",
+        "_settled",
+        "_task",
+        "_throttled",
+        "_timer",
+        "_unasked",
+        "acks",
+        "chain",
+        "federation",
+        "gone",
+        "heard",
+        "id",
+        "machine",
+        "routes",
+        "since",
+        "stanzas_in",
+        "stanzas_out",
+        "used",
+        "why",
+    )
+
+    direction = ""
+
+    def __init__(self, federation: Hub, machine: ServerStream) -> None:
+        super().__init__(federation.flusher, federation.limits.unsent_bytes)
+        clock = federation.kernel.clock
+        self.federation: Any = federation
+        self.machine = machine
+        self.id = new_id()
+        self.acks: Acks | None = None
+        self.chain: list[x509.Certificate] = []
+        self.routes: set[Route] = set()
+        """Whose stanzas leave through this stream."""
+        self.gone = False
+        self.why: Unreachable | None = None
+        """Why the stream ended, if it did not end in order."""
+        self.since = clock.now()
+        self.heard = self.used = clock.monotonic()
+        self.stanzas_in = self.stanzas_out = 0
+        self._asked = 0.0
+        self._unasked = 0
+        self._ask_timer: Any = None
+        self._backlog: list[bytes] = []
+        self._bucket: Any = None
+        self._byte_bucket: Any = None
+        self._eof = False
+        self._log: Any = log.bind(stream=self.id)
+        self._network = ""
+        self._parked: deque[Event] = deque()
+        self._settled = 0
+        self._task: asyncio.Task[None] | None = None
+        self._throttled = False
+        self._timer: Any = None
+
+    # ---- the socket -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        address = self.info("peername")
+        self.peer = format_peer(address)
+        self._network = network_of(address)
+        self._log = log.bind(stream=self.id, peer=self.peer)
+        sock = self.info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
+        self.federation.links.add(self)
+        self._timer = self.federation.kernel.clock.call_later(
+            self.federation.limits.negotiation_seconds, self._negotiation_timeout
+        )
+
+    def _negotiation_timeout(self) -> None:
+        self._timer = None
+        self.fail(
+            StreamError(StreamErrorCondition.CONNECTION_TIMEOUT, "negotiation took too long"),
+            Unreachable(Cause.TIMEOUT, f"{self.peer} did not finish the negotiation in time"),
+        )
+
+    def negotiated(self) -> None:
+        """The stream may stay: somebody is authenticated."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def plain_received(self, data: bytes) -> None:
+        """See `TlsConnection.plain_received`."""
+        if self._closing:
+            return
+        self.heard = self.federation.kernel.clock.monotonic()
+        if self.federation.wire_log.enabled:
+            self.federation.wire_log.received(self.id, None, data)
+        if self._task is not None:
+            self._backlog.append(data)  # one read may still have been under way when reading was paused
+            return
+        events = self.machine.receive(data)
+        if events:
+            self.handle(events)
+        self.answer()
+        if self._byte_bucket is not None:
+            self._throttle(len(data), len(events))
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`."""
+        self._eof = True
+        if self.why is None and self.machine.stage is not Stage.CLOSED and not self.machine.closed_by_us:
+            self.why = Unreachable(Cause.LOST, f"{self.peer} hung up")
+        if self._task is None:
+            self.handle(self.machine.receive_eof())
+            self.answer()
+        return True
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().resume_writing()
+        self._drain()
+
+    def tls_failed(self, reason: str) -> None:
+        """See `TlsConnection.tls_failed`."""
+        self._log.info("s2s_tls_failed", reason=reason)
+        self.why = self.why or Unreachable(Cause.TLS, f"TLS with {self.peer} failed: {reason}")
+        self.abort()
+
+    def too_slow(self) -> None:
+        """See `Connection.too_slow`."""
+        self._log.warning("s2s_slow_reader_cut", limit=self._unsent_limit)
+        self.why = self.why or Unreachable(Cause.TIMEOUT, "the server does not take what it is sent")
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Connection.lost`."""
+        if self.gone:
+            return
+        self.gone = True
+        for timer in (self._timer, self._ask_timer):
+            if timer is not None:
+                timer.cancel()
+        if self.acks is not None:
+            self._parked.clear()  # not counted as handled, so the peer knows
+            self._backlog.clear()
+        orderly = self.machine.stage is Stage.CLOSED and self.why is None
+        if not orderly and self.why is None:
+            self.why = Unreachable(Cause.LOST, f"the connection to {self.peer} broke off")
+        self._log.info("s2s_disconnected", orderly=orderly, reason=None if self.why is None else str(self.why))
+        self.federation.links.discard(self)
+        self.federation.link_lost(self)
+
+    def answer(self) -> None:
+        """Send what the machine wants sent."""
+        if data := self.machine.data_to_send():
+            if self.federation.wire_log.enabled:
+                self.federation.wire_log.sent(self.id, None, data)
+            self.write(data)
+
+    # ---- events, in order -------------------------------------------------------------------------------------------
+
+    def inject(self, events: list[Event]) -> None:
+        """Handle events that did not come from input, behind those that wait."""
+        if self._task is not None:
+            self._parked.extend(events)
+        else:
+            self.handle(events)
+            self.answer()
+
+    def handle(self, events: list[Event]) -> None:
+        """Handle events in order; parks the connection if one has to wait."""
+        for at, event in enumerate(events):
+            wait = self._stanza(event) if type(event) is Stanza else self._event(event)
+            if wait is not None:
+                self._parked.extend(events[at + 1 :])
+                self.stop_reading()
+                self._task = self.federation.tasks.spawn(self._wait(wait), "stanza")
+                return
+
+    async def _wait(self, wait: Wait | None) -> None:
+        try:
+            while wait is not None:
+                await wait
+                self.answer()
+                wait = self._next()
+        except Exception:
+            self._log.exception("s2s_stream_failed")
+            self.fail(StreamError(StreamErrorCondition.INTERNAL_SERVER_ERROR))
+        finally:
+            self._task = None
+            if not self._throttled and not self.gone:
+                self.start_reading()
+
+    def _next(self) -> Wait | None:
+        while True:
+            while self._parked:
+                event = self._parked.popleft()
+                wait = self._stanza(event) if type(event) is Stanza else self._event(event)
+                if wait is not None:
+                    return wait
+            if self._backlog:
+                data = b"".join(self._backlog)
+                self._backlog.clear()
+                self._parked.extend(self.machine.receive(data))
+            elif self._eof and not self.gone:
+                self._eof = False
+                self._parked.extend(self.machine.receive_eof())
+            else:
+                self.answer()
+                return None
+            self.answer()
+
+    async def quiet(self) -> None:
+        """Return when the stanza in hand has been handled."""
+        while (task := self._task) is not None:
+            await asyncio.wait((task,))
+
+    def _event(self, event: Event) -> Wait | None:
+        """Subclasses handle their own events and leave the rest to this."""
+        if isinstance(event, Nonza):
+            return self._sm(event)
+        if isinstance(event, Unaddressable):
+            self._log.info("s2s_jid_malformed", reason=event.reason)
+        elif isinstance(event, StreamFailed):
+            self._failed(event)
+        elif isinstance(event, StreamClosed):
+            self._confirm_then(self._finished)
+        return None
+
+    def _finished(self) -> None:
+        self.answer()
+        self.finish()
+
+    def _failed(self, event: StreamFailed) -> None:
+        error = event.error
+        self._log.info("s2s_stream_error", by_peer=event.by_peer, error=error.condition.value, text=error.text)
+        if self.why is None:
+            if event.by_peer:
+                self.why = peer_error(error.condition, error.text)
+            else:
+                self.why = Unreachable(Cause.STREAM, f"the server broke the protocol: {error}")
+        self.answer()
+        self._end()
+
+    def _end(self) -> None:
+        """Everything is said; give the peer a moment to read it, then cut."""
+        self._blocked = False
+        self.flush()
+        self._closing = True
+        if self.transport is not None and not self._eof:
+            clock = self.federation.kernel.clock
+            self.negotiated()
+            self._timer = clock.call_later(_LINGER, self.abort)
+        else:
+            self.finish()
+
+    def fail(self, error: StreamError, why: Unreachable | None = None) -> None:
+        """Close the stream with an error of ours."""
+        if self.gone or self._closing:
+            return
+        self.why = self.why or why
+        self._failed(self.machine.fail(error))
+
+    def close(self) -> None:
+        """Close the stream in order: confirm what was handled, say goodbye, give the peer a moment to do the same."""
+        if self.gone or self._closing or self.machine.closed_by_us:
+            return
+        self._confirm_then(self._goodbye)
+
+    def _goodbye(self) -> None:
+        if self.gone or self._closing:
+            return
+        self.machine.close()
+        self.answer()
+        self.flush()
+        self.negotiated()
+        self._timer = self.federation.kernel.clock.call_later(_LINGER, self.abort)
+
+    # ---- stanzas in -------------------------------------------------------------------------------------------------
+
+    def _stanza(self, stanza: Stanza) -> Wait | None:
+        federation = self.federation
+        self.stanzas_in += 1
+        self.used = self.heard
+        if self.acks is not None:
+            self.acks.count_handled()
+        if stanza.name == PRESENCE:
+            federation.presences.note(stanza)
+        ctx = Context(stanza)
+        rest = federation.kernel.router.route(ctx)
+        if is_later(rest):
+            return self._routed(ctx, rest)  # type: ignore[arg-type]
+        if ctx.settled > self._settled:
+            self._settled = ctx.settled
+        return None
+
+    async def _routed(self, ctx: Context, rest: Awaitable[None]) -> None:
+        await rest
+        self._settled = max(self._settled, ctx.settled)
+
+    def limit(self, remote: str) -> None:
+        """From now on the rates of this remote domain apply."""
+        self._bucket, self._byte_bucket = self.federation.buckets(remote)
+
+    def _throttle(self, size: int, stanzas: int) -> None:
+        """Slow the peer down by not reading from it."""
+        clock = self.federation.kernel.clock
+        pause = max(self._byte_bucket.take(size, clock.monotonic), self._bucket.take(stanzas, clock.monotonic))
+        if pause > 0.0 and not self._throttled:
+            self._throttled = True
+            self.stop_reading()
+            clock.call_later(pause, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttled = False
+        if self._task is None and not self.gone:
+            self.start_reading()
+
+    # ---- stanzas out ------------------------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether stanzas may be sent through this stream now or later."""
+        return not (self.gone or self._closing or self.machine.closed_by_us)
+
+    @property
+    def room(self) -> bool:
+        """Whether the peer keeps up, so that stanzas may be sent now."""
+        acks = self.acks
+        limits = self.federation.limits
+        return not self._blocked and (
+            acks is None or (len(acks.pending) < limits.queue_stanzas and acks.bytes < limits.queue_bytes)
+        )
+
+    def send_stanza(self, stanza: Stanza) -> None:
+        """Send a stanza. If the connection is cut before the peer has confirmed it, `acks` has it."""
+        data = stanza.to_wire()
+        self.stanzas_out += 1
+        self.used = self.federation.kernel.clock.monotonic()
+        acks = self.acks
+        if acks is not None:
+            acks.count_sent(stanza.detached(), data)
+        if self.federation.wire_log.enabled:
+            self.federation.wire_log.sent(self.id, None, data)
+        self.write(data)
+        if acks is not None:
+            self._unasked += 1
+            if self._unasked >= _ASK_EVERY:
+                self.ask()
+            elif self._ask_timer is None:
+                self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ask_due)
+
+    def _ask_due(self) -> None:
+        self._ask_timer = None
+        if self._unasked and not self.gone:
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask the peer to confirm what it has handled."""
+        self._unasked = 0
+        if not self._asked:
+            self._asked = self.federation.kernel.clock.monotonic()
+        self.write(_R)
+
+    def _drain(self) -> None:
+        for route in tuple(self.routes):
+            route.drain()
+
+    # ---- stream management ------------------------------------------------------------------------------------------
+
+    def _sm(self, item: Nonza) -> Wait | None:
+        name = item.tag.rpartition("}")[2]
+        if name == "r":
+            self._confirm_then(None)
+        elif name == "a" and self.acks is not None:
+            try:
+                self.acks.confirm(read_count(item.el.get("h")))
+            except StreamError as error:
+                self.fail(error)
+                return None
+            self._asked = 0.0
+            self._drain()
+        else:
+            return self._sm_negotiation(name, item)
+        return None
+
+    def _sm_negotiation(self, name: str, item: Nonza) -> Wait | None:
+        self.fail(StreamError(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE))
+        return None
+
+    def _confirm_then(self, then: Any) -> None:
+        """Confirm what was handled up to now, once it is committed."""
+        acks = self.acks
+        if acks is None:
+            if then is not None:
+                then()
+            return
+        h = acks.handled
+
+        def confirm() -> None:
+            if not self.gone:
+                self.write(f"<a xmlns='{SM}' h='{h}'/>".encode())
+                if then is not None:
+                    then()
+
+        self.federation.kernel.db.when_durable(self._settled, confirm)
+
+    def resend(self) -> None:
+        """Send again what the peer has not got, in the order it had; the counters know it already."""
+        assert self.acks is not None
+        for _, data in self.acks.pending:
+            self.write(data)
+        if self.acks.pending:
+            self.ask()
+
+    # ---- looking after it -------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Give up a peer that does not answer; close a stream that nobody needs; free the parser of an idle one."""
+        limits = self.federation.limits
+        if self._asked and now - self._asked > limits.answer_seconds:
+            self.why = self.why or Unreachable(Cause.TIMEOUT, f"{self.peer} does not confirm anything any more")
+            self.abort()
+        elif self._timer is None and now - max(self.used, self.heard if self._throttled else 0.0) > self.idle_limit:
+            self._log.info("s2s_idle_closed")
+            self.close()
+        elif now - self.heard > 10.0 and self._task is None:
+            self.machine.park()
+
+    @property
+    def idle_limit(self) -> float:
+        """Seconds without a stanza after which the stream is closed."""
+        return self.federation.limits.idle_seconds
+
+    def describe(self) -> dict[str, Any]:
+        """What `s2s list` shows."""
+        tls = self.tls
+        clock = self.federation.kernel.clock
+        return {
+            "direction": self.direction,
+            "peer": self.peer,
+            "tls": tls.version if tls is not None and tls.established else None,
+            "resumable": bool(self.acks and self.acks.id),
+            "in": self.stanzas_in,
+            "out": self.stanzas_out,
+            "unconfirmed": len(self.acks.pending) if self.acks else 0,
+            "age": round(clock.now() - self.since),
+            "idle": round(clock.monotonic() - self.used),
+        }
+
+
+@lru_cache(maxsize=64)
+def failed_element(condition: str, h: int | None = None) -> bytes:
+    """`<failed/>` of stream management (XEP-0198 §3, §5)."""
+    count = "" if h is None else f" h='{h}'"
+    return f"<failed xmlns='{SM}'{count}><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>".encode()

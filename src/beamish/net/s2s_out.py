@@ -1,0 +1,206 @@
+"""Connections that we open to other servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from beamish.net.certificate import dns_name
+from beamish.net.dns import is_address
+from beamish.net.s2s_link import Link, Wait
+from beamish.stream.parser import Nonza
+from beamish.stream.s2s import SM, Event, StartTls, StreamClosed
+from beamish.stream.s2s_acks import Acks, read_count
+from beamish.stream.s2s_out import Cause, Denied, KeyAnswer, Ready, S2SOut, Unreachable
+from beamish.xmpp.xml import escape_attr
+
+if TYPE_CHECKING:
+    from beamish.net.s2s import Federation
+    from beamish.net.s2s_route import Route
+
+Report = Callable[[str], None]
+
+
+class S2SOutLink(Link):
+    """One stream that we open. `ready` is done when stanzas may be sent, or the key is answered; or has the reason."""
+
+    __slots__ = ("_direct", "_method", "_report", "_resuming", "key_ok", "ready", "route")
+
+    direction = "out"
+    machine: S2SOut
+
+    def __init__(
+        self,
+        federation: Federation,
+        local: str,
+        remote: str,
+        *,
+        route: Route | None = None,
+        question: tuple[str, str] | None = None,
+        direct_tls: bool = False,
+        report: Report | None = None,
+    ) -> None:
+        super().__init__(federation, S2SOut(federation.settings, local, remote, question=question))
+        self.route = route
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.key_ok = False
+        self._direct = direct_tls
+        self._method = ""
+        self._report = report or (lambda _step: None)
+        self._resuming: Acks | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._log = self._log.bind(local=self.machine.local, remote=self.machine.remote)
+        self._report(f"connected to {self.peer}")
+        if self._direct:
+            self._begin()
+        else:
+            self.machine.start()
+            self.answer()
+
+    def _begin(self) -> None:
+        remote = dns_name(self.machine.remote)
+        context = self.federation.contexts.client(self.machine.local)
+        self.begin_tls(context, server=False, name="" if is_address(remote) else remote, direct=self._direct)
+
+    def secured(self) -> None:
+        """See `TlsConnection.secured`."""
+        machine, tls = self.machine, self.tls
+        assert tls is not None
+        self.chain = tls.chain()
+        verdict = self.federation.trust.judge(self.chain, machine.remote)
+        self._report(f"{tls.version} established; certificate: {verdict or 'holds'}")
+        if verdict and self.federation.must_verify(machine.remote):
+            self._deny(Unreachable(Cause.CERTIFICATE, verdict))
+            return
+        if self._direct:
+            machine.secure = True
+            machine.start(trusted=not verdict)
+        else:
+            machine.established(trusted=not verdict)
+        self.answer()
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Connection.lost`."""
+        if self.why is None and not self.ready.done():
+            reason = Unreachable(Cause.LOST, f"{self.peer} closed the connection during the negotiation")
+            self.why = reason
+        super().lost(error)
+        if not self.ready.done():
+            assert self.why is not None
+            self.ready.set_exception(self.why)
+            self.ready.exception()  # whoever waited may have given up already
+        if self._resuming is not None and self.route is not None:
+            self.route.held, self._resuming = self._resuming, None  # to be tried again
+
+    def _event(self, event: Event) -> Wait | None:
+        if isinstance(event, StartTls):
+            self._report("TLS handshake")
+            self.answer()
+            self._begin()
+        elif isinstance(event, Ready):
+            self._ready(event)
+        elif isinstance(event, KeyAnswer):
+            self.key_ok = event.ok
+            self._report(
+                f"the key is {'valid' if event.ok else 'not valid'}{f' ({event.condition})' if event.condition else ''}"
+            )
+            if not self.ready.done():
+                self.ready.set_result(None)
+            self.answer()
+            self._end()
+        elif isinstance(event, Denied):
+            self._deny(event.why)
+        elif isinstance(event, StreamClosed) and not self.ready.done():
+            self._deny(Unreachable(Cause.LOST, f"{self.peer} closed the stream during the negotiation"))
+        else:
+            return super()._event(event)
+        return None
+
+    def _deny(self, why: Unreachable) -> None:
+        self.why = self.why or why
+        self._report(str(why))
+        self.answer()
+        self._end()
+        if not self.ready.done():
+            self.ready.set_exception(self.why)
+            self.ready.exception()
+
+    def _ready(self, event: Ready) -> None:
+        self._method = event.method
+        self._report(f"authenticated by {event.method}{', both ways' if event.bidi else ''}")
+        if event.bidi:
+            self.limit(self.machine.remote)
+        if self.federation.crowded(self.machine.remote):
+            self._deny(Unreachable(Cause.OVERLOAD, f"too many streams with {self.machine.remote}"))
+            return
+        if not event.resumption or self.route is None:
+            self._go()
+            return
+        held = self.route.take_held()
+        if held is not None:
+            self._resuming = held
+            self.write(f"<resume xmlns='{SM}' previd='{escape_attr(held.id)}' h='{held.handled}'/>".encode())
+        else:
+            self._enable()
+
+    def _enable(self) -> None:
+        self.write(f"<enable xmlns='{SM}' resume='true'/>".encode())
+
+    def _go(self) -> None:
+        """The negotiation is over."""
+        self.negotiated()
+        self._log.info("s2s_connected", method=self._method, bidi=self.machine.bidi, acks=self.acks is not None)
+        if not self.ready.done():
+            self.ready.set_result(None)
+        route = self.route
+        if route is not None:
+            if (held := route.take_held()) is not None:
+                self._lost_count(held)  # the peer knows no stream management any more
+            if route.link is None:
+                route.attach(self, ours=True)
+        self.federation.heard_from(self.machine.remote)
+
+    def _sm_negotiation(self, name: str, item: Nonza) -> Wait | None:
+        resuming, self._resuming = self._resuming, None
+        if name == "enabled" and self.acks is None and resuming is None:
+            wanted = item.el.get("resume") in ("true", "1")
+            self.acks = Acks(item.el.get("id", "") if wanted else "")
+            self._report("stream management" + (", can be resumed" if self.acks.id else ""))
+            self._go()
+        elif name == "resumed" and resuming is not None:
+            resuming.confirm(read_count(item.el.get("h")))
+            self.acks = resuming
+            self._log.info("s2s_resumed", unconfirmed=len(resuming.pending))
+            self.resend()
+            self._go()
+        elif name == "failed" and self.acks is None:
+            if resuming is None:
+                self._go()
+            else:
+                if (h := item.el.get("h")) is not None:
+                    resuming.confirm(read_count(h))
+                self._lost_count(resuming)
+                self._enable()
+        else:
+            return super()._sm_negotiation(name, item)
+        return None
+
+    def _lost_count(self, acks: Acks) -> None:
+        """The peer has forgotten the stream that broke off: nobody can tell whether it has the last stanzas."""
+        why = Unreachable(Cause.LOST, "the connection broke off before the server confirmed this")
+        self.federation.bounce_pending(acks, why)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Link.describe`."""
+        machine = self.machine
+        return {
+            "local": machine.local,
+            "remote": machine.remote,
+            "method": self._method,
+            "bidi": machine.bidi,
+            **super().describe(),
+        }

@@ -1,0 +1,336 @@
+"""Servers of this program with one another, over TLS on the loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from beamish.net.dns import LookupFailed, Srv
+from beamish.testing.client import Client
+from beamish.testing.federated import Authority, Directory, FederatedServer, Relay
+from beamish.testing.plugin import ExpectedErrors
+
+pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def names() -> Directory:
+    return Directory()
+
+
+@pytest_asyncio.fixture
+async def two(ca: Authority, names: Directory) -> AsyncIterator[tuple[FederatedServer, FederatedServer]]:
+    async with (
+        FederatedServer(ca, names, domains=("a.example",), accounts=("romeo@a.example",)) as a,
+        FederatedServer(ca, names, domains=("b.example",), accounts=("juliet@b.example",)) as b,
+    ):
+        yield a, b
+
+
+async def test_a_message_and_its_answer(two: tuple[FederatedServer, FederatedServer]) -> None:
+    a, b = two
+    romeo = await a.client("romeo@a.example/x", presence=True)
+    juliet = await b.client("juliet@b.example/y", presence=True)
+    romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+    await juliet.expect(
+        "<message from='romeo@a.example/x' to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>"
+    )
+    juliet.send("<message to='romeo@a.example/x' type='chat' id='2'><body>Ho</body></message>")
+    await romeo.expect("<message from='juliet@b.example/y' id='2'><body>Ho</body></message>")
+    [stream] = a.federation.list_streams()
+    assert (stream["direction"], stream["method"], stream["bidi"], stream["tls"]) == (
+        "out",
+        "external",
+        True,
+        "TLSv1.3",
+    )
+    assert stream["resumable"]
+
+
+Two = tuple[FederatedServer, FederatedServer]
+
+
+def pair(ca: Authority, names: Directory, **kwargs: Any) -> tuple[FederatedServer, FederatedServer]:
+    """Servers a and b; keywords `a` and `b` are theirs alone."""
+    ours, theirs = kwargs.pop("a", {}), kwargs.pop("b", {})
+    return (
+        FederatedServer(ca, names, domains=("a.example",), accounts=("romeo@a.example",), **kwargs, **ours),
+        FederatedServer(ca, names, domains=("b.example",), accounts=("juliet@b.example",), **kwargs, **theirs),
+    )
+
+
+async def exchange(a: FederatedServer, b: FederatedServer) -> tuple[Client, Client]:
+    romeo = await a.client("romeo@a.example/x", presence=True)
+    juliet = await b.client("juliet@b.example/y", presence=True)
+    romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+    await juliet.expect("<message from='romeo@a.example/x' id='1'><body>Hi</body></message>")
+    juliet.send("<message to='romeo@a.example/x' type='chat' id='2'><body>Ho</body></message>")
+    await romeo.expect("<message from='juliet@b.example/y' id='2'><body>Ho</body></message>")
+    return romeo, juliet
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens between the servers, and that no client is told."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def only(server: FederatedServer, direction: str) -> dict[str, Any]:
+    [stream] = [s for s in server.federation.list_streams() if s["direction"] == direction]
+    return stream
+
+
+async def test_direct_tls(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, direct_tls=True)
+    async with a, b:
+        await exchange(a, b)
+        assert only(a, "out")["peer"] == f"127.0.0.1:{b.s2s_tls_port}"
+
+
+async def test_one_stream_each_way_without_bidi(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names)
+    async with a, b:
+        b.federation.settings = replace(b.federation.settings, bidi=False)
+        a.federation.settings = replace(a.federation.settings, bidi=False)
+        await exchange(a, b)
+        assert not only(a, "out")["bidi"]
+        assert only(b, "out")["method"] == "external"
+
+
+async def test_dialback_with_a_certificate_that_holds(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names)
+    async with a, b:
+        b.federation.settings = replace(b.federation.settings, external=False)
+        await exchange(a, b)
+        assert only(a, "out")["method"] == "dialback"
+        assert only(b, "in")["remote"] == "a.example"
+
+
+async def test_dialback_vouches_for_a_domain_that_is_excepted(
+    ca: Authority, names: Directory, expected_errors: ExpectedErrors
+) -> None:
+    """The certificate of a has expired; b asks a's server about the key, over TLS that need not be verified."""
+    expected_errors.add("certificate_problem")
+    expired = ca.issue("a.example", days=(-30, -1), stem="expired")
+    a, b = pair(ca, names, a={"files": expired}, b={"settings": {"s2s": {"unverified": ("a.example",)}}})
+    async with a, b:
+        await exchange(a, b)
+        assert only(a, "out")["method"] == "dialback"
+
+
+async def test_an_expired_certificate_is_named_to_the_sender(
+    ca: Authority, names: Directory, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("certificate_problem")
+    expired = ca.issue("b.example", days=(-30, -1), stem="expired")
+    a, b = pair(ca, names, b={"files": expired})
+    async with a, b:
+        romeo = await a.client("romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example' type='chat' id='1'><body>Hi</body></message>")
+        error = await romeo.expect(
+            "<message from='juliet@b.example' type='error' id='1'><error type='cancel'><remote-server-timeout"
+            " xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        )
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text is not None and text.startswith("certificate: the certificate does not hold: it has expired on ")
+
+
+async def test_an_expired_certificate_cannot_speak_for_its_domain(
+    ca: Authority, names: Directory, expected_errors: ExpectedErrors
+) -> None:
+    """The other way: it is b that must not believe a; a is told, and tells the sender."""
+    expected_errors.add("certificate_problem")
+    expired = ca.issue("a.example", days=(-30, -1), stem="expired")
+    a, b = pair(ca, names, a={"files": expired})
+    async with a, b:
+        romeo = await a.client("romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example' type='chat' id='1'><body>Hi</body></message>")
+        error = await romeo.expect("<message type='error' id='1'/>")
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text == "not-authorized: dialback: error (policy-violation)"
+        assert not b.federation.links or not any(s["method"] for s in b.federation.list_streams())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "condition", "text"),
+    [
+        ("unknown", "remote-server-not-found", "no-such-domain: b.example has no address"),
+        (
+            "dns",
+            "remote-server-timeout",
+            "dns: b.example could not be looked up: the name servers did not answer in time",
+        ),
+        ("refused", "remote-server-not-found", "refused: host.b.example:1 refused the connection"),
+        ("none", "remote-server-not-found", "no-such-domain: b.example says that it has no XMPP server"),
+        ("denied", "forbidden", "policy: this server does not talk to b.example"),
+    ],
+)
+async def test_every_cause_is_told(ca: Authority, names: Directory, prepare: str, condition: str, text: str) -> None:
+    settings: dict[str, Any] = {"retry_seconds": 0.01}
+    if prepare == "refused":
+        names.serve("b.example", 1)
+    elif prepare == "none":
+        names.records["_xmpp-server._tcp.b.example"] = [Srv(0, 0, 0, "")]
+    elif prepare == "denied":
+        settings["deny"] = ("b.example",)
+    a, _ = pair(ca, names, settings={"s2s": settings})
+    async with a:
+        if prepare == "dns":
+            names.broken = LookupFailed("the name servers did not answer in time")
+        romeo = await a.client("romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example' type='chat' id='1'><body>Hi</body></message>")
+        error = await romeo.expect(
+            f"<message from='juliet@b.example' type='error' id='1'><error>"
+            f"<{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        )
+        assert error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text") == text
+        romeo.send("<presence to='juliet@b.example' type='error'/>")
+        romeo.send("<iq to='juliet@b.example' type='result' id='r'/>")
+        await romeo.expect_nothing()  # what may not be answered is not
+
+
+async def test_a_closed_server_talks_to_nobody_it_was_not_told_about(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, b={"settings": {"s2s": {"policy": "closed", "allow": ("c.example",)}}})
+    async with a, b:
+        romeo = await a.client("romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example' type='chat' id='1'><body>Hi</body></message>")
+        error = await romeo.expect("<message type='error' id='1'/>")
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text == (
+            "stream-error: the server closed the stream with policy-violation "
+            "(this server only talks to domains it was told about)"
+        )
+
+
+async def test_subscription_and_presence_across_the_border(two: Two) -> None:
+    a, b = two
+    romeo = await a.client("romeo@a.example/x", presence=True, roster=True)
+    juliet = await b.client("juliet@b.example/y", presence=True, roster=True)
+    romeo.send("<presence to='juliet@b.example' type='subscribe'/>")
+    await romeo.expect("<iq type='set'/>")
+    await juliet.expect("<presence from='romeo@a.example' type='subscribe'/>")
+    juliet.send("<presence to='romeo@a.example' type='subscribed'/>")
+    await juliet.expect("<iq type='set'/>")
+    await romeo.expect_all(
+        "<iq type='set'/>",
+        "<presence from='juliet@b.example' type='subscribed'/>",
+        "<presence from='juliet@b.example/y'/>",
+    )
+    juliet.send("<presence><show>away</show></presence>")
+    await romeo.expect("<presence from='juliet@b.example/y'><show>away</show></presence>")
+
+
+async def test_users_of_a_server_that_died_go_offline(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, settings={"s2s": {"retry_seconds": 0.2, "resume_seconds": 0.2}})
+    async with a:
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        async with b, Relay(b.s2s_port) as relay:
+            names.forget("b.example")
+            names.serve("b.example", relay.port)
+            juliet = await b.client("juliet@b.example/y", presence=True)
+            juliet.send("<presence to='romeo@a.example/x'/>")
+            await romeo.expect("<presence from='juliet@b.example/y'/>")
+            romeo.send("<message to='juliet@b.example/y' type='chat'><body>Hi</body></message>")
+            await juliet.expect("<message from='romeo@a.example/x'/>")
+            names.forget("a.example")  # what is left of b finds nobody to say goodbye to
+            relay.broken = True
+            for link in tuple(b.federation.links | a.federation.links):
+                link.abort()
+            await romeo.expect("<message from='juliet@b.example/y' type='error'/>")  # unconfirmed
+            await romeo.expect("<presence from='juliet@b.example/y' type='unavailable'/>")
+
+
+async def test_messages_survive_cuts_of_the_link(ca: Authority, names: Directory) -> None:
+    """10,000 messages while the link is cut again and again: each arrives, once, in order; none comes back."""
+    total, window = 10_000, 400
+    limits = {"stanzas_per_second": 10**6, "stanza_burst": 10**6, "bytes_per_second": 10**9, "bytes_burst": 10**9}
+    settings = {"limits": limits, "s2s": {"stanzas_per_second": 10**6, "bytes_per_second": 10**9}}
+    a, b = pair(ca, names, settings=settings)
+    random = Random(7)
+    async with a, b, Relay(b.s2s_port) as relay:
+        names.forget("b.example")
+        names.serve("b.example", relay.port)
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        sent, got = 0, []
+        cut_at = random.randint(50, 800)
+        while len(got) < total:
+            while sent < total and sent - len(got) < window:
+                romeo.send(f"<message to='juliet@b.example/y' type='chat' id='m{sent}'><body>{sent}</body></message>")
+                sent += 1
+            got.append((await juliet.receive(30)).get("id"))
+            if len(got) == cut_at:
+                relay.cut()
+                cut_at += random.randint(50, 800)
+        assert got == [f"m{n}" for n in range(total)]
+        assert relay.carried > 10
+        await juliet.expect_nothing()
+        await romeo.expect_nothing()
+
+
+async def test_what_a_server_that_restarted_did_not_confirm_comes_back(
+    ca: Authority, names: Directory, tmp_path: Path
+) -> None:
+    """Its memory of the stream is gone with it: nobody can tell whether it has the last stanzas, so they are not sent
+    a second time.
+    """
+    settings = {"s2s": {"retry_seconds": 10}}
+    a, b = pair(ca, names, settings=settings)
+    async with a:
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        async with b, Relay(b.s2s_port) as relay:
+            names.forget("b.example")
+            names.serve("b.example", relay.port)
+            juliet = await b.client("juliet@b.example/y", presence=True)
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+            await juliet.expect("<message id='1'/>")
+            relay.silent = True
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='2'><body>Ho</body></message>")
+            await romeo.expect_nothing()
+        _, again = pair(ca, names, settings=settings)
+        async with again:
+            for id_ in ("1", "2"):  # the first one arrived, but its confirmation did not
+                error = await romeo.expect(f"<message from='juliet@b.example/y' type='error' id='{id_}'/>")
+                text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+                assert text is not None and text.startswith("connection-lost: ")
+            juliet = await again.client("juliet@b.example/y", presence=True)
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='3'><body>Anew</body></message>")
+            await juliet.expect("<message id='3'/>")
+
+
+async def test_idle_streams_close_and_come_back(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, settings={"s2s": {"idle_seconds": 0.001}})
+    async with a, b:
+        romeo, juliet = await exchange(a, b)
+        [link] = a.federation.links
+        await asyncio.sleep(0.01)  # the idle time, by the clock of the machine
+        link.sweep(a.federation.now())
+        await until(lambda: not a.federation.links and not b.federation.links)
+        assert link.why is None
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='9'><body>Again</body></message>")
+        await juliet.expect("<message id='9'/>")
+
+
+async def test_the_commands_show_streams_and_steps(two: Two) -> None:
+    a, b = two
+    tested = await a.kernel.commands.run("s2s.test", {"domain": "b.example"})
+    assert tested["ok"]
+    steps = [step.split(" s  ", 1)[1] for step in tested["steps"]]
+    assert steps[0] == f"servers: host.b.example:{b.s2s_port}"
+    assert steps[-2:] == ["authenticated by external, both ways", "stanzas can be exchanged"]
+    failed = await a.kernel.commands.run("s2s.test", {"domain": "nowhere.example"})
+    assert (failed["ok"], failed["cause"]) == (False, "no-such-domain")
+    await exchange(a, b)
+    listed = await a.kernel.commands.run("s2s.list", {})
+    assert [(s["local"], s["remote"]) for s in listed if s["direction"] == "out"] == [("a.example", "b.example")]
