@@ -7,7 +7,7 @@ handlers are plain, a stanza goes from socket to socket without a task.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -51,34 +51,51 @@ class HookPoint(Generic[E]):
     doc: str
 
 
+STANZAS: Final = frozenset(("message", "presence", "iq"))
+
+
 @dataclass(frozen=True)
 class Row(Generic[E]):
-    """One handler on one hook. Lower `at` runs earlier; equal ones in the order of registration."""
+    """One handler on one hook. Lower `at` runs earlier; equal ones in the order of registration.
+
+    `only` names the kinds of stanzas that it looks at; it is called for the others too. With `guarded` it looks only at
+    what concerns accounts whose sessions are marked so (`Session.guarded`). Both are for those who send one stanza to
+    many: see `Hook.everyone`.
+    """
 
     at: int
     owner: str
     call: Handler[E]
+    only: frozenset[str] = STANZAS
+    guarded: bool = False
 
 
 class Hook(Generic[E]):
     """The compiled handlers of one hook point in one kernel.
 
     Test `rows` before building an event for `run`: an empty hook must cost one truth test.
+    `everyone` names the kinds of stanzas that some handler looks at whoever they are for. A fan-out of another kind need
+    not run the hook, except for sessions that are `guarded`.
     """
 
-    __slots__ = ("point", "rows")
+    __slots__ = ("everyone", "point", "rows")
 
     def __init__(self, point: HookPoint[E]) -> None:
         self.point = point
         self.rows: tuple[Row[E], ...] = ()
+        self.everyone: frozenset[str] = frozenset()
 
     def add(self, row: Row[E]) -> None:
         """Register a handler."""
-        self.rows = tuple(sorted((*self.rows, row), key=lambda r: r.at))
+        self._set((*self.rows, row))
 
     def remove(self, owner: str) -> None:
         """Remove every handler of one owner."""
-        self.rows = tuple(row for row in self.rows if row.owner != owner)
+        self._set(row for row in self.rows if row.owner != owner)
+
+    def _set(self, rows: Iterable[Row[E]]) -> None:
+        self.rows = tuple(sorted(rows, key=lambda r: r.at))
+        self.everyone = frozenset(name for row in self.rows if not row.guarded for name in row.only)
 
     def run(self, event: E) -> Outcome | Awaitable[Outcome]:
         """Call the handlers in order until one stops. Raises `StanzaError` from guards.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from beamish.core.events import Context
-from beamish.core.hooks import HookPoint
+from beamish.core.hooks import STANZAS, HookPoint
 from beamish.core.sessions import Link
 from beamish.core.tasks import TaskGroup
 from beamish.storage.api import Database, Migration
@@ -93,6 +93,8 @@ class HookMark:
 
     point: HookPoint[Any]
     at: int
+    only: frozenset[str] = STANZAS
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,14 @@ def _mark(method: F, mark: object) -> F:
     return method
 
 
-def on(point: HookPoint[Any], at: int = 50) -> Callable[[F], F]:
-    """Listen on a hook. Lower `at` is earlier; anything but 50 wants a comment that says why."""
-    return lambda method: _mark(method, HookMark(point, at))
+def on(
+    point: HookPoint[Any], at: int = 50, *, only: Iterable[str] = STANZAS, guarded: bool = False
+) -> Callable[[F], F]:
+    """Listen on a hook. Lower `at` is earlier; anything but 50 wants a comment that says why.
+
+    `only` (names of stanzas) and `guarded` keep fan-outs fast that do not concern the handler; see `hooks.Row`.
+    """
+    return lambda method: _mark(method, HookMark(point, at, frozenset(only), guarded))
 
 
 def iq(*, get: str | None = None, set: str | None = None, scope: Scope = Scope.ANY) -> Callable[[F], F]:

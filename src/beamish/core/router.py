@@ -85,6 +85,7 @@ class Router:
         hooks = kernel.hooks
         self._inbound = hooks[events.inbound]
         self._incoming = hooks[events.incoming]
+        self._incoming_iq = hooks[events.incoming_iq]
         self._delivering = hooks[events.delivering]
         self._delivered = hooks[events.delivered]
         self._undelivered = hooks[events.undelivered]
@@ -211,7 +212,9 @@ class Router:
         assert to is not None
         if to.local:
             if stanza.name == IQ:
-                return self._iq(ctx, to)
+                if self._incoming_iq.rows:
+                    return self._after(self._incoming_iq.run(ctx), ctx, self._iq)
+                return self._iq(ctx)
             if self._incoming.rows:
                 return self._after(self._incoming.run(ctx), ctx, self._to_account)
             return self._to_account(ctx)
@@ -317,13 +320,15 @@ class Router:
 
     # ---- IQ ---------------------------------------------------------------------------------------------------------
 
-    def _iq(self, ctx: Context, to: JID) -> Awaitable[None] | None:
+    def _iq(self, ctx: Context) -> Awaitable[None] | None:
         """An IQ to an account: the server answers for a bare JID, a full JID gets it itself (RFC 6121 §8.5.2.1.3, §8.5.3)."""
         stanza = ctx.stanza
         if not to.resource:
             assert self._accounts is not None
             exists = True if to in self._by_user else self._accounts.exists(to)
             if is_later(exists):
+        to = stanza.to
+        assert to is not None
                 return self._iq_when_known(ctx, cast("Awaitable[bool]", exists))
             return self._kernel.iq.handle(ctx, account=bool(exists))
         session = self._by_full.get(to)

@@ -15,6 +15,7 @@ from beamish.core.events import Context
 from beamish.core.sessions import Session
 from beamish.stream.sasl import ScramKeys
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 
 @runtime_checkable
@@ -147,6 +148,43 @@ class CapsService(Protocol):
 
     def features(self, full: JID) -> frozenset[str] | None:
         """The disco features of an entity (full JID), local or not, by a verified hash; None: not known (yet)."""
+
+
+@dataclass(slots=True)
+class Shortened:
+    """A presence without its annotations, for sessions that have them: those whose `Session.epoch` is in `known`.
+
+    Whoever hands the complete presence to another session adds its epoch.
+    """
+
+    stanza: Stanza
+    known: set[int]
+
+
+@runtime_checkable
+class CapsAnnotations(Protocol):
+    """Optional: leaves out of broadcast presence what the receiving client was told before (XEP-0115 §8.4)."""
+
+    def shortened(self, presence: Stanza) -> Shortened | None:
+        """The short form of a broadcast presence of a local session; None if it has none."""
+
+    def given(self, sender: JID, session: Session) -> None:
+        """A session was handed the last presence that the session `sender` broadcast, complete."""
+
+
+@runtime_checkable
+class BlockingService(Protocol):
+    """Optional: who is not to know anything of whom (XEP-0016, XEP-0191).
+
+    What is sent to accounts is judged at the hooks `incoming`, `incoming_iq` and `delivering`, what clients send at
+    `inbound`. This is for what the server tells others in a user's name.
+    """
+
+    def shows(self, session: Session) -> Callable[[JID], bool] | None:
+        """Tells of an address whether it may get the session's presence. None, which is the rule: everybody may."""
+
+    def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        """Whether a local account, as a whole, does not show its presence to `peer`."""
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from beamish.xmpp.errors import StreamError
@@ -11,6 +12,9 @@ from beamish.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
     from beamish.core.events import Context
+
+
+_epochs = count(1)
 
 
 class Outlet(Protocol):
@@ -77,6 +81,13 @@ class Session:
     `priority` is None while the resource is not available; `presence` is what it broadcast last, without its tree.
     `interested` is True once it asked for the roster (RFC 6121 §2.2). `directed` holds the addresses that got directed
     presence (RFC 6121 §4.6). `notes` are modules' own state of the session, keyed as in `Context.notes`.
+
+    `stored` is the position in the database queue of the last message that the session's outlet has stored until the
+    client confirms it: whoever hands over a message gives it to `Context.caused`, as the router does. `busy` is True while
+    a stanza of the client is being handled that something has to be waited for.
+
+    `guarded`: the account has rules of its own about what reaches it, so whoever sends one stanza to many hands this one
+    over through the router (`Hook.everyone`). `epoch` stands for what the client can have seen: see `renew`.
     """
 
     __slots__ = (
@@ -84,8 +95,11 @@ class Session:
         "_notes",
         "anonymous",
         "bare",
+        "busy",
         "created",
         "directed",
+        "epoch",
+        "guarded",
         "handled",
         "id",
         "interested",
@@ -95,6 +109,7 @@ class Session:
         "presence",
         "priority",
         "secure",
+        "stored",
     )
 
     def __init__(
@@ -122,6 +137,10 @@ class Session:
         self.directed: set[JID] | None = None
         self.handled: Callable[[Context | None], None] | None = None
         """Called after each stanza of the client has been dealt with, in order (None: it was refused before routing)."""
+        self.stored = 0
+        self.busy = False
+        self.guarded = False
+        self.epoch = next(_epochs)
         self._notes: dict[str, object] | None = None
 
     def __repr__(self) -> str:
@@ -142,6 +161,14 @@ class Session:
     def note(self, key: str) -> object | None:
         """A module's state of this session, or None."""
         return self._notes.get(key) if self._notes is not None else None
+
+    def renew(self) -> None:
+        """The client may not have what it was sent: what was left out as known to it is sent anew (XEP-0115 §8.4).
+
+        To be called when the session becomes available, and by whoever holds back a presence that may be dropped for a
+        newer one.
+        """
+        self.epoch = next(_epochs)
 
     def deliver(self, data: bytes, stanza: Stanza) -> bool:
         """Hand a stanza to the client; see `Outlet.deliver`."""

@@ -48,6 +48,7 @@ _QUESTION: Final = b"<query xmlns='jabber:iq:version'/>"
 """What a client is asked behind its messages; any answer will do. It knows this one, or may say that it does not. A ping
 (XEP-0199) would be the natural choice, but go-sendxmpp up to 0.5 (Debian 12) crashes on one."""
 
+_HELD: Final = frozenset((MESSAGE,))
 _NEVER: Final = frozenset(("groupchat", "headline", "error"))
 """Types that are not stored (XEP-0160 §3)."""
 _HINTS: Final = "{urn:xmpp:hints}"
@@ -340,7 +341,7 @@ class OfflineModule(Module):
 
     def _hold_back(self, session: Session, box: _Box) -> None:
         if not self._held_back:  # at the end: a message that a guard stops, or a copy replaces, must not get here
-            self.kernel.hooks[events.delivering].add(Row(90, self.name, self._hold))
+            self.kernel.hooks[events.delivering].add(Row(90, self.name, self._hold, _HELD))
         self._held_back[session] = box
 
     def _let_through(self, session: Session) -> None:

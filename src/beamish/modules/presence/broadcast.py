@@ -1,7 +1,8 @@
 """One presence to many (RFC 6121 §4.2.2, §4.4.2, §4.5.2): frozen once, one splice for each contact.
 
 Local contacts are served straight from the session table, without a stanza or a task for each. The hook `incoming` of
-every receiving account, and `delivering`, are honoured if anybody listens there. Other domains get it from the router.
+every receiving account, and `delivering`, are honoured if anybody listens there for whom it matters. Other domains get it
+from the router. Those from whom a user hides (XEP-0016) get nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from beamish.core import events
 from beamish.core.events import Context
 from beamish.core.hooks import STOP
 from beamish.core.later import is_later
-from beamish.core.services import Roster
+from beamish.core.services import BlockingService, CapsAnnotations, Roster
 from beamish.core.sessions import Session
 from beamish.modules.presence.waiting import in_order
 from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.stanza import PRESENCE, Stanza
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
@@ -79,6 +80,10 @@ class Broadcast:
         Awaitable only for more than `SLICE` subscribers, or if a handler of `incoming` has to be waited for.
         """
         audience = self.audience(user, roster)
+        blocking = self._kernel.service_or_none(BlockingService)
+        shows = blocking.shows(origin) if blocking is not None else None
+        if shows is not None:
+            audience = Audience(tuple(filter(shows, audience.key)), self.is_account)
         if len(audience.key) > SLICE:
             return self._in_slices(stanza, audience, origin, current)
         self._to_others(stanza, audience.others)
@@ -103,21 +108,35 @@ class Broadcast:
 
     def to_accounts(self, stanza: Stanza, accounts: Iterable[JID], origin: Session | None) -> Awaitable[None] | None:
         """Send a presence to the available sessions of local accounts (RFC 6121 §8.5.2.1.2)."""
-        if self._incoming.rows or self._delivering.rows:
+        if PRESENCE in self._incoming.everyone or PRESENCE in self._delivering.everyone:
             return self._guarded(stanza, accounts, origin)
         by_user = self._by_user
         wire = stanza.freeze()
         leaving = stanza.type == "unavailable"
+        caps = self._kernel.service_or_none(CapsAnnotations)
+        short = caps.shortened(stanza) if caps is not None and stanza.type == "" else None
+        short_wire = short.stanza.freeze() if short is not None else None
+        waiting: list[Awaitable[None]] = []
         for jid in accounts:
             user = by_user.get(jid)
             if user is None or not user.available:
+                continue
+            if user.available[0].guarded:
+                rest = self.to_account(stanza.replace(to=jid), origin)
+                if rest is not None:
+                    waiting.append(rest)
                 continue
             data = wire.addressed(jid.wire)
             for session in user.available:
                 if leaving and session.directed:
                     session.directed.discard(cast("JID", stanza.sender))
+                if short is not None and short_wire is not None:
+                    if session.epoch in short.known:
+                        session.deliver(short_wire.addressed(jid.wire), short.stanza)
+                        continue
+                    short.known.add(session.epoch)
                 session.deliver(data, stanza)
-        return None
+        return in_order(waiting)
 
     def _guarded(self, stanza: Stanza, accounts: Iterable[JID], origin: Session | None) -> Awaitable[None] | None:
         waiting: list[Awaitable[None]] = []
@@ -145,7 +164,10 @@ class Broadcast:
 
     def to_session(self, stanza: Stanza, session: Session) -> Awaitable[None] | None:
         """Send one presence of a contact to one session only, addressed to its account, through the hooks."""
-        if not self._incoming.rows and not self._delivering.rows:
+        if not session.guarded and not (PRESENCE in self._incoming.everyone or PRESENCE in self._delivering.everyone):
+            caps = self._kernel.service_or_none(CapsAnnotations)
+            if caps is not None and stanza.sender is not None:
+                caps.given(stanza.sender, session)
             session.deliver(stanza.freeze().addressed(session.bare.wire), stanza)
             return None
         ctx = Context(stanza.replace(to=session.bare))

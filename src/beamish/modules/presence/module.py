@@ -115,6 +115,8 @@ class PresenceModule(Module):
         sessions = self.kernel.sessions
         sessions.presence_changed(session, priority, kept)
         self.probes.note(session)
+        if not was:
+            session.renew()
         self._to_own(stanza, session, sessions.of(user).available)
         waiting: list[Awaitable[None]] = []
         _add(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from beamish.core.clock import stamp
 from beamish.core.events import Context
-from beamish.core.services import AccountsService, Roster, RosterService
+from beamish.core.later import is_later
+from beamish.core.services import AccountsService, BlockingService, Roster, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.presence.broadcast import SLICE, Broadcast
 from beamish.modules.presence.store import PresenceStore
@@ -136,7 +137,7 @@ class Probes:
             )
             return None
         waiting: list[Awaitable[None]] = []
-        for other in self._kernel.sessions.of(contact).available:
+        for other in self._shown_to(contact, session.bare):
             rest = self._broadcast.to_session(self.current(other), session)
             if rest is not None:
                 waiting.append(rest)
@@ -157,7 +158,7 @@ class Probes:
     async def _replies(self, peer: JID, to: JID, id: str) -> list[Stanza]:
         owner = to.bare
         if peer.bare == owner or await self._subscribed(owner, peer.bare):
-            return await self._to_subscriber(to, id)
+            return await self._to_subscriber(peer, to, id)
         mere = [
             Stanza.build(PRESENCE, sender=session.jid)
             for session in self._kernel.sessions.of(owner).all
@@ -168,14 +169,24 @@ class Probes:
         # Whether the account exists is not for everybody to know, so both cases get the same answer.
         return mere or [Stanza.build(PRESENCE, "unsubscribed", id=id, sender=owner)]
 
-    async def _to_subscriber(self, to: JID, id: str) -> list[Stanza]:
-        available = self._kernel.sessions.of(to.bare).available
+    def _shown_to(self, owner: JID, peer: JID) -> tuple[Session, ...]:
+        """The available sessions of an account, less those that hide from `peer`."""
+        available = self._kernel.sessions.of(owner).available
+        blocking = self._kernel.service_or_none(BlockingService)
+        if blocking is None or not available or owner == peer.bare:
+            return available
+        return tuple(s for s in available if (shows := blocking.shows(s)) is None or shows(peer))
+
+    async def _to_subscriber(self, peer: JID, to: JID, id: str) -> list[Stanza]:
+        available = self._shown_to(to.bare, peer)
         if to.resource:
             if any(session.jid == to for session in available):
                 return [Stanza.build(PRESENCE, sender=to)]
             return [Stanza.build(PRESENCE, "unavailable", id=id, sender=to)]
         if available:
             return [self.current(session) for session in available]
+        if self._kernel.sessions.of(to.bare).available:
+            return [Stanza.build(PRESENCE, "unavailable", id=id, sender=to)]
         seen = await self._store.last_seen(to)
         content = delay(to.domain, seen) if seen is not None else None
         return [Stanza.build(PRESENCE, "unavailable", id=id, sender=to, content=content)]
@@ -192,6 +203,19 @@ class Probes:
         bare = peer.bare
         if bare == owner:
             return True
+        blocking = self._kernel.service_or_none(BlockingService)
+        if blocking is not None:
+            hidden = blocking.hidden(owner, peer)
+            if is_later(hidden):
+                return self._may_see_unless(cast("Awaitable[bool]", hidden), owner, peer)
+            if hidden:
+                return False
+        return self._may_see(owner, peer, bare)
+
+    async def _may_see_unless(self, hidden: Awaitable[bool], owner: JID, peer: JID) -> bool:
+        return not await hidden and await settled(self._may_see(owner, peer, peer.bare))
+
+    def _may_see(self, owner: JID, peer: JID, bare: JID) -> bool | Awaitable[bool]:
         sessions = self._kernel.sessions.of(owner).all
         for session in sessions:
             directed = session.directed

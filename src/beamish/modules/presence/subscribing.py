@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from beamish.core.events import Context, SubscriptionChanged
-from beamish.core.services import AccountsService, RosterItem, RosterService
+from beamish.core.services import AccountsService, BlockingService, RosterItem, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.presence import subscriptions
 from beamish.modules.presence.broadcast import Broadcast
@@ -146,8 +146,10 @@ class Subscribing:
 
     async def _show(self, user: JID, contact: JID) -> None:
         """Send the presence of each available resource to a new subscriber (RFC 6121 §3.1.5)."""
+        blocking = self._kernel.service_or_none(BlockingService)
         for session in self._kernel.sessions.of(user).available:
-            if session.presence is not None:
+            shows = blocking.shows(session) if blocking is not None else None
+            if session.presence is not None and (shows is None or shows(contact)):
                 await self._route(session.presence.replace(to=contact), session)
 
     # ---- afterwards -------------------------------------------------------------------------------------------------
