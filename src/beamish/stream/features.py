@@ -6,7 +6,7 @@ fits, in the order of the list. Modules contribute theirs as data (`Module.strea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Final
@@ -25,11 +25,19 @@ class Has(Flag):
 
 @dataclass(frozen=True, slots=True)
 class StreamFeature:
-    """One child of `<stream:features/>`: its XML, and when it is offered."""
+    """One child of `<stream:features/>`: its XML, and when it is offered.
+
+    `of_domain` gives the XML instead, where it is not the same for every host.
+    """
 
     xml: bytes
     needs: Has = Has.AUTHENTICATED
     forbids: Has = Has.BOUND
+    of_domain: Callable[[str], bytes] | None = None
+
+    def for_domain(self, domain: str) -> bytes:
+        """The XML for a stream to this host."""
+        return self.xml if self.of_domain is None else self.of_domain(domain)
 
     def offered(self, have: Has) -> bool:
         """Whether a stream that `have` gets this feature offered now."""

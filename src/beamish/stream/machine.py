@@ -329,7 +329,9 @@ class C2SMachine:
             offer = self._offer()
             if Has.SECURE in self.have or not self._settings.require_tls:
                 out.append(feat.mechanisms(offered(offer), binding_types(offer)))
-        out += [f.xml for f in (feat.BIND, feat.SESSION, *self._settings.features) if f.offered(self.have)]
+        domain = self.domain or self._settings.default_domain
+        offers = (feat.BIND, feat.SESSION, *self._settings.features)
+        out += [f.for_domain(domain) for f in offers if f.offered(self.have)]
         out.append(b"</stream:features>")
         self._out.append(b"".join(out))
 
