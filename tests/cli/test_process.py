@@ -19,6 +19,9 @@ data_dir = "data"
 [c2s]
 listen = ["127.0.0.1:0"]
 direct_tls = ["127.0.0.1:0"]
+[s2s]
+listen = ["127.0.0.1:0"]
+direct_tls = ["127.0.0.1:0"]
 """
 BEAMISH = [sys.executable, "-m", "beamish"]
 

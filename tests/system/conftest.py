@@ -34,6 +34,9 @@ listen = ["127.0.0.1:0"]
 direct_tls = ["127.0.0.1:0"]
 scram_iterations = 4096
 {c2s}
+[s2s]
+listen = ["127.0.0.1:0"]
+direct_tls = ["127.0.0.1:0"]
 {rest}
 """
 
