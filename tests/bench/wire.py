@@ -156,6 +156,10 @@ def client_tls() -> ssl.SSLContext:
     return context
 
 
+_PROOFS = (b"'urn:xmpp:ping'", b'"urn:xmpp:ping"', b"'jabber:iq:version'", b'"jabber:iq:version"')
+"""Requests by which servers find out that a client lives and has read what came before."""
+
+
 class Client(asyncio.Protocol):
     """One connection. `sink` is what takes the bytes that arrive; by default they are cut into stanzas for `read`."""
 
@@ -324,7 +328,7 @@ class Client(asyncio.Protocol):
         for stanza in stanzas:
             if stanza.startswith(b"<stream:error"):
                 raise BenchError(f"{self.jid or 'a client'}: {stanza.decode()}")
-            if stanza.startswith(b"<iq") and stanza_type(stanza) == "get" and b"urn:xmpp:ping" in stanza:
+            if stanza.startswith(b"<iq") and stanza_type(stanza) == "get" and any(q in stanza for q in _PROOFS):
                 # As any client must (RFC 6120 §8.2.3): some servers want to know that stored messages were read.
                 asker = attribute(_FROM, stanza)
                 to = f" to='{asker}'" if asker else ""
