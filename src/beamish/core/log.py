@@ -38,8 +38,11 @@ def configure(level: str = "info", format: Literal["text", "json"] = "text") -> 
     configure_events([structlog.stdlib.ProcessorFormatter.wrap_for_formatter])
 
 
-def configure_events(last: list[Any]) -> None:
-    """Send events to the standard library's loggers; `last` are the processors that shape them for the handler."""
+def configure_events(last: list[Any], *, cache: bool = True) -> None:
+    """Send events to the standard library's loggers; `last` are the processors that shape them for the handler.
+
+    With `cache`, a logger keeps the processors it was first used with: cheaper, but deaf to later changes (tests).
+    """
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -53,5 +56,5 @@ def configure_events(last: list[Any]) -> None:
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=cache,
     )

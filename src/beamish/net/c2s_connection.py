@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -73,6 +72,7 @@ class C2SConnection(Connection):
         "__weakref__",
         "_anonymous",
         "_backlog",
+        "_busy",
         "_byte_bucket",
         "_eof",
         "_handshaking",
@@ -98,7 +98,8 @@ class C2SConnection(Connection):
         self._server = server
         self._machine: C2SMachine | None = None
         self._backlog: list[bytes] = []
-        self._parked: deque[Event] = deque()
+        self._busy = False
+        self._parked: list[Event] = []
         self._task: asyncio.Task[None] | None = None
         self._upgrading = direct_tls
         self._handshaking = False
@@ -155,6 +156,9 @@ class C2SConnection(Connection):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self._heard = True
+        if not self._busy:
+            self._busy = True
+            self._server.awake(self)
         machine = self._machine
         if self._closing and data.rstrip().endswith(b"stream>"):
             self.finish()  # RFC 6120 §4.4: both sides have closed the stream, so the connection may go
@@ -255,7 +259,7 @@ class C2SConnection(Connection):
             while wait is not None:
                 more = await wait
                 if isinstance(more, list):
-                    self._parked.extendleft(reversed(more))
+                    self._parked[:0] = more
                 self._answer()
                 wait = self._next()
         except Exception:
@@ -269,7 +273,7 @@ class C2SConnection(Connection):
         """Go on with what waited in line; something to wait for again, or None when the line is empty."""
         while True:
             while self._parked:
-                event = self._parked.popleft()
+                event = self._parked.pop(0)
                 wait = self._stanza(event) if type(event) is Stanza else self._dispatch(event)
                 if wait is not None:
                     return wait
@@ -309,6 +313,7 @@ class C2SConnection(Connection):
         stanza.sender = jid  # nobody else has seen it yet
         done = self._server.kernel.router.from_session(session, stanza)
         if is_later(done):
+            session.busy = True
             return self._handled_later(session, cast("Awaitable[Context]", done))
         if session.handled is not None:
             session.handled(cast("Context", done))
@@ -316,6 +321,7 @@ class C2SConnection(Connection):
 
     async def _handled_later(self, session: Session, done: Awaitable[Context]) -> None:
         ctx = await done
+        session.busy = False
         if session.handled is not None:
             session.handled(ctx)
 
@@ -358,13 +364,18 @@ class C2SConnection(Connection):
         except StreamError as error:
             self._fail(error)
             return None
-        return None if done is None else self._nonza_later(done)
+        if done is not None:
+            return self._nonza_later(done)
+        if self._machine is not None and self.session is None:
+            self._go_on(self._machine.unbound())
+        return None
 
-    async def _nonza_later(self, done: Awaitable[None]) -> None:
+    async def _nonza_later(self, done: Awaitable[None]) -> list[Event]:
         try:
             await done
         except StreamError as error:
             self._fail(error)
+        return self._machine.unbound() if self._machine is not None and self.session is None else []
 
     def _fail(self, error: StreamError) -> None:
         if self._machine is not None:
@@ -470,7 +481,7 @@ class C2SConnection(Connection):
         return None
 
     def _go_on(self, events: list[Event]) -> None:
-        self._parked.extendleft(reversed(events))
+        self._parked[:0] = events
         if self._task is None and self._parked:
             wait = self._next()
             if wait is not None:
@@ -523,6 +534,12 @@ class C2SConnection(Connection):
             self.abort()  # nothing can be said in the middle of a handshake
             self.connection_lost(None)
             return
+        if reason in _WITHOUT_GOODBYE and self._parted(reason):
+            # to the client the stream breaks off: a closed one would not be resumed (XEP-0198 §7)
+            self._log.info("stream_left_open", reason=reason)
+            self._cut_later()
+            self.finish()
+            return
         machine.close(error)
         self._answer()
         self._end_session(reason)
@@ -547,9 +564,9 @@ class C2SConnection(Connection):
             self._timer.cancel()
         self._timer = self._server.kernel.clock.call_later(_LINGER, self.abort)
 
-    def _closed(self, _event: StreamClosed) -> None:
+    def _closed(self, event: StreamClosed) -> None:
         self._answer()
-        self._end_session("closed")
+        self._end_session("closed" if event.orderly else "lost")
         self._cut_later()
         self.finish()
 
@@ -563,10 +580,19 @@ class C2SConnection(Connection):
             self.finish()
 
     def _end_session(self, reason: str) -> None:
-        session, self.session = self.session, None
-        if session is None or (reason in _WITHOUT_GOODBYE and session.outlet.survives(self, reason)):
+        if reason in _WITHOUT_GOODBYE and self._parted(reason):
             return
-        self._server.kernel.end_session(session, reason)
+        session, self.session = self.session, None
+        if session is not None:
+            self._server.kernel.end_session(session, reason)
+
+    def _parted(self, reason: str) -> bool:
+        """Whether the session goes on without this connection, which carries none any more then."""
+        session = self.session
+        if session is None or not session.outlet.survives(self, reason):
+            return False
+        self.session = None
+        return True
 
     def survives(self, link: Link, reason: str) -> bool:
         """See `Outlet.survives`: a session that is nothing but its connection ends with it."""
@@ -625,8 +651,14 @@ class C2SConnection(Connection):
         if self._task is None:
             self.start_reading()
 
+    def park(self) -> None:
+        """Nothing has arrived for a moment: give back the memory of the parser."""
+        self._busy = False
+        if self._machine is not None:
+            self._machine.park()
+
     def sweep(self, seconds: float) -> None:
-        """Look for silence: free the parser, then ask whether the client lives, then give it up.
+        """Look for silence: ask whether the client lives, then give it up.
 
         `seconds` have passed since the last look.
         """
@@ -639,7 +671,6 @@ class C2SConnection(Connection):
         if machine is None or self._closing:
             return
         self._silent += seconds
-        machine.park()
         limits = self._server.limits
         if session is None or not limits.probe_after or machine.state is not State.BOUND:
             return

@@ -51,7 +51,7 @@ def expected_errors() -> ExpectedErrors:
 @pytest.fixture
 def no_unexpected_errors(expected_errors: ExpectedErrors) -> Iterator[None]:
     """Fails the test if the server logged an error that was not announced. Use it with `autouse` in a conftest."""
-    configure_events([structlog.stdlib.render_to_log_kwargs])
+    configure_events([structlog.stdlib.render_to_log_kwargs], cache=False)
     collector = _Collector()
     logger = logging.getLogger("beamish")
     level = logger.level
