@@ -38,6 +38,9 @@ class Subscription:
     bounces: int = 0
     """Notifications in a row that came back with an error that may pass (§12.4 of the XEP's version 1.30)."""
 
+    warned: float = 0.0
+    """The end of the lease that the subscriber was warned of."""
+
     @property
     def active(self) -> bool:
         """Whether it receives notifications: not pending."""

@@ -301,6 +301,10 @@ class Outbox:
         """Tell a subscriber of the state its subscription is in now (§12.14)."""
         self.send(host, s.jid, wire.event(wire.subscription(node.name, s, state=state)), type="headline")
 
+    def lease_ends(self, host: Host, node: Node, s: Subscription) -> None:
+        """Tell a subscriber when its lease ends (§12.18)."""
+        self.send(host, s.jid, wire.event(wire.subscription(node.name, s, expiry=True)), type="headline")
+
     def tell_owners(self, host: Host, node: Node, s: Subscription, state: State | None = None) -> None:
         """Tell owners of a subscriber that came or went, if the node is so configured (`pubsub#notify_sub`)."""
         if node.config.notify_sub:

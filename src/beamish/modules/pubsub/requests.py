@@ -18,6 +18,8 @@ from beamish.xmpp.xml import Element, local_name, namespace_of
 Operation = Callable[[Host, Asker, Element], Awaitable[bytes]]
 
 _FEATURES: Final = {"subscribe": "subscribe", "publish": "publish", "items": "retrieve-items"}
+_SECOND: Final = frozenset(("configure", "publish-options"))
+"""Elements that only accompany another one."""
 
 
 class Requests:
@@ -56,6 +58,8 @@ class Requests:
         namespace = namespace_of(pubsub)
         operation = self._table.get((stanza.type, namespace, name))
         if operation is None or namespace_of(pubsub[0]) != namespace:
+            if name in _SECOND:
+                raise StanzaError(Condition.BAD_REQUEST, text=f"{name} comes second")  # §8.1.3
             if any((namespace, name) == (known[1], known[2]) for known in self._table):
                 raise StanzaError(Condition.BAD_REQUEST, text="this is not requested with this type of IQ")
             raise unsupported(_FEATURES.get(name, name))

@@ -276,8 +276,14 @@ async def sweep(engine: Engine, host: Host, subscribing: Subscribing) -> None:
     now = engine.clock.now()
     for node in host:
         for s in list(node.subscriptions.values()):
-            if s.over(now):
+            expires = s.options.expires
+            if expires is None:
+                continue
+            if expires <= now:
                 await subscribing.settle(host, node, s, State.NONE)
+            elif expires - now <= WARNING and s.warned != expires:
+                s.warned = expires
+                engine.outbox.lease_ends(host, node, s)
         oldest = engine.oldest(node)
         if oldest > float("-inf"):
             if node.last is not None and node.last.published <= oldest:
@@ -309,5 +315,7 @@ def _paged(items: list[DiscoItem], ids: list[str], query: Element) -> bytes:
     return opened + to_bytes(told.to_xml()) + b"</query>"
 
 
+WARNING: Final = 86_400.0
+"""Seconds before the end of a lease at which its subscriber is warned (§12.18)."""
 PAGE: Final = 500
 """Nodes or items listed at once."""

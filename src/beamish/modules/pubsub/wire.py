@@ -12,7 +12,6 @@ from beamish.xmpp import ns
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element, escape_attr, escape_text, to_bytes
 
-
 _PREFIX = re.compile(rb' xmlns:([^=" ]+)="[^"]*"')
 
 
