@@ -14,8 +14,9 @@ from beamish.core.sessions import Session
 
 log = structlog.get_logger(__name__)
 
-_TOKEN = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>|[^<]+|<")
-_TAG = re.compile(rb"<(/?)(?:[^\s/>:'\"]+:)?([^\s/>:'\"]+)")
+_TAG = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>")
+_CDATA = b"<![CDATA["
+_NAME = re.compile(rb"<(/?)(?:[^\s/>:'\"]+:)?([^\s/>:'\"]+)")
 _VAR = re.compile(rb"\bvar\s*=\s*['\"][^'\"]*(?:passw|secret|token)[^'\"]*['\"]", re.IGNORECASE)
 _SECRET = frozenset(
     b"auth response challenge success initial-response additional-data authenticate task-data password "
@@ -29,7 +30,7 @@ _STREAMS = 10_000
 class Masker:
     """Hides credentials in one direction of one stream, fed in any pieces."""
 
-    __slots__ = ("_begun", "_field", "_inside", "_rest", "_shown")
+    __slots__ = ("_begun", "_cdata", "_field", "_hidden", "_inside", "_rest")
 
     def __init__(self) -> None:
         self._begun = False
@@ -39,37 +40,68 @@ class Masker:
         """Names of the secret elements that are open."""
         self._field = False
         """Inside a form's field that holds a password."""
-        self._shown = False
+        self._cdata = False
+        self._hidden = False
+        """The mask was written since the last tag."""
 
     def feed(self, data: bytes, all_text: bool) -> bytes:
         """What of these bytes may be shown; an unfinished tag is shown when it is complete. `all_text` hides all text."""
         data = self._rest + data
         self._rest = b""
-        last = data.rfind(b"<")
-        if last >= 0 and _TOKEN.match(data, last)[0] == b"<":  # type: ignore[index]
-            data, self._rest = data[:last], data[last:]
-            if len(self._rest) > _MOST:
-                self._rest = self._rest[:_MOST]
         out: list[bytes] = []
-        for match in _TOKEN.finditer(data):
-            token = match[0]
-            if token[0] == 60 and token[-1] == 62:  # "<", ">"
-                out.append(token)
-                self._tag(token)
-                self._begun = True
-                self._shown = False
-            elif not token.strip():
-                out.append(token)
-            elif all_text or self._inside or self._field or not self._begun:
-                if not self._shown:
-                    out.append(_MASK)
-                self._shown = True
+        at = 0
+        while at < len(data):
+            if self._cdata:
+                at = self._skip_cdata(data, at)
+            elif data[at] != 60:  # "<"
+                end = data.find(b"<", at)
+                end = len(data) if end < 0 else end
+                self._text(data[at:end], all_text, out)
+                at = end
+            elif _CDATA.startswith(data[at : at + len(_CDATA)]):
+                if len(data) - at < len(_CDATA):
+                    self._rest = data[at:]
+                    break
+                self._cdata = True
+                self._hide(out)
+                at += len(_CDATA)
             else:
-                out.append(token)
+                match = _TAG.match(data, at)
+                end = match.end() if match is not None else data.find(b"<", at + 1)
+                if end < 0:
+                    self._rest = data[at : at + _MOST]
+                    break
+                if match is None:
+                    self._hide(out)
+                else:
+                    self._tag(data[at:end])
+                    out.append(data[at:end])
+                at = end
         return b"".join(out)
 
+    def _skip_cdata(self, data: bytes, at: int) -> int:
+        end = data.find(b"]]>", at)
+        if end >= 0:
+            self._cdata = False
+            return end + 3
+        self._rest = data[max(at, len(data) - 2) :]
+        return len(data)
+
+    def _text(self, text: bytes, all_text: bool, out: list[bytes]) -> None:
+        if text.strip() and (all_text or self._inside or self._field or not self._begun):
+            self._hide(out)
+        else:
+            out.append(text)
+
+    def _hide(self, out: list[bytes]) -> None:
+        if not self._hidden:
+            out.append(_MASK)
+        self._hidden = True
+
     def _tag(self, token: bytes) -> None:
-        found = _TAG.match(token)
+        self._begun = True
+        self._hidden = False
+        found = _NAME.match(token)
         if found is None:
             return
         closing, name = found[1], found[2].lower()

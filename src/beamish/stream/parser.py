@@ -39,16 +39,16 @@ _SLICE: Final = 16_384
 """Bytes given to libxml2 at a time; it may invent that many names before we can look at them."""
 _BLANK: Final = " \t\r\n"
 _TAG: Final = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>")
-_TOKEN: Final = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>|[^<]+|<")
+_CDATA: Final = b"<![CDATA["
 _QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
-_DECLARATION: Final = re.compile(rb"<!(?!--|\[CDATA\[)")
 _BLANK_TEXT: Final = re.compile(rb">([ \t\n]{16,59})<")
 """Blank texts that libxml2 keeps in its dictionary: shorter ones live in the node, longer ones are copied."""
 _LOOSE_AMPERSAND: Final = re.compile(
     rb"&(?:[^#A-Za-z_:\x80-\xff]|#[^0-9x]|[A-Za-z_:\x80-\xff][\w.:\x80-\xff-]*[^\w.:;\x80-\xff-])"
 )
 _FATAL: Final = 3
+_STRICT: Final = etree.XMLParser(resolve_entities=False, no_network=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class StreamParser:
         "_quote",
         "_root",
         "_size",
-        "_stale",
+        "_verbatim",
         "lang",
         "taken",
     )
@@ -132,7 +132,8 @@ class StreamParser:
         self._quote = b""
         self._fresh = False
         self._aliased = False
-        self._stale = False
+        self._verbatim: bytes | None = None
+        """The last two bytes of an unfinished CDATA section, in which tags are no tags; None outside of one."""
         self._root: Element | None = None
         self._prefix: str | None = "stream"
         self._nsmap: dict[str | None, str] = {}
@@ -174,7 +175,6 @@ class StreamParser:
 
     def _unpark(self) -> etree.XMLPullParser:
         self._pull = pull = _new_pull()
-        self._stale = False
         prefix = f"{self._prefix}:" if self._prefix else ""
         names = "".join(
             f" xmlns{':' + p if p else ''}='{escape_attr(u)}'" for p, u in self._nsmap.items() if p != "xml"
@@ -270,23 +270,21 @@ class StreamParser:
 
     def _piece(self, piece: bytes, taken: list[Item]) -> None:
         size = self._size + len(piece)
-        if size > self._limits.stanza_bytes or b"<!" in piece:
+        if self._verbatim is not None or size > self._limits.stanza_bytes or (b"!" in piece and b"<!" in piece):
             self._steps(piece, taken)
             return
         self._fresh = False
-        begins = self._size == 0
-        self._push(piece, piece, taken)
+        starts = self._push(piece, taken)
         depth = self._depth
-        if depth != 1 and begins and b"&" in piece and _LOOSE_AMPERSAND.search(piece) is not None:
-            # libxml2 would wait for a semicolon, deaf to everything up to there. (Not looked for in later pieces of an
-            # element, which may be inside of a CDATA section.)
-            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
+        if piece.count(b"<") - piece.count(b"</") != starts and depth:
+            self._missed(piece, starts)
         if depth == 1:
             self._size = 0
-            if piece[-1] != 62 and piece[piece.rfind(b">") + 1 :].strip(WHITE_SPACE):  # ">"
-                raise text_between()
-            if self._stale:
-                self.park()
+            last = piece.rfind(b"<")
+            if piece.find(b">", last) != len(piece) - 1:
+                tag = _TAG.match(piece, last) if last >= 0 else None
+                if piece[tag.end() if tag is not None else 0 :].strip(WHITE_SPACE):
+                    raise text_between()
         elif self._fresh:
             self._size = len(piece) - _start_of_open(piece, depth)
         else:
@@ -295,66 +293,95 @@ class StreamParser:
     def _steps(self, piece: bytes, taken: list[Item]) -> None:
         """As `_piece`, tag by tag: exact where a limit is near, or where something may be that has no place here."""
         limit = self._limits.stanza_bytes
-        before = b""
-        for match in _TOKEN.finditer(piece):
-            token = match[0]
-            if self._size == 0 and self._depth == 1 and token[0] != 60:
-                token = token.lstrip(WHITE_SPACE)
-                if not token:
-                    continue
-                raise text_between()
+        at = 0
+        while at < len(piece):
+            between = self._depth == 1 and self._size == 0
+            if between:
+                at = len(piece) - len(piece[at:].lstrip(WHITE_SPACE))
+                if at == len(piece):
+                    return
+                if piece[at] != 60 or piece.startswith(_CDATA, at):  # "<"
+                    raise text_between()
+            cut = self._token(piece, at)
             room = limit - self._size
-            if len(token) > room:
-                if token[0] != 60 and room:
-                    self._push(token[:room], before + token[:room], taken)
+            if cut - at > room:
+                if piece[at] != 60 and room:
+                    self._push(piece[at : at + room], taken)
                 raise too_big(self._limits)
-            self._push(token, before + token, taken)
+            self._push(piece[at:cut], taken)
             if self._depth == 0 and taken and type(taken[-1]) is StreamEnd:
                 return
-            self._size = 0 if self._depth == 1 and token[-1] == 62 and self._closed(token) else self._size + len(token)
-            before = token
+            self._size = 0 if self._depth == 1 else self._size + cut - at
+            at = cut
 
-    def _closed(self, token: bytes) -> bool:
-        """Between elements, as far as the depth tells: whether this token ended one, and not just began a declaration."""
-        return not token.startswith(b"<!") and not token.startswith(b"<?")
+    def _token(self, piece: bytes, at: int) -> int:
+        """Where the tag, text, or part of a CDATA section ends that begins here. Raises `StreamError` for what is none."""
+        if self._verbatim is not None:
+            rest = self._verbatim + piece[at:]
+            end = rest.find(b"]]>")
+            if end < 0:
+                self._verbatim = rest[-2:]
+                return len(piece)
+            at += end + 3 - len(self._verbatim)
+            self._verbatim = None
+            return at
+        if piece[at] != 60:
+            end = piece.find(b"<", at)
+            return len(piece) if end < 0 else end
+        if piece.startswith(_CDATA, at):
+            self._verbatim = b""
+            return at + len(_CDATA)
+        if piece.startswith(b"<!", at):
+            comment = piece.startswith(b"<!--", at)
+            what = "a comment" if comment else "a document type"
+            raise refuse(StreamErrorCondition.RESTRICTED_XML, f"{what} is not allowed")
+        if piece.startswith(b"<?", at):
+            end = piece.find(b"?>", at)
+            return len(piece) if end < 0 else end + 2
+        tag = _TAG.match(piece, at)
+        if tag is None:  # broken off by another one
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
+        return tag.end()
 
-    def _push(self, piece: bytes, seen: bytes, taken: list[Item]) -> None:
-        """Give bytes to libxml2 and take what it made of them; `seen` is where to look for the reason of a failure."""
+    def _push(self, piece: bytes, taken: list[Item]) -> int:
+        """Give bytes to libxml2 and take what it made of them: how many elements began."""
         pull = self._pull or self._unpark()
-        failure: int | None = None
+        failed = False
         try:
             try:
                 pull.feed(piece)
-            except etree.XMLSyntaxError as exc:
-                failure = cast("Any", exc).code or 0
-            self._drain(pull, taken)
-            if pull.feed_error_log:
-                failure = self._from_log(pull, failure)
-            if failure is not None and not (taken and type(taken[-1]) is StreamEnd):
-                raise _malformed(failure, seen)
+            except etree.XMLSyntaxError:
+                failed = True
+            starts = self._drain(pull, taken)
+            if b";" in piece and pull.feed_error_log:
+                # where an entity is not declared libxml2 goes deaf without saying so
+                failed = failed or _first_failure(pull) != 0
+            if failed and not (taken and type(taken[-1]) is StreamEnd):
+                raise _malformed(_first_failure(pull))
+            return starts
         except StreamError:
             # what libxml2 has read behind the mistake was never seen by `_drain`
             self._ledger.lose(piece.count(b"=") + piece.count(b"<"), self._owner)
             raise
 
-    def _from_log(self, pull: etree.XMLPullParser, failure: int | None) -> int | None:
-        """libxml2 goes deaf without raising where an entity is not declared, and forgives what this server may forgive:
-        declarations of prefixes that are forbidden are left out of what it relays."""
-        for entry in pull.feed_error_log:
-            if entry.level >= _FATAL:
-                return failure if failure else entry.type
-        self._stale = True  # the log keeps only so many entries: start a new one at the next chance
-        return failure
+    def _missed(self, piece: bytes, starts: int) -> None:
+        """libxml2 told of fewer tags than there are: it waits for the end of a quotation in which another tag stands."""
+        if piece.count(b"<") - piece.count(b"</") == starts + piece.count(b"<?xml"):
+            return
+        self._ledger.lose(piece.count(b"=") + piece.count(b"<"), self._owner)
+        raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
 
     # ---- elements ---------------------------------------------------------------------------------------------------
 
-    def _drain(self, pull: etree.XMLPullParser, taken: list[Item]) -> None:
+    def _drain(self, pull: etree.XMLPullParser, taken: list[Item]) -> int:
         known = self._ledger.known
         limits = self._limits
         depth = self._depth
+        starts = 0
         for action, el in cast("Iterable[tuple[str, Element]]", pull.read_events()):
             if action == "start":
                 depth += 1
+                starts += 1
                 if el.tag not in known:
                     self._charge(str(el.tag))
                 keys = el.keys()
@@ -384,12 +411,13 @@ class StreamParser:
                 elif depth == 0:
                     self._depth = 0
                     taken.append(StreamEnd())
-                    return
+                    return starts
             elif action == "start-ns":
                 self._declared(cast("tuple[str, str]", el))
             else:
                 raise refuse(StreamErrorCondition.RESTRICTED_XML, f"a {_UNWANTED[action]} is not allowed")
         self._depth = depth
+        return starts
 
     def _charge(self, name: str) -> None:
         if ":" in name.rpartition("}")[2]:
@@ -399,12 +427,19 @@ class StreamParser:
             raise _too_many_names()
 
     def _declared(self, declaration: tuple[str, str]) -> None:
+        prefix, uri = declaration
         spaces = self._ledger.spaces
-        for text in declaration:
-            if text not in spaces and not self._ledger.charge_space(text, self._owner):
+        if uri not in spaces:
+            if not self._ledger.charge_space(uri, self._owner):
                 raise _too_many_names()
-        if declaration[0]:
+            if not _is_uri(uri):
+                # XML Namespaces §2.1; a recipient's libxml2 may be less patient than ours
+                spaces.discard(uri)
+                raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
+        if prefix:
             self._aliased = True
+            if prefix not in spaces and not self._ledger.charge_space(prefix, self._owner):
+                raise _too_many_names()
 
     def _open(self, root: Element) -> StreamHeader:
         self._root = root
@@ -491,6 +526,15 @@ def _new_pull() -> etree.XMLPullParser:
     )
 
 
+def _is_uri(text: str) -> bool:
+    """Whether libxml2 takes a namespace name without complaint: then everybody who reads what we relay does."""
+    try:
+        etree.fromstring(f"<a xmlns='{escape_attr(text)}'/>", _STRICT)
+    except etree.XMLSyntaxError:
+        return False
+    return True
+
+
 def _start_of_open(piece: bytes, depth: int) -> int:
     """Where the unfinished top-level element begins, in a piece that holds its beginning; `depth` counts the stream."""
     wanted = depth - 1
@@ -508,13 +552,17 @@ def _start_of_open(piece: bytes, depth: int) -> int:
     return at
 
 
-def _malformed(code: int, seen: bytes) -> StreamError:
+def _first_failure(pull: etree.XMLPullParser) -> int:
+    """The number of the error that made libxml2 give up, 0 if it did not. What it forgives, this server may forgive as
+    well: forbidden declarations of prefixes are left out of what is relayed."""
+    return next((entry.type for entry in pull.feed_error_log if entry.level >= _FATAL), 0)
+
+
+def _malformed(code: int) -> StreamError:
     """The stream error for a number of `etree.ErrorTypes`."""
     codes = cast("Any", etree.ErrorTypes)
     if code in (codes.ERR_UNDECLARED_ENTITY, codes.WAR_UNDECLARED_ENTITY, codes.ERR_ENTITY_PE_INTERNAL):
         return refuse(StreamErrorCondition.RESTRICTED_XML, "entity references are not allowed")
-    if _DECLARATION.search(seen):
-        return refuse(StreamErrorCondition.RESTRICTED_XML, "a document type is not allowed")
     if code in (codes.ERR_INVALID_ENCODING, codes.ERR_UNSUPPORTED_ENCODING, codes.ERR_UNKNOWN_ENCODING):
         return encoding_error()
     return refuse(StreamErrorCondition.NOT_WELL_FORMED)
