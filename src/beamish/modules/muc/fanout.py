@@ -10,24 +10,31 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+import structlog
 
 from beamish.core import events
-from beamish.core.events import Context, Delivery
+from beamish.core.events import Context
 from beamish.core.hooks import STOP
+from beamish.core.later import is_later
 from beamish.core.sessions import Session
 from beamish.core.tasks import TaskGroup
 from beamish.modules.muc.occupants import Done, Effect, Seat, Send, Tell
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
+log = structlog.get_logger(__name__)
+
 SLICE: Final = 500
 """Deliveries before the loop gets its turn; about a millisecond."""
 
 _Step: TypeAlias = "Tell | Send | Callable[[], None]"
+_Queue: TypeAlias = "deque[tuple[_Step, Context | None]]"
 
 
 class FanOut:
@@ -38,8 +45,9 @@ class FanOut:
         self._tasks = tasks
         self._slice = slice
         self._by_full = kernel.sessions.by_full
+        self._incoming = kernel.hooks[events.incoming]
         self._delivering = kernel.hooks[events.delivering]
-        self._queues: dict[JID, deque[_Step]] = {}
+        self._queues: dict[JID, _Queue] = {}
 
     def run(
         self,
@@ -47,8 +55,9 @@ class FanOut:
         effects: Sequence[Effect],
         *,
         done: Callable[[], None] | None = None,
+        cause: Context | None = None,
     ) -> Awaitable[None] | None:
-        """Carry out effects in order; `done` is called where `Done` stands.
+        """Carry out effects in order; `done` is called where `Done` stands, `cause` is as in `tell`.
 
         Returns None if everything is out, else an awaitable that is ready when it is.
         """
@@ -72,27 +81,27 @@ class FanOut:
                     self._tasks.spawn(self._drain(room, queue), "fan_out")
                     break
                 left -= cost
-                self._step(step)
+                self._step(step, cause)
             else:
                 return None
         finished = asyncio.get_running_loop().create_future()
-        queue.extend(steps)
-        queue.append(lambda: _ready(finished))
+        queue.extend((step, cause) for step in steps)
+        queue.append((lambda: _ready(finished), None))
         return finished
 
-    def _step(self, step: _Step) -> None:
+    def _step(self, step: _Step, cause: Context | None) -> None:
         if isinstance(step, Tell):
-            self.tell(step.stanza, step.seats)
+            self.tell(step.stanza, step.seats, cause)
         elif isinstance(step, Send):
             self._kernel.router.post(step.stanza)
         else:
             step()
 
-    async def _drain(self, room: JID, queue: deque[_Step]) -> None:
+    async def _drain(self, room: JID, queue: _Queue) -> None:
         left = self._slice
         try:
             while queue:
-                step = queue.popleft()
+                step, cause = queue.popleft()
                 if isinstance(step, Tell):
                     seats = step.seats
                     at = 0
@@ -101,44 +110,68 @@ class FanOut:
                             await asyncio.sleep(0)
                             left = self._slice
                         part = seats[at : at + left]
-                        self.tell(step.stanza, part)
+                        self.tell(step.stanza, part, cause)
                         at += len(part)
                         left -= len(part)
                 else:
-                    self._step(step)
+                    self._step(step, cause)
                     left -= 1
         finally:
             if self._queues.get(room) is queue:
                 del self._queues[room]
 
-    def tell(self, stanza: Stanza, seats: Sequence[Seat]) -> None:
+    def tell(self, stanza: Stanza, seats: Sequence[Seat], cause: Context | None = None) -> None:
         """Send one stanza to seats: at once to local sessions, through the router to others.
 
-        A local session that is gone is passed over; its farewell is on its way, or the next sweep finds it.
+        `cause` is the message behind it, which may be acknowledged only when what was stored of it is durable. A local
+        session that is gone is passed over; its farewell is on its way, or the next sweep finds it.
         """
         addressed = stanza.freeze().addressed
         by_full = self._by_full
-        ctx: Context | None = Context(stanza) if self._delivering.rows else None
+        hooked = stanza.name in self._delivering.everyone
+        stored = 0
         for seat in seats:
             jid = seat.jid
             session = by_full.get(jid)
             if session is not None:
-                if ctx is None:
-                    session.outlet.deliver(addressed(jid.wire), stanza)
+                if hooked or session.guarded:
+                    self._let_in(Context(stanza.replace(to=jid)), session)
                 else:
-                    self._hand_over(ctx, stanza, session, addressed(jid.wire))
+                    session.outlet.deliver(addressed(jid.wire), stanza)
+                if session.stored > stored:
+                    stored = session.stored
             elif not self._kernel.is_local_domain(jid.domain):
                 self._kernel.router.post(stanza.replace(to=jid))
+        if cause is not None:
+            cause.caused(stored)
 
-    def _hand_over(self, ctx: Context, stanza: Stanza, session: Session, data: bytes) -> None:
-        """Through the hook `delivering`, whose handlers may keep the stanza or change it."""
-        delivery = Delivery(ctx, stanza, session)
-        if self._delivering.run(delivery) is STOP:
+    def _let_in(self, ctx: Context, session: Session) -> None:
+        """Through the hooks of the receiving account. What they refuse is nobody's error: the room has many occupants."""
+        if session.guarded and self._incoming.rows:
+            try:
+                outcome = self._incoming.run(ctx)
+            except StanzaError:
+                return
+            if outcome is STOP:
+                return
+            if is_later(outcome):
+                self._tasks.spawn(self._when_let_in(ctx, session, cast("Awaitable[object]", outcome)), "let_in")
+                return
+        self._hand_over(ctx, session)
+
+    async def _when_let_in(self, ctx: Context, session: Session, outcome: Awaitable[object]) -> None:
+        try:
+            stopped = await outcome is STOP
+        except StanzaError:
             return
-        changed = delivery.stanza
-        if changed is not stanza:
-            data = changed.replace(to=session.jid).to_wire()
-        session.outlet.deliver(data, changed)
+        if not stopped:
+            self._hand_over(ctx, session)
+
+    def _hand_over(self, ctx: Context, session: Session) -> None:
+        try:
+            self._kernel.router.hand_over(ctx, (session,))
+        except StanzaError as error:
+            log.debug("room_stanza_refused", session=str(session.jid), condition=error.condition.value)
 
     def send(self, to: JID, stanza: Stanza) -> None:
         """One stanza to a real address: at once if it is a local session, else through the router.
@@ -149,10 +182,8 @@ class FanOut:
         session = self._by_full.get(to)
         if session is None:
             self._kernel.router.post(stanza)
-        elif self._delivering.rows:
-            self._hand_over(Context(stanza), stanza, session, stanza.to_wire())
         else:
-            session.send(stanza)
+            self._hand_over(Context(stanza), session)
 
 
 def _ready(waiter: asyncio.Future[None]) -> None:

@@ -305,7 +305,9 @@ class MucModule(Module):
             del self.made[creator]
         log.info("room_closed", room=str(room.jid))
 
-    def carry_out(self, room: Room, effects: Sequence[Effect], ctx: Context | None = None) -> Awaitable[None] | None:
+    def carry_out(
+        self, room: Room, effects: Sequence[Effect], ctx: Context | None = None, *, cause: Context | None = None
+    ) -> Awaitable[None] | None:
         """Do what a room decided; with `ctx`, its request is answered where the effects say `Done`."""
         if any(isinstance(effect, Closed) for effect in effects):
             if not room.locked:
@@ -316,7 +318,7 @@ class MucModule(Module):
         if ctx is not None:
             request = ctx
             done = lambda: self.kernel.router.answer(request, request.stanza.reply())  # noqa: E731
-        return self.fanout.run(room.jid, effects, done=done)
+        return self.fanout.run(room.jid, effects, done=done, cause=cause)
 
     def settle(self, room: Room) -> None:
         """An empty room needs no history in memory."""

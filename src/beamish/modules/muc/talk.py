@@ -173,8 +173,7 @@ class Talk:
         if room is None or room.locked:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
         if to.resource:
-            self._private(room, who, to, stanza)
-            return None
+            return self._private(ctx, room, who, to)
         if stanza.type == "groupchat":
             return self._to_all(ctx, room, who)
         x = stanza.child(X_USER)
@@ -240,7 +239,7 @@ class Talk:
             kept = None
         if retract is not None:
             self._retract(ctx, room, seat, retract.get("id", ""), stanza.id, now)
-        return self._muc.carry_out(room, room.said(reflected, kept))
+        return self._muc.carry_out(room, room.said(reflected, kept), cause=ctx)
 
     def _store(self, ctx: Context, room: Room, kept: Kept, who: JID, kind: int) -> None:
         logged = room.config.logging
@@ -264,8 +263,9 @@ class Talk:
                 room.history.remove(uid)
         ctx.caused(self._muc.archive.retract(room.jid, uid, bare, id, now))
 
-    def _private(self, room: Room, who: JID, to: JID, stanza: Stanza) -> None:
+    def _private(self, ctx: Context, room: Room, who: JID, to: JID) -> Awaitable[None] | None:
         """§7.5: to every session of the recipient."""
+        stanza = ctx.stanza
         if stanza.type == "groupchat":
             raise StanzaError(Condition.BAD_REQUEST, text="a private message is not of type groupchat")
         seat = room.inside(who)
@@ -278,8 +278,15 @@ class Talk:
         room.check_message(seat, len(stanza.body), False, self._clock.now())
         drop = [c for c in stanza.el if c.tag in (X_USER, OCCUPANT_ID_TAG)]
         passed = stanza.without(*drop).with_child(f"<x xmlns='{MUC_USER}'/>".encode() + occupant.id_bytes)
+        waiting: list[tuple[Context, Awaitable[None]]] = []
         for target in tuple(recipient.seats):
-            self._muc.kernel.router.post(passed.replace(sender=occupant.jid, to=target))
+            inner = Context(passed.replace(sender=occupant.jid, to=target))
+            rest = self._muc.kernel.router.route(inner)
+            if rest is None:
+                ctx.caused(inner.settled)
+            else:
+                waiting.append((inner, rest))
+        return _settle(ctx, waiting) if waiting else None
 
     def _error(self, room: Room, who: JID, to: JID, stanza: Stanza) -> Awaitable[None] | None:
         """An error about something that the room passed on: to its author, if that was one occupant."""
@@ -293,6 +300,13 @@ class Talk:
         if seat is None:
             return None
         return self._failed(room, who, stanza, about_room=about_room)
+
+
+async def _settle(ctx: Context, waiting: list[tuple[Context, Awaitable[None]]]) -> None:
+    """Wait for what a message caused elsewhere before it is acknowledged."""
+    for inner, rest in waiting:
+        await rest
+        ctx.caused(inner.settled)
 
 
 def _occupant_of(room: Room, who: JID) -> JID | None:

@@ -1,0 +1,576 @@
+"""XEP-0045 §7: entering, talking, leaving, as plays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beamish.testing.match import show
+from beamish.testing.world import World
+
+ROOM = "cave@conference.example.org"
+MUC = "http://jabber.org/protocol/muc"
+FORGED = f"<x xmlns='{MUC}#user'><item affiliation='owner' role='moderator'/><status code='110'/></x>"
+
+
+def condition(el: Any) -> str:
+    error = el.find("{jabber:client}error")
+    assert error is not None, show(el)
+    return str(error[0].tag).rpartition("}")[2]
+
+
+def bodies(stanzas: list[Any]) -> list[str]:
+    return [el.findtext("{jabber:client}body") for el in stanzas if el.find("{jabber:client}body") is not None]
+
+
+# ---- entering -------------------------------------------------------------------------------------------------------
+
+
+async def test_order_of_entering(rooms: Any, codes: Any) -> None:
+    """Status 110, 170: others, oneself, history, subject, then what is new (§7.1)."""
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet)
+    rooms.say(romeo, "one", id="h1")
+    romeo.send(f"<message to='{ROOM}' type='groupchat'><subject>Spells</subject></message>")
+    await rooms.world.pass_time(60)
+    got = await rooms.enter(nurse, "nurse", id="n13")
+    assert [el.tag.rpartition("}")[2] for el in got] == ["presence", "presence", "presence", "message", "message"]
+    assert [el.get("from") for el in got[:3]] == [f"{ROOM}/romeo", f"{ROOM}/juliet", f"{ROOM}/nurse"]
+    assert [codes(el) for el in got[:2]] == [set(), set()]
+    assert codes(got[2]) == {110, 170}
+    assert got[2].get("id") == "n13"
+    assert codes.matches(
+        f"<message type='groupchat' id='h1' from='{ROOM}/romeo' to='nurse@example.org/nurse'><body>one</body>"
+        f"<delay xmlns='urn:xmpp:delay' from='{ROOM}' stamp='2023-11-14T22:13:20.000Z'/>"
+        "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='*'/><stanza-id xmlns='urn:xmpp:sid:0' id='*'/></message>",
+        got[3],
+    )
+    assert codes.matches(
+        f"<message type='groupchat' from='{ROOM}/romeo'><subject>Spells</subject><body absent='!'/>"
+        f"<delay xmlns='urn:xmpp:delay' from='{ROOM}'/></message>",
+        got[4],
+    )
+    rooms.say(juliet, "two")
+    live = await rooms.take(nurse)
+    assert codes.matches("<message><body>two</body><delay xmlns='urn:xmpp:delay' absent='!'/></message>", live[0])
+
+
+async def test_a_room_that_never_had_a_subject(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    got = await rooms.enter(romeo, "romeo")
+    assert got[-1].find("{jabber:client}subject").text is None
+    assert got[-1].find("{urn:xmpp:delay}delay") is None
+    assert got[-1].get("from") == ROOM
+
+
+async def test_non_anonymous_rooms_say_so(rooms: Any, codes: Any) -> None:
+    """Status 100: real addresses are shown to everybody (§7.2.3)."""
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, whois="anyone")
+    got = await rooms.enter(nurse, "nurse")
+    assert codes(got[2]) == {100, 110, 170}
+    assert codes.item(got[1])["jid"] == "juliet@example.org/juliet"
+    seen = await rooms.take(juliet)
+    assert codes.item(seen[0]) == {"affiliation": "none", "role": "participant", "jid": "nurse@example.org/nurse"}
+    assert codes(seen[0]) == set()
+
+
+async def test_semi_anonymous_rooms_show_real_addresses_to_moderators_only(rooms: Any, codes: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet)
+    got = await rooms.enter(nurse, "nurse")
+    assert "jid" not in codes.item(got[0]) and "jid" not in codes.item(got[1])
+    assert codes.item((await rooms.take(romeo))[0])["jid"] == "nurse@example.org/nurse"
+    assert "jid" not in codes.item((await rooms.take(juliet))[0])
+    nurse.send(f"<presence to='{ROOM}/nurse' type='unavailable'/>")
+    assert "jid" not in codes.item((await rooms.take(juliet))[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "inner", "expected"),
+    [
+        ({"passwordprotectedroom": True, "roomsecret": "pw"}, "", "not-authorized"),
+        ({"passwordprotectedroom": True, "roomsecret": "pw"}, "<password>pW</password>", "not-authorized"),
+        ({"membersonly": True}, "", "registration-required"),
+        ({"maxusers": "1"}, "", "service-unavailable"),
+    ],
+)
+async def test_refused(rooms: Any, config: Any, inner: str, expected: str) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, **config)
+    (got,) = await rooms.enter(juliet, "juliet", inner=inner, id="x1")
+    assert (got.get("type"), got.get("from"), got.get("id")) == ("error", f"{ROOM}/juliet", "x1")
+    assert condition(got) == expected
+    assert await rooms.take(romeo) == []
+
+
+async def test_the_password_opens(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, passwordprotectedroom=True, roomsecret="p<w")
+    got = await rooms.enter(juliet, "juliet", inner="<password>p&lt;w</password>")
+    assert got[0].get("type") is None
+
+
+async def test_no_nickname(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    juliet.send(f"<presence to='{ROOM}'><x xmlns='{MUC}'/></presence>")
+    assert condition((await rooms.take(juliet))[0]) == "jid-malformed"
+
+
+@pytest.mark.parametrize("nick", ["\u200b\u200d", "n" * 257])
+async def test_nicknames_that_nobody_can_see_or_read(rooms: Any, nick: str) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    (got,) = await rooms.enter(juliet, nick)
+    assert condition(got) in ("not-acceptable", "jid-malformed")
+
+
+async def test_admins_enter_a_full_room(rooms: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, maxusers="2")
+    await rooms.admin(romeo, "affiliation='admin' jid='nurse@example.org'")
+    assert (await rooms.enter(nurse, "nurse"))[-1].get("type") == "groupchat"
+
+
+async def test_the_banned_stay_outside(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    await rooms.admin(romeo, "affiliation='outcast' jid='juliet@example.org'")
+    assert condition((await rooms.enter(juliet, "juliet"))[0]) == "forbidden"
+
+
+@pytest.mark.parametrize("nick", ["romeo", "ROMEO", "\uff32omeo"])
+async def test_a_nickname_belongs_to_one_user(rooms: Any, nick: str) -> None:
+    """Not even one that looks like it is given to another user (§17.1)."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    assert condition((await rooms.enter(juliet, nick))[0]) == "conflict"
+
+
+async def test_several_sessions_under_one_nickname(rooms: Any, codes: Any) -> None:
+    """§7.2.8: both get and send everything; the nickname leaves with the last of them."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    (second,) = await rooms.login("juliet@example.org/garden")
+    await rooms.full(romeo, juliet)
+    got = await rooms.enter(second, "juliet")
+    assert [codes(el) for el in got if el.tag.endswith("}presence")][-1] == {110, 170}
+    seen = await rooms.take(romeo)
+    assert [el.get("from") for el in seen] == [f"{ROOM}/juliet"]
+    await rooms.clear(juliet)
+    rooms.say(second, "hi")
+    assert bodies(await rooms.take(juliet)) == ["hi"]
+    await rooms.clear(romeo, second)
+    romeo.send(f"<message to='{ROOM}/juliet' type='chat'><body>psst</body></message>")
+    assert bodies(await rooms.take(juliet)) == bodies(await rooms.take(second)) == ["psst"]
+    second.send(f"<presence to='{ROOM}/juliet' type='unavailable'/>")
+    (farewell,) = await rooms.take(second)
+    assert (farewell.get("type"), codes(farewell)) == ("unavailable", {110})
+    assert [el.get("type") for el in await rooms.take(romeo)] == [None], "the other session's presence"
+    juliet.send(f"<presence to='{ROOM}/juliet' type='unavailable'/>")
+    assert [el.get("type") for el in await rooms.take(romeo)] == ["unavailable"]
+
+
+async def test_whoever_is_not_inside_is_told_so(rooms: Any, codes: Any) -> None:
+    """Status 307, 333: presence without a request to enter, from somebody who is not inside (§7.2.17)."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    juliet.send(f"<presence to='{ROOM}/juliet'/>")
+    (got,) = await rooms.take(juliet)
+    assert (got.get("type"), got.get("from"), codes(got)) == ("unavailable", f"{ROOM}/juliet", {110, 307, 333})
+    assert await rooms.take(romeo) == []
+
+
+async def test_entering_again_is_a_full_synchronisation(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    rooms.say(romeo, "one")
+    await rooms.clear(romeo, juliet)
+    got = await rooms.enter(juliet, "juliet")
+    assert [el.get("from") for el in got] == [f"{ROOM}/romeo", f"{ROOM}/juliet", f"{ROOM}/romeo", ROOM]
+    assert codes(got[1]) == {110, 170}
+    assert bodies(got) == ["one"]
+    assert await rooms.take(romeo) == [], "nothing about it is new to others"
+    await rooms.enter(juliet, "juliet", outer="<show>away</show>")
+    assert (await rooms.take(romeo))[0].findtext("{jabber:client}show") == "away"
+
+
+async def test_the_service_assigns_the_registered_nickname(rooms: Any, codes: Any) -> None:
+    """Status 210: where nicknames are locked down (§7.2.2, §7.10); another one is not acceptable."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, registerednicks=True)
+    await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org' nick='Jule'")
+    await rooms.clear(juliet)
+    got = await rooms.enter(juliet, "whatever")
+    own = got[1]
+    assert (own.get("from"), codes(own)) == (f"{ROOM}/Jule", {110, 170, 210})
+    juliet.send(f"<presence to='{ROOM}/other'/>")
+    assert condition((await rooms.take(juliet))[0]) == "not-acceptable"
+
+
+async def test_presence_is_passed_on_without_what_only_rooms_say(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    outer = (
+        f"<show>dnd</show><c xmlns='http://jabber.org/protocol/caps' ver='v'/>{FORGED}"
+        "<hats xmlns='urn:xmpp:hats:0'><hat uri='u' title='King'/></hats>"
+        "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='forged'/>"
+    )
+    await rooms.enter(juliet, "juliet", outer=outer)
+    (got,) = await rooms.take(romeo)
+    assert len(got.findall(f"{{{MUC}#user}}x")) == 1
+    assert codes(got) == set()
+    assert got.find(f"{{{MUC}}}x") is None, "that would be the password"
+    assert got.findtext("{jabber:client}show") == "dnd"
+    assert got.find("{http://jabber.org/protocol/caps}c") is not None
+    assert got.find("{urn:xmpp:hats:0}hats") is None
+    ids = [el.get("id") for el in got.findall("{urn:xmpp:occupant-id:0}occupant-id")]
+    assert len(ids) == 1 and ids != ["forged"]
+
+
+# ---- nicknames, availability, leaving -------------------------------------------------------------------------------
+
+
+async def test_another_nickname(rooms: Any, codes: Any) -> None:
+    """Status 303: unavailable for the old one, then available as the new one (§7.6)."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/capulet'/>")
+    for client, own in ((romeo, set()), (juliet, {110})):
+        old, new = await rooms.take(client)
+        assert (old.get("from"), old.get("type"), codes(old)) == (f"{ROOM}/juliet", "unavailable", {303} | own)
+        assert codes.item(old)["nick"] == "capulet"
+        assert (new.get("from"), new.get("type"), codes(new)) == (f"{ROOM}/capulet", None, own)
+
+
+async def test_another_nickname_that_is_taken(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/romeo' id='nn'/>")
+    (got,) = await rooms.take(juliet)
+    assert (condition(got), got.get("id"), got.get("from")) == ("conflict", "nn", f"{ROOM}/romeo")
+    assert await rooms.take(romeo) == []
+
+
+async def test_the_same_nickname_in_capitals_is_ones_own(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/JULIET'/>")
+    assert [el.get("from") for el in await rooms.take(romeo)] == [f"{ROOM}/juliet", f"{ROOM}/JULIET"]
+
+
+async def test_availability(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/juliet'><show>xa</show><status>gone</status></presence>")
+    (seen,) = await rooms.take(romeo)
+    assert (seen.findtext("{jabber:client}show"), seen.findtext("{jabber:client}status")) == ("xa", "gone")
+    (own,) = await rooms.take(juliet)
+    assert codes(own) == {110}
+
+
+async def test_leaving(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/juliet' type='unavailable'><status>bye</status></presence>")
+    (own,) = await rooms.take(juliet)
+    (seen,) = await rooms.take(romeo)
+    assert (codes(own), codes(seen)) == ({110}, set())
+    assert seen.findtext("{jabber:client}status") == "bye"
+    assert codes.item(seen)["role"] == codes.item(own)["role"] == "none"
+    juliet.send(f"<presence to='{ROOM}/juliet' type='unavailable'/>")
+    await juliet.expect_nothing()
+    await romeo.expect_nothing()
+
+
+@pytest.mark.parametrize("way", ["cut", "close", "unavailable"])
+async def test_leaving_with_the_session(rooms: Any, way: str) -> None:
+    """The user's server sends the farewell (RFC 6121 §4.6.3), exactly one."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    if way == "cut":
+        juliet.drop()
+    elif way == "close":
+        await juliet.close()
+    else:
+        juliet.send("<presence type='unavailable'/>")
+    assert [(el.get("from"), el.get("type")) for el in await rooms.take(romeo)] == [(f"{ROOM}/juliet", "unavailable")]
+
+
+async def test_probes_and_subscriptions_neither_enter_nor_leave(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    for kind in ("probe", "subscribe", "unsubscribed"):
+        juliet.send(f"<presence to='{ROOM}/juliet' type='{kind}'/>")
+    await romeo.expect_nothing()
+    rooms.say(romeo, "still?")
+    assert bodies(await rooms.take(juliet)) == ["still?"]
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+
+async def test_messages_reach_everybody_unchanged(rooms: Any, codes: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse)
+    html = "<html xmlns='http://jabber.org/protocol/xhtml-im'><body xmlns='http://www.w3.org/1999/xhtml'><p>h<b>i</b></p></body></html>"
+    geo = "<geoloc xmlns='http://jabber.org/protocol/geoloc'><lat>1</lat></geoloc>"
+    juliet.send(
+        f"<message to='{ROOM}' type='groupchat' id='c&apos;1' xml:lang='it'><body>ciao &lt;&amp;</body>"
+        f"<thread>t1</thread>{html}{geo}<origin-id xmlns='urn:xmpp:sid:0' id='o1'/></message>"
+    )
+    for client in (romeo, juliet, nurse):
+        (got,) = await rooms.take(client)
+        assert codes.matches(
+            f"<message type='groupchat' id=\"c'1\" xml:lang='it' from='{ROOM}/juliet' to='{client.jid}'>"
+            f"<body>ciao &lt;&amp;</body><thread>t1</thread>{html}{geo}<origin-id xmlns='urn:xmpp:sid:0' id='o1'/>"
+            f"<stanza-id xmlns='urn:xmpp:sid:0' by='{ROOM}' id='*'/>"
+            "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='*'/></message>",
+            got,
+        )
+
+
+async def test_what_only_rooms_say_is_taken_out_of_messages(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    rooms.say(
+        juliet,
+        "hi",
+        extra=f"{FORGED}<stanza-id xmlns='urn:xmpp:sid:0' by='{ROOM}' id='forged'/>"
+        "<stanza-id xmlns='urn:xmpp:sid:0' by='elsewhere' id='kept'/>"
+        "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='forged'/>"
+        f"<delay xmlns='urn:xmpp:delay' from='{ROOM}' stamp='2001-01-01T00:00:00Z'/>"
+        "<delay xmlns='urn:xmpp:delay' from='juliet@example.org' stamp='2002-01-01T00:00:00Z'/>",
+    )
+    (got,) = await rooms.take(romeo)
+    assert b"forged" not in show(got).encode()
+    assert got.find(f"{{{MUC}#user}}x") is None
+    assert {el.get("by") for el in got.findall("{urn:xmpp:sid:0}stanza-id")} == {ROOM, "elsewhere"}
+    assert [el.get("from") for el in got.findall("{urn:xmpp:delay}delay")] == ["juliet@example.org"]
+
+
+async def test_the_pseudonym_of_an_occupant_is_the_same_in_everything_and_another_in_another_room(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    other = "heath@conference.example.org"
+    await rooms.full(romeo, juliet)
+    await rooms.full(romeo, juliet, room=other)
+    tag = "{urn:xmpp:occupant-id:0}occupant-id"
+    ids: dict[str, set[str]] = {ROOM: set(), other: set()}
+    for room in (ROOM, other):
+        rooms.say(juliet, "a", room=room)
+        juliet.send(f"<presence to='{room}/jj'/>")
+        juliet.send(f"<message to='{room}/romeo' type='chat'><body>pm</body></message>")
+        juliet.send(f"<presence to='{room}/jj' type='unavailable'/>")
+        got = await rooms.take(romeo)
+        assert len(got) == 5
+        for el in got:
+            assert len(el.findall(tag)) == 1, show(el)
+            ids[room].add(el.find(tag).get("id"))
+    assert len(ids[ROOM]) == len(ids[other]) == 1
+    assert ids[ROOM] != ids[other]
+    assert len(ids[ROOM].pop()) <= 128
+
+
+async def test_who_may_speak(rooms: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, moderatedroom=True)
+    rooms.say(juliet, "hi", id="v1")
+    (got,) = await rooms.take(juliet)
+    assert (condition(got), got.get("id"), got.get("from")) == ("forbidden", "v1", ROOM)
+    rooms.say(nurse, "hi")
+    assert condition((await rooms.take(nurse))[0]) == "not-acceptable"
+    rooms.say(nurse, "hi", room="nowhere@conference.example.org")
+    assert condition((await rooms.take(nurse))[0]) == "item-not-found"
+    assert await rooms.take(romeo) == []
+
+
+@pytest.mark.parametrize("type_", ["", " type='chat'"])
+async def test_messages_of_another_type_are_refused(rooms: Any, type_: str) -> None:
+    (romeo,) = await rooms.login("romeo")
+    await rooms.full(romeo)
+    romeo.send(f"<message to='{ROOM}'{type_}><body>hi</body></message>")
+    assert condition((await rooms.take(romeo))[0]) == "bad-request"
+
+
+async def test_the_subject(rooms: Any) -> None:
+    """§8.1: moderators, and participants where the room says so; never visitors."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    change = f"<message to='{ROOM}' type='groupchat' id='s'><subject>%s</subject></message>"
+    juliet.send(change % "Mine")
+    assert condition((await rooms.take(juliet))[0]) == "forbidden"
+    romeo.send(change % "Ours")
+    for client in (romeo, juliet):
+        (got,) = await rooms.take(client)
+        assert (got.findtext("{jabber:client}subject"), got.get("from")) == ("Ours", f"{ROOM}/romeo")
+    await rooms.configure(romeo, changesubject=True)
+    await rooms.clear(romeo, juliet)
+    juliet.send(change % "Mine")
+    assert (await rooms.take(romeo))[0].findtext("{jabber:client}subject") == "Mine"
+    await rooms.admin(romeo, "nick='juliet' role='visitor'")
+    await rooms.clear(romeo, juliet)
+    juliet.send(change % "Again")
+    assert condition((await rooms.take(juliet))[0]) == "forbidden"
+    romeo.send(f"<message to='{ROOM}' type='groupchat'><subject/></message>")
+    await rooms.clear(romeo, juliet)
+    (nurse,) = await rooms.login("nurse")
+    last = (await rooms.enter(nurse, "nurse"))[-1]
+    assert last.find("{jabber:client}subject").text is None
+    assert last.find("{urn:xmpp:delay}delay") is not None, "it was cleared by somebody"
+
+
+async def test_a_subject_with_a_body_is_a_message(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<message to='{ROOM}' type='groupchat'><subject>Re</subject><body>text</body></message>")
+    assert bodies(await rooms.take(romeo)) == ["text"]
+    (nurse,) = await rooms.login("nurse")
+    assert (await rooms.enter(nurse, "nurse"))[-1].find("{jabber:client}subject").text is None
+
+
+# ---- private messages -----------------------------------------------------------------------------------------------
+
+
+async def test_private_messages(rooms: Any, codes: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse)
+    juliet.send(f"<message to='{ROOM}/nurse' type='chat' id='p1'><body>psst</body>{FORGED}</message>")
+    (got,) = await rooms.take(nurse)
+    assert codes.matches(
+        f"<message type='chat' id='p1' from='{ROOM}/juliet' to='nurse@example.org/nurse'><body>psst</body>"
+        f"<x xmlns='{MUC}#user'><item absent='!'/><status absent='!'/></x></message>",
+        got,
+    )
+    assert len(got.findall(f"{{{MUC}#user}}x")) == 1
+    await romeo.expect_nothing()
+    await juliet.expect_nothing()
+
+
+@pytest.mark.parametrize(
+    ("to", "type_", "expected"),
+    [("nurse", "groupchat", "bad-request"), ("nobody", "chat", "item-not-found")],
+)
+async def test_private_messages_refused(rooms: Any, to: str, type_: str, expected: str) -> None:
+    romeo, nurse = await rooms.login("romeo", "nurse")
+    await rooms.full(romeo, nurse)
+    romeo.send(f"<message to='{ROOM}/{to}' type='{type_}'><body>psst</body></message>")
+    assert condition((await rooms.take(romeo))[0]) == expected
+    assert await rooms.take(nurse) == []
+
+
+async def test_private_messages_from_outside(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    juliet.send(f"<message to='{ROOM}/romeo' type='chat'><body>psst</body></message>")
+    assert condition((await rooms.take(juliet))[0]) == "not-acceptable"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "moderator", "participant", "visitor"),
+    [
+        ("anyone", True, True, True),
+        ("participants", True, True, False),
+        ("moderators", True, False, False),
+        ("none", False, False, False),
+    ],
+)
+async def test_allowpm(rooms: Any, allowed: str, moderator: bool, participant: bool, visitor: bool) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse, allowpm=allowed)
+    await rooms.admin(romeo, "nick='nurse' role='visitor'")
+    await rooms.clear(romeo, juliet, nurse)
+    for client, to, may in ((romeo, "juliet", moderator), (juliet, "romeo", participant), (nurse, "romeo", visitor)):
+        client.send(f"<message to='{ROOM}/{to}' type='chat'><body>x</body></message>")
+        refused = await rooms.take(client)
+        assert [condition(el) for el in refused] == ([] if may else ["forbidden"])
+        await rooms.clear(romeo, juliet)
+
+
+# ---- errors and ghosts ----------------------------------------------------------------------------------------------
+
+
+async def test_an_error_for_what_the_room_sent_ends_the_visit(rooms: Any, codes: Any) -> None:
+    """Status 333: somebody's server says that nobody is there (§11.1)."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(
+        f"<message to='{ROOM}/romeo' type='error' id='m1'><error type='cancel'>"
+        "<recipient-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    got = await rooms.take(romeo)
+    assert (got[-1].get("from"), got[-1].get("type"), codes(got[-1])) == (f"{ROOM}/juliet", "unavailable", {333})
+
+
+@pytest.mark.parametrize(("id_", "removed"), [("h1", True), ("other", False)])
+async def test_service_unavailable_counts_only_for_what_went_to_all(rooms: Any, id_: str, removed: bool) -> None:
+    """A client may answer a private message like that; whoever blocks somebody is still there."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    rooms.say(romeo, "hi", id="h1")
+    await rooms.clear(romeo, juliet)
+    juliet.send(
+        f"<message to='{ROOM}/romeo' type='error' id='{id_}'><error type='cancel'>"
+        "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    got = await rooms.take(romeo)
+    if removed:
+        assert [el.get("type") for el in got] == ["unavailable"]
+    else:
+        (error,) = got
+        assert (error.get("from"), condition(error)) == (f"{ROOM}/juliet", "service-unavailable")
+        assert "juliet@" not in show(error)
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+async def test_slow_mode(rooms: Any) -> None:
+    """XEP-0500: of the account, with all its sessions; not for admins."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    (second,) = await rooms.login("juliet@example.org/garden")
+    await rooms.full(romeo, juliet, slow_mode_duration="20")
+    await rooms.enter(second, "jule")
+    await rooms.clear(romeo, juliet, second)
+    rooms.say(juliet, "one")
+    rooms.say(second, "two", id="no")
+    got = [el for el in await rooms.take(second) if el.get("type") == "error"]
+    assert [condition(el) for el in got] == ["policy-violation"]
+    assert got[0].find("{jabber:client}error").get("type") == "wait"
+    second.send(
+        f"<message to='{ROOM}' type='groupchat'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>"
+    )
+    await rooms.world.pass_time(20)
+    rooms.say(second, "three")
+    rooms.say(romeo, "a")
+    rooms.say(romeo, "b")
+    assert bodies(await rooms.take(romeo)) == ["one", "three", "a", "b"]
+
+
+async def test_limits_of_size_and_rate() -> None:
+    settings = {
+        "modules": {"muc": {"message_bytes": 1024, "presence_bytes": 512, "stanzas_per_second": 1.0, "stanza_burst": 3}}
+    }
+    async with World(settings=settings) as world:
+        romeo = await world.login("romeo@example.org/x", presence=True)
+        romeo.send(f"<presence to='{ROOM}/r'><x xmlns='{MUC}'/></presence>")
+        await romeo.iq(
+            f"<iq to='{ROOM}' type='set' id='c'><query xmlns='{MUC}#owner'>"
+            "<x xmlns='jabber:x:data' type='submit'/></query></iq>"
+        )
+        await world.settle()
+        romeo.inbox.clear()
+
+        async def answers(xml: str) -> list[str]:
+            romeo.send(xml)
+            await world.settle()
+            got = [condition(el) if el.get("type") == "error" else "ok" for el in romeo.inbox]
+            romeo.inbox.clear()
+            return got
+
+        message = f"<message to='{ROOM}' type='groupchat'><body>%s</body></message>"
+        assert await answers(message % ("x" * 1100)) == ["not-acceptable"]
+        assert await answers(f"<presence to='{ROOM}/r'><status>{'x' * 600}</status></presence>") == ["policy-violation"]
+        assert [await answers(message % n) for n in "abcd"] == [["ok"], ["ok"], ["ok"], ["policy-violation"]]
+        await world.pass_time(1.5)
+        assert [await answers(message % n) for n in "ef"] == [["ok"], ["policy-violation"]]
