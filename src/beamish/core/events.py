@@ -6,7 +6,7 @@ Every entry says when it runs, what STOP means and who usually listens; `docs/ho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from beamish.core.hooks import HookKind, HookPoint
 from beamish.xmpp.jid import JID
@@ -74,6 +74,17 @@ class SessionClosed:
 
     session: Session
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNotes:
+    """What modules want to have kept with a session that may outlive the server: JSON values, by module name.
+
+    While `session_saving` runs, each puts in what it needs; while `session_restored` runs, each finds it there.
+    """
+
+    session: Session
+    notes: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +202,18 @@ subscription_changed: Final = HookPoint[SubscriptionChanged](
     HookKind.OBSERVER,
     "A subscription state in a local roster changed, after commit. Presence access, personal eventing.",
 )
+session_saving: Final = HookPoint[SessionNotes](
+    "session_saving",
+    HookKind.OBSERVER,
+    "A session's state is about to be written down, so that it can be resumed after a restart of the server. Plain functions "
+    "only. Whoever keeps state in `Session.notes` that the client relies on; `SessionKeeper.changed` brings it about.",
+)
+session_restored: Final = HookPoint[SessionNotes](
+    "session_restored",
+    HookKind.OBSERVER,
+    "A session of before the restart is back, bound and as available as it was, without a connection for now; nobody was "
+    "told that it had gone. After `session_bound`. Whoever listens on `session_saving` or `presence_changed`.",
+)
 session_closed: Final = HookPoint[SessionClosed](
     "session_closed",
     HookKind.OBSERVER,
@@ -244,6 +267,8 @@ CATALOGUE: Final = (
     presence_changed,
     caps_known,
     subscription_changed,
+    session_saving,
+    session_restored,
     session_closed,
     account_added,
     account_removed,

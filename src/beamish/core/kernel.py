@@ -126,6 +126,8 @@ class Kernel:
         self.started = self.clock.now()
         await self.registry.start(modules, configs or {})
         self.router.connect()
+        for module in self.registry.modules:
+            await module.ready()
         self._hourly()
 
     def _hourly(self) -> None:

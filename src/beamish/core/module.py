@@ -191,6 +191,8 @@ class Module:
     name: ClassVar[str]
     default: ClassVar[bool] = True
     essential: ClassVar[bool] = False
+    outermost: ClassVar[bool] = False
+    """Starts before all others, and so stops when nobody else can send anything any more."""
     xeps: ClassVar[tuple[Xep, ...]] = ()
     features: ClassVar[tuple[str, ...]] = ()
     """Disco features of the server's domains."""
@@ -214,8 +216,11 @@ class Module:
     async def start(self) -> None:
         """Called once, after migrations and after everything in `requires` has started."""
 
+    async def ready(self) -> None:
+        """Called once, after every module has started and stanzas can be routed; clients cannot connect yet."""
+
     async def stop(self) -> None:
-        """Called once, in reverse order, after the last session was closed."""
+        """Called once, in reverse order, after the last session was closed (or left to be resumed later)."""
 
     # ---- service discovery ------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ def start_order(classes: Iterable[type[Module]]) -> list[type[Module]]:
                 raise ModuleError(f"{cls.name} and {owner[service].name} both provide {service.__name__}")
             owner[service] = cls
     graph: dict[type[Module], list[type[Module]]] = {}
-    for cls in sorted(classes, key=lambda c: c.name):
+    for cls in sorted(classes, key=lambda c: (not c.outermost, c.name)):
         missing = [service.__name__ for service in cls.requires if service not in owner]
         if missing:
             raise ModuleError(f"module {cls.name} requires {missing[0]}, which no enabled module provides")

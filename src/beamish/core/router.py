@@ -304,6 +304,8 @@ class Router:
             for session in sessions:
                 if session.outlet.deliver(data, stanza):
                     taken = True
+                    if session.stored > ctx.settled:
+                        ctx.settled = session.stored
             return taken
         for session in sessions:
             delivery = Delivery(ctx, stanza, session)
@@ -316,6 +318,8 @@ class Router:
                 changed = delivery.stanza
                 if session.outlet.deliver(data if changed is stanza else changed.to_wire(), changed):
                     taken = True
+                    if session.stored > ctx.settled:
+                        ctx.settled = session.stored
         return taken
 
     # ---- IQ ---------------------------------------------------------------------------------------------------------
@@ -323,12 +327,12 @@ class Router:
     def _iq(self, ctx: Context) -> Awaitable[None] | None:
         """An IQ to an account: the server answers for a bare JID, a full JID gets it itself (RFC 6121 §8.5.2.1.3, §8.5.3)."""
         stanza = ctx.stanza
+        to = stanza.to
+        assert to is not None
         if not to.resource:
             assert self._accounts is not None
             exists = True if to in self._by_user else self._accounts.exists(to)
             if is_later(exists):
-        to = stanza.to
-        assert to is not None
                 return self._iq_when_known(ctx, cast("Awaitable[bool]", exists))
             return self._kernel.iq.handle(ctx, account=bool(exists))
         session = self._by_full.get(to)

@@ -199,6 +199,13 @@ class DiscoService(Protocol):
 class DeliveryReceipts(Protocol):
     """Optional: knows when a client has confirmed what it was sent (acknowledgements of the stream)."""
 
+    def keeps(self, session: Session) -> bool:
+        """Whether messages handed to the session are stored until its client confirms them.
+
+        Then whoever stored them before may delete them at once, by a write queued after they were handed over. Should the
+        session end, the unconfirmed ones come back through the hook `undelivered`.
+        """
+
     def passed(self, session: Session) -> Awaitable[bool] | None:
         """Wait until the client has confirmed everything handed to the session before this call.
 
@@ -227,3 +234,19 @@ class PepService(Protocol):
 
     async def access(self, user: JID, node: str) -> str | None:
         """The access model of a node (`presence`, `whitelist`, …), None if there is no such node."""
+
+
+@runtime_checkable
+class SessionKeeper(Protocol):
+    """Optional: keeps sessions through restarts of the server (the hooks `session_saving` and `session_restored`)."""
+
+    def changed(self, session: Session) -> None:
+        """What a module wants to have kept with the session has changed; it is written with the next commit."""
+
+
+@runtime_checkable
+class CopiesService(Protocol):
+    """Optional: knows which sessions get copies of messages that are addressed to another one (XEP-0280)."""
+
+    def copies(self, session: Session, message: Stanza) -> bool:
+        """Whether the session, now, gets a copy of a message that another session of its account received."""

@@ -131,6 +131,14 @@ class Database(Protocol):
         """Queue a function, without waiting; its position. As `append` otherwise."""
         ...
 
+    def at_tick_end(self, call: Callable[[], None]) -> None:
+        """Call once at the end of this iteration of the loop, just before what it queued goes to be committed.
+
+        What `call` queues then shares the commit, as its last part: so many small changes of one kind can become one,
+        together with what caused them. It should queue something. Raises `StorageClosed`.
+        """
+        ...
+
     def when_durable(self, position: int, then: Callable[[], None]) -> None:
         """Call `then` on the loop once `durable` has reached `position`; at once if it has already.
 

@@ -84,6 +84,7 @@ class CommitQueue:
         self._position = 0
         self._bytes = 0
         self._fresh: list[Job] = []
+        self._at_end: list[Callable[[], None]] = []
         self._waiters: list[tuple[int, int, Callable[[], None]]] = []  # a heap by position, then by registration
         self._registered = 0
         self._settling = False
@@ -113,6 +114,14 @@ class CommitQueue:
         self._enqueue(Work(name, fn, None, future))
         return await future
 
+    def at_tick_end(self, call: Callable[[], None]) -> None:
+        """Call before what this tick queued is handed over (see `storage.api.Database.at_tick_end`)."""
+        if self._closing:
+            raise StorageClosed("the database is closed")
+        if not self._fresh and not self._at_end:
+            self._wake()
+        self._at_end.append(call)
+
     def when_durable(self, position: int, then: Callable[[], None]) -> None:
         """Call `then` when a position is committed (see `storage.api.Database.when_durable`)."""
         if position > self._position:
@@ -140,8 +149,18 @@ class CommitQueue:
 
     def _take(self) -> list[Job]:
         """All jobs that came since the last call, in order."""
+        self._end_tick()
         taken, self._fresh = self._fresh, []
         return taken
+
+    def _end_tick(self) -> None:
+        """Let those queue their jobs who wanted to be the last."""
+        calls, self._at_end = self._at_end, []
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                log.exception("tick_end_callback_failed")
 
     def _settle(self, outcome: Outcome) -> None:
         """Tell everybody about a batch. Batches must come in the order in which they were taken."""
@@ -173,7 +192,7 @@ class CommitQueue:
         if self._position - self.durable >= self._limit:
             raise StorageBusy(f"{self._limit} jobs wait to be stored")
         fresh = self._fresh
-        if not fresh:
+        if not fresh and not self._at_end:
             self._wake()
         fresh.append(job)
         self._position = position = self._position + 1

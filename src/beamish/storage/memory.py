@@ -63,6 +63,7 @@ class MemoryDatabase(CommitQueue):
     async def close(self) -> None:
         """Commit what is queued, even if held back, and close. Later calls raise `StorageClosed`, except this one."""
         if not self._closed:
+            self._end_tick()
             self._closing = self._closed = True
             self._held = False
             self._commit()
@@ -75,7 +76,7 @@ class MemoryDatabase(CommitQueue):
     def release(self) -> None:
         """End `hold`: what waits is committed at the next iteration."""
         self._held = False
-        if self._fresh:
+        if self._fresh or self._at_end:
             self._wake()
 
     def fail_next(self, exc: Exception, jobs: int = 1) -> None:

@@ -107,6 +107,7 @@ class SqliteDatabase(CommitQueue):
     async def close(self) -> None:
         """Commit what is queued, tell everybody, close the file. Later calls raise `StorageClosed`, except this one."""
         if not self._closing:
+            self._end_tick()
             self._closing = True
             self._stop()
         for thread, _, ended in self._threads:
@@ -202,8 +203,9 @@ class SqliteDatabase(CommitQueue):
             raise StorageClosed("the event loop of the database is closed") from None
 
     def _hand_over(self) -> None:
-        if self._fresh:
-            self._inbox.put(self._take())
+        jobs = self._take()
+        if jobs:
+            self._inbox.put(jobs)
 
     def _write_on(self, engine: Engine) -> None:
         ending = False
@@ -265,6 +267,7 @@ class SqliteDatabase(CommitQueue):
 
     def _drain_at_exit(self) -> None:
         """The program ends without close(): what was queued is still committed."""
+        self._end_tick()
         self._closing = True
         self._stop()
         for thread, _, _ in self._threads:

@@ -85,7 +85,12 @@ class StreamFailed:
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """The peer closed the stream; our closing tag is ready to be sent if it was not sent before."""
+    """The peer closed the stream; our closing tag is ready to be sent if it was not sent before.
+
+    It is not `orderly` if the peer closed only the connection beneath: then its session may go on (XEP-0198 §7).
+    """
+
+    orderly: bool = True
 
 
 Event: TypeAlias = (

@@ -186,7 +186,7 @@ class C2SMachine:
             self._out.append(_CLOSE)
             self.closed_by_us = True
         self.state = State.CLOSED
-        return [StreamClosed()]
+        return [StreamClosed(orderly=False)]
 
     def data_to_send(self) -> bytes:
         """Everything that must be written now; drains it."""
@@ -267,11 +267,15 @@ class C2SMachine:
             return self._peer_failed(item)
         handler = _ACCEPTS.get((self.state, tag))
         if handler is None:
-            if isinstance(item, Nonza) and tag in self._settings.early_nonzas and Has.AUTHENTICATED in self.have:
+            if isinstance(item, Nonza) and tag in self._settings.early_nonzas and self._may_bind():
+                self.state = State.BINDING  # what follows waits until it is known whose stream this is
                 return [item]
             raise self._unexpected()
         events: list[Event] = handler(self, item)
         return events
+
+    def _may_bind(self) -> bool:
+        return self.state is State.OFFERED and Has.AUTHENTICATED in self.have
 
     def _unexpected(self) -> StreamError:
         # RFC 6120 §4.9.3.12: anything but negotiation before authentication or binding is not authorized
@@ -540,8 +544,15 @@ class C2SMachine:
         """Answer `BindRequested`: no (RFC 6120 §7.6.2, §7.7.2); the client may ask again, a bounded number of times."""
         return self._refuse_bind(error) + self._advance()
 
+    def unbound(self) -> list[Event]:
+        """Answer an early `Nonza` that did not lead to a bound stream; the client may go on to bind a resource."""
+        return self._stay_unbound() + self._advance() if self.state is State.BINDING else []
+
     def _refuse_bind(self, error: StanzaError) -> list[Event]:
         self._out.append(Stanza.build("iq", "error", id=self._bind_id, content=error.to_bytes()).to_wire())
+        return self._stay_unbound()
+
+    def _stay_unbound(self) -> list[Event]:
         self.state = State.OFFERED
         self._bind_refusals += 1
         if self._bind_refusals >= self._settings.bind_attempts:
