@@ -232,6 +232,15 @@ class Stanza:
         )
 
 
+class PersonalStanza(Stanza):
+    """A stanza for one session and nobody else: a page of an archive, a copy of what another device sent or got.
+
+    If that session goes, it is neither kept nor handed to others.
+    """
+
+    __slots__ = ()
+
+
 def _name_end(data: bytes) -> int:
     """Where the element name of a start tag ends."""
     for at in range(1, len(data)):
