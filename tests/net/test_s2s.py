@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from beamish.net.dns import LookupFailed, Srv
 from beamish.testing.client import Client
-from beamish.testing.federated import Authority, Directory, FederatedServer, Relay
+from beamish.testing.federated import Authority, FederatedServer, Relay
+from beamish.testing.names import Directory
 from beamish.testing.plugin import ExpectedErrors
 
 pytestmark = pytest.mark.usefixtures("no_unexpected_errors")

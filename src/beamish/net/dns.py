@@ -19,6 +19,7 @@ import dns.asyncresolver
 import dns.exception
 import dns.rdatatype
 import dns.resolver
+from dns.nameserver import Do53Nameserver
 
 from beamish.net.certificate import dns_name
 
@@ -91,7 +92,8 @@ class DnsResolver:
     Names that DNS does not know are looked up the system's way (`/etc/hosts`) in a thread.
     """
 
-    def __init__(self, timeout: float = 10.0, nameservers: Sequence[str] = ()) -> None:
+    def __init__(self, timeout: float = 10.0, nameservers: Sequence[tuple[str, int]] = ()) -> None:
+        """`nameservers` are addresses and ports; without any, those of the system are asked."""
         self._timeout = timeout
         self._nameservers = tuple(nameservers)
         self._resolver: dns.asyncresolver.Resolver | None = None
@@ -103,7 +105,7 @@ class DnsResolver:
             except (dns.exception.DNSException, OSError) as exc:
                 raise LookupFailed(f"no name servers are configured ({exc})") from exc
             if self._nameservers:
-                resolver.nameservers = list(self._nameservers)
+                resolver.nameservers = [Do53Nameserver(*each) for each in self._nameservers]
             resolver.lifetime = self._timeout
             resolver.cache = dns.resolver.LRUCache(10_000)
             self._resolver = resolver

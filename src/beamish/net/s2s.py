@@ -440,8 +440,9 @@ class Federation:
             if isinstance(link, S2SInLink):
                 machine = link.machine
                 pairs = sorted(machine.pairs) or [(machine.local, machine.remote)]
-                entry |= {"bidi": machine.bidi, "method": "" if machine.pairs else "not authenticated"}
-                found += [entry | {"local": local, "remote": remote} for local, remote in pairs]
+                for local, remote in pairs:
+                    method = machine.methods.get((local, remote), "")
+                    found.append(entry | {"local": local, "remote": remote, "bidi": machine.bidi, "method": method})
             else:
                 found.append(entry)
         found += [route.describe() for route in self.routes.values() if route.link is None]

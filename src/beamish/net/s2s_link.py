@@ -48,7 +48,7 @@ _USER_TIMEOUT: Final = 60_000
 _LINGER: Final = 3.0
 _ASK_EVERY: Final = 50
 """Stanzas after which a confirmation is asked for at once; otherwise after `_ASK_AFTER` seconds."""
-_ASK_AFTER: Final = 1.0
+_ASK_AFTER: Final = 0.1
 _R: Final = f"<r xmlns='{SM}'/>".encode()
 
 

@@ -131,6 +131,8 @@ class S2SOutLink(Link):
 
     def _ready(self, event: Ready) -> None:
         self._method = event.method
+        if not self.usable:
+            return  # given up in the meantime
         self._report(f"authenticated by {event.method}{', both ways' if event.bidi else ''}")
         if event.bidi:
             self.limit(self.machine.remote)

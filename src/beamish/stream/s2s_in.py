@@ -89,7 +89,7 @@ class S2SIn(ServerStream):
     `bidi` is True once the peer asked to get stanzas on this stream too. `remote` is who the header says it is.
     """
 
-    __slots__ = ("_admits", "_certifies", "_external", "_failures", "_verifying", "bidi", "local", "remote")
+    __slots__ = ("_admits", "_certifies", "_external", "_failures", "_verifying", "bidi", "local", "methods", "remote")
 
     def __init__(
         self,
@@ -105,6 +105,8 @@ class S2SIn(ServerStream):
         self._failures = 0
         self._verifying: dict[Pair, dialback.DialbackElement] = {}
         self.bidi = False
+        self.methods: dict[Pair, str] = {}
+        """How each pair was authenticated."""
         self.local = ""
         self.remote = ""
         super().__init__(settings, secure=secure)
@@ -142,6 +144,7 @@ class S2SIn(ServerStream):
         events: list[Event] = [StreamOpened(local, remote)]
         if self._external:
             self.pairs.add((local, remote))
+            self.methods[local, remote] = "external"
             self._open_up()
             events.append(Authenticated(local, remote, "external"))
         return events
@@ -277,6 +280,7 @@ class S2SIn(ServerStream):
             return [Refused(remote, "dialback", "the authoritative server denies the key")]
         self._out.append(dialback.answer(question, "valid"))
         self.pairs.add((local, remote))
+        self.methods[local, remote] = "dialback"
         events: list[Event] = [Authenticated(local, remote, "dialback")]
         if self.stage is not Stage.OPEN:
             self._open_up()

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from beamish.app import listen_services
-from beamish.net.dns import NoSuchDomain, Srv
 from beamish.net.s2s import Federation
 from beamish.testing.client import Client
 from beamish.testing.live import LiveServer, _Link
+from beamish.testing.names import Directory
 from beamish.testing.world import ACCOUNTS
 
 
@@ -38,6 +38,12 @@ class Authority:
         )
         self.file = directory / "authority.pem"
         self.file.write_bytes(self.certificate.public_bytes(Encoding.PEM))
+
+    @classmethod
+    def stranger(cls, directory: Path) -> Authority:
+        """Another authority, that nobody believes."""
+        directory.mkdir()
+        return cls(directory)
 
     def issue(
         self, *domains: str, days: tuple[float, float] = (-1, 30), stem: str = "", client: bool = False
@@ -75,42 +81,6 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-
-
-class Directory:
-    """A name service for tests: what a domain's records say is what the test wrote into it."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, list[Srv]] = {}
-        self.hosts: dict[str, list[str]] = {}
-        self.broken: Exception | None = None
-        """Raised by every look-up, if set."""
-
-    def serve(self, domain: str, port: int, *, direct_tls: bool = False, priority: int = 0, weight: int = 0) -> None:
-        """The server of a domain is on this port of the loopback."""
-        service = "_xmpps-server" if direct_tls else "_xmpp-server"
-        host = f"host.{domain}"
-        self.records.setdefault(f"{service}._tcp.{domain}", []).append(Srv(priority, weight, port, host))
-        self.hosts[host] = ["127.0.0.1"]
-
-    def forget(self, domain: str) -> None:
-        """The domain has no records any more."""
-        for service in ("_xmpps-server", "_xmpp-server"):
-            self.records.pop(f"{service}._tcp.{domain}", None)
-
-    async def srv(self, name: str) -> list[Srv]:
-        """See `Resolver.srv`."""
-        if self.broken is not None:
-            raise self.broken
-        return self.records.get(name, [])
-
-    async def addresses(self, host: str) -> list[str]:
-        """See `Resolver.addresses`."""
-        if self.broken is not None:
-            raise self.broken
-        if host not in self.hosts:
-            raise NoSuchDomain(f"{host} has no address")
-        return self.hosts[host]
 
 
 class FederatedServer(LiveServer):

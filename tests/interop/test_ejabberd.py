@@ -1,0 +1,25 @@
+"""Federation with Debian's ejabberd, over TLS verified with an authority of the test."""
+
+import pytest
+from tests.interop.federation import Federates
+from tests.interop.foreign import Ejabberd
+
+from beamish.testing.federated import Authority
+from beamish.testing.names import NameServer
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_unexpected_errors")
+class TestEjabberd(Federates):
+    server = Ejabberd
+    bidi = False
+    client_usage = True
+
+    async def test_it_takes_dialback_where_a_certificate_is_for_servers_only(
+        self, ca: Authority, dns: NameServer
+    ) -> None:
+        """What public authorities issue now, ejabberd 23.01 refuses as a client's certificate."""
+        async with self.theirs(ca, dns) as p, self.ours(ca, dns, files=ca.issue("a.example")) as a:
+            await self.exchange(a, p)
+            methods = {s["method"] for s in a.federation.list_streams() if s["direction"] == "out" and s["out"]}
+            assert methods == {"dialback"}

@@ -1,0 +1,13 @@
+"""Federation with Debian's Prosody, over TLS verified with an authority of the test."""
+
+import pytest
+from tests.interop.federation import Federates
+from tests.interop.foreign import Prosody
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_unexpected_errors")
+class TestProsody(Federates):
+    server = Prosody
+    bidi = True
+    client_usage = False
