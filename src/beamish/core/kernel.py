@@ -85,12 +85,14 @@ class Kernel:
         self.sessions = SessionTable()
         self.iq = IqDispatch(self)
         self.router = Router(self)
-        self.commands = Commands()
+        self.commands = Commands(self)
         self.nonzas: dict[str, NonzaHandler] = {}
         """Handlers of top-level elements that are no stanzas, by tag."""
         self.early_iqs: dict[str, Callable[[Link, Stanza], Stanza | Awaitable[Stanza | None] | None]] = {}
         """Handlers of IQs before authentication, by the payload's tag."""
         self.registry = Registry(self)
+        self.ask_to_stop: Callable[[bool], None] | None = None
+        """Ends the process in good order, and begins it anew if True; set by who runs the server."""
         self.started = 0.0
         self._services: dict[type, Any] = {}
         self._session_bound = self.hooks[events.session_bound]

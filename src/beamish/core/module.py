@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from beamish.core.commands import Access, CommandMark
 from beamish.core.events import Context
 from beamish.core.hooks import STANZAS, HookPoint
 from beamish.core.sessions import Link
@@ -121,14 +122,6 @@ class EarlyIqMark:
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
-class CommandMark:
-    """A method is an administrative command."""
-
-    name: str
-    summary: str
-
-
 def _mark(method: F, mark: object) -> F:
     marks = list(getattr(method, "__beamish__", ()))
     marks.append(mark)
@@ -176,9 +169,22 @@ def early_iq(tag: str) -> Callable[[F], F]:
     return lambda method: _mark(method, EarlyIqMark(tag))
 
 
-def command(name: str, summary: str) -> Callable[[F], F]:
-    """Declare an administrative command: keyword arguments in, JSON-able result out, `CommandError` for failures."""
-    return lambda method: _mark(method, CommandMark(name, summary))
+def command(
+    name: str,
+    summary: str,
+    *,
+    node: str = "",
+    form_type: str = "",
+    access: Access | Callable[[Any], Access] = Access.ADMIN,
+    live: bool = False,
+    prefill: str = "",
+) -> Callable[[F], F]:
+    """Declare an administrative command: keyword arguments in, JSON-able result out, `StanzaError` for failures.
+
+    `node` is prescribed by a specification, `access` may be found out from the module, `prefill` names the method that
+    says what the form shows; for the rest and for parameters see `core.commands`.
+    """
+    return lambda method: _mark(method, CommandMark(name, summary, node, form_type, access, live, prefill))
 
 
 class Module:

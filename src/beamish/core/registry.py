@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from beamish.core.commands import Command
+from beamish.core.commands import Command, CommandMark
 from beamish.core.hooks import Row
-from beamish.core.module import CommandMark, EarlyIqMark, HookMark, IqMark, Module, NonzaHandler, NonzaMark
+from beamish.core.module import EarlyIqMark, HookMark, IqMark, Module, NonzaHandler, NonzaMark
 from beamish.storage.migrate import migrate
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Registry:
                 elif isinstance(mark, EarlyIqMark):
                     kernel.early_iqs[mark.tag] = method
                 elif isinstance(mark, CommandMark):
-                    kernel.commands.add(Command(mark.name, mark.summary, module.name, method))
+                    kernel.commands.add(Command.of(mark, module.name, method, module))
 
     async def stop(self) -> None:
         """Stop and unregister modules in reverse order. A module that fails to stop does not keep others running."""
