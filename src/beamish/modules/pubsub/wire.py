@@ -21,7 +21,12 @@ def payload(el: Element) -> bytes:
     cut = raw.index(b">")  # safe: ">" inside attribute values comes out escaped
     if b" xmlns:" not in raw[:cut]:
         return raw
-    return _PREFIX.sub(lambda m: m[0] if m[1] + b":" in raw else b"", raw[:cut]) + raw[cut:]
+    return _PREFIX.sub(lambda m: m[0] if _uses(raw, m[1]) else b"", raw[:cut]) + raw[cut:]
+
+
+def _uses(raw: bytes, prefix: bytes) -> bool:
+    """Whether a prefix occurs in names or, as some formats have it, in values."""
+    return re.search(rb"(?<![\w.-])" + re.escape(prefix) + b":", raw) is not None
 
 
 def attr(name: str, value: str) -> str:

@@ -1,0 +1,99 @@
+"""XEP-0402 §4 and XEP-0490 §4.5: what the server makes of one thing said in two ways."""
+
+from __future__ import annotations
+
+from beamish.testing.client import Client
+from beamish.testing.match import mismatch
+
+from .kit import OWNER, PUBSUB, Stage, form
+
+NATIVE = "urn:xmpp:bookmarks:1"
+LEGACY = "storage:bookmarks"
+DISPLAYED = "urn:xmpp:mds:displayed:0"
+OPTIONS = f"{PUBSUB}#publish-options"
+PRIVATE = {
+    "persist_items": "true",
+    "max_items": "max",
+    "send_last_published_item": "never",
+    "access_model": "whitelist",
+}
+
+
+def room(jid: str, name: str) -> str:
+    return (
+        f"<publish node='{NATIVE}'><item id='{jid}'><conference xmlns='{NATIVE}' name='{name}' autojoin='true'>"
+        f"<nick>JC</nick></conference></item></publish><publish-options>{form(OPTIONS, PRIVATE)}</publish-options>"
+    )
+
+
+async def legacy(stage: Stage, who: Client) -> list[tuple[str | None, str | None]]:
+    got = await stage.get(who, f"<items node='{LEGACY}'/>", to="")
+    return [(c.get("jid"), c.get("name")) for c in got.iter(f"{{{LEGACY}}}conference")]
+
+
+async def test_bookmarks_are_seen_in_both_forms(stage: Stage) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    phone = await stage.login("juliet@example.org/phone")
+    stage.caps.of(phone.jid, NATIVE)
+    stage.caps.of(juliet.jid, LEGACY)
+    await stage.set(juliet, room("a@rooms.example", "A"), to="")
+    await stage.set(juliet, room("b@rooms.example", "B"), to="")
+    assert await legacy(stage, juliet) == [("a@rooms.example", "A"), ("b@rooms.example", "B")]
+    for node in (NATIVE, LEGACY):
+        got = await stage.get(juliet, f"<configure node='{node}'/>", to="", ns=OWNER)
+        path = ".//{jabber:x:data}field[@var='pubsub#access_model']/{jabber:x:data}value"
+        assert got.findtext(path) == "whitelist"
+    phone.inbox.clear()
+    storage = (
+        f"<publish node='{LEGACY}'><item id='current'><storage xmlns='{LEGACY}'>"
+        "<conference jid='b@rooms.example' name='B' autojoin='true'><nick>JC</nick></conference>"
+        "<conference jid='c@rooms.example' name='C'/><url url='http://example.org/'/></storage></item></publish>"
+    )
+    await stage.set(juliet, storage, to="")
+    assert await stage.items(juliet, NATIVE, to="juliet@example.org") == ["b@rooms.example", "c@rooms.example"]
+    await stage.quiet(phone)
+    told = [
+        (str(el.tag).rpartition("}")[2], el.get("id"))
+        for note in phone.inbox
+        for el in note.iter()
+        if el.get("id") and str(el.tag).rpartition("}")[2] in ("item", "retract")
+    ]
+    assert sorted(told) == [("item", "c@rooms.example"), ("retract", "a@rooms.example")]  # nothing of the unchanged one
+    await stage.set(juliet, f"<retract node='{NATIVE}'><item id='b@rooms.example'/></retract>", to="")
+    assert await legacy(stage, juliet) == [("c@rooms.example", "C")]
+    got = await stage.get(juliet, f"<items node='{LEGACY}'/>", to="")
+    assert next(got.iter(f"{{{LEGACY}}}url"), None) is not None
+
+
+async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    await stage.create(juliet, LEGACY, to="juliet@example.org", access_model="open")
+    await stage.set(juliet, room("a@rooms.example", "A"), to="")
+    assert await legacy(stage, juliet) == []
+
+
+async def test_displayed_mark_is_taken_out_and_published(stage: Stage) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    phone = await stage.login("juliet@example.org/phone")
+    romeo = await stage.login("romeo@example.org/orchard")
+    stage.caps.of(phone.jid, DISPLAYED)
+    await stage.quiet(juliet, phone, romeo)
+    for client in (juliet, phone, romeo):
+        client.inbox.clear()
+    sid = "<stanza-id xmlns='urn:xmpp:sid:0' by='juliet@example.org' id='0423'/>"
+    juliet.send(
+        "<message to='romeo@example.org'><displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>"
+        f"<displayed xmlns='{DISPLAYED}'>{sid}</displayed></message>"
+    )
+    got = await romeo.expect("<message><displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/></message>")
+    assert got.find(f"{{{DISPLAYED}}}displayed") is None
+    told = await phone.receive()
+    assert not mismatch(
+        f"<displayed xmlns='{DISPLAYED}'>{sid}</displayed>", next(told.iter(f"{{{DISPLAYED}}}displayed"))
+    )
+    assert await stage.items(juliet, DISPLAYED, to="juliet@example.org") == ["romeo@example.org"]
+    await stage.refused(
+        romeo, "get", f"<items node='{DISPLAYED}'/>", "not-allowed", "closed-node", to="juliet@example.org"
+    )
+    juliet.send("<message to='romeo@example.org'><body>urn:xmpp:mds:displayed:0</body></message>")
+    await romeo.expect("<message><body>urn:xmpp:mds:displayed:0</body></message>")
