@@ -29,6 +29,7 @@ STANZA_NAMES: Final = frozenset((MESSAGE, PRESENCE, IQ))
 _tostring = etree.tostring
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
 _STREAM_PREFIX = b'xmlns:stream="http://etherx.jabber.org/streams"'
+_CLIENT_AS_PREFIX = re.compile(rb' xmlns:(ns[0-9]+)="jabber:client"')
 _CLIENT_PREFIX = re.compile(rb'xmlns:[^=\s]+="jabber:client"')
 _STREAM_DECLARATIONS = b'xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"'
 
@@ -255,7 +256,12 @@ def content_bytes(el: Element) -> bytes:
     cut = raw.index(b">")
     start = raw[:cut]  # only here: a forwarded stanza further inside must keep its own xmlns="jabber:client"
     start = start.replace(b' xmlns:stream="http://etherx.jabber.org/streams"', b"", 1)
-    return start.replace(b' xmlns="jabber:client"', b"", 1) + raw[cut:]
+    start = start.replace(b' xmlns="jabber:client"', b"", 1)
+    invented = _CLIENT_AS_PREFIX.search(start)
+    if invented is not None and invented.group(1) + b":" not in raw:
+        # the stanza's default namespace, hidden by the child's own: lxml declares it once more, for nobody
+        start = start.replace(invented.group(), b"", 1)
+    return start + raw[cut:]
 
 
 def insert_child(wire: bytes, name: str, child: bytes) -> bytes:

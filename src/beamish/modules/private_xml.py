@@ -1,0 +1,171 @@
+"""XEP-0049: what a user's clients store at the server for themselves; bookmarks in it are those of XEP-0402.
+
+Elements are kept by name and namespace. Bookmarks (XEP-0048) are not kept here where there is personal eventing: they
+are read from and written to its node, which takes care of the newer form (XEP-0411).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import Field
+
+from beamish.core import events
+from beamish.core.events import AccountEvent, Context
+from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
+from beamish.core.services import PepService
+from beamish.core.sessions import Session
+from beamish.storage.api import Cursor, Migration
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import content_bytes
+from beamish.xmpp.xml import Element, make, namespace_of, to_bytes
+
+NS: Final = "jabber:iq:private"
+QUERY: Final = f"{{{NS}}}query"
+BOOKMARKS: Final = "{storage:bookmarks}storage"
+_NODE: Final = "storage:bookmarks"
+_ITEM: Final = "current"
+_OPTIONS: Final = {"persist_items": "true", "access_model": "whitelist"}
+_TAG_LENGTH: Final = 1024
+
+
+class Config(ModuleConfig):
+    """Options of private XML."""
+
+    max_bytes: int = Field(
+        65_536, ge=1024, description="Largest element that a client may store; larger ones get `policy-violation`."
+    )
+    max_elements: int = Field(
+        100,
+        ge=1,
+        description="Elements of one account; with `max_bytes` the bound of what an account can fill the disk with.",
+    )
+
+
+class PrivateXmlModule(Module):
+    """Keeps clients' elements."""
+
+    name = "private_xml"
+    Config = Config
+    xeps = (Xep(49, "1.2"), Xep(411, "1.1.1", note="with the pubsub module"))
+    features = (NS,)
+    migrations = (
+        Migration(
+            1,
+            (
+                "CREATE TABLE private_xml (owner TEXT NOT NULL, tag TEXT NOT NULL, content {bytes} NOT NULL,"
+                " PRIMARY KEY (owner, tag))",
+            ),
+        ),
+    )
+
+    async def ready(self) -> None:
+        """Bookmarks are converted if there is something to convert them to."""
+        if self.kernel.service_or_none(PepService) is not None:
+            self.account_features = ("urn:xmpp:bookmarks-conversion:0",)  # type: ignore[misc]
+
+    @on(events.account_removed)
+    async def _account_removed(self, event: AccountEvent) -> None:
+        def delete(cursor: Cursor) -> None:
+            cursor.run("DELETE FROM private_xml WHERE owner = ?", str(event.user))
+
+        await self.db.write("private_xml.delete", delete)
+
+    @iq(get=QUERY, scope=Scope.OWN)
+    async def _get(self, ctx: Context) -> IqAnswer:
+        user = _owner(ctx).bare
+        asked = list(ctx.stanza.el[0])
+        if len(asked) != 1:
+            raise StanzaError(Condition.BAD_REQUEST, text="exactly one element at a time")
+        tag = _tag(asked[0])
+        content = await self._bookmarks(user) if tag == BOOKMARKS else None
+        if content is None:
+            # through the queue of writes, behind what this client has just stored
+            content = await self.db.write(
+                "private_xml.get",
+                lambda c: c.value("SELECT content FROM private_xml WHERE owner = ? AND tag = ?", str(user), tag),
+            )
+        inner = bytes(content) if content is not None else to_bytes(_empty(asked[0]))
+        return ctx.stanza.reply(f"<query xmlns='{NS}'>".encode() + inner + b"</query>")
+
+    @iq(set=QUERY, scope=Scope.OWN)
+    async def _set(self, ctx: Context) -> IqAnswer:
+        session = _owner(ctx)
+        if session.anonymous:
+            raise StanzaError(Condition.NOT_ALLOWED, text="anonymous users keep nothing")
+        given: dict[str, bytes] = {}
+        for child in ctx.stanza.el[0]:
+            tag = _tag(child)
+            given[tag] = given.get(tag, b"") + content_bytes(child)
+        if not given:
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="nothing to store")
+        if any(len(content) > self.config.max_bytes for content in given.values()):
+            raise StanzaError(Condition.POLICY_VIOLATION, text=f"at most {self.config.max_bytes} bytes")
+        user = session.bare
+        if BOOKMARKS in given and await self._store_bookmarks(user, given[BOOKMARKS]):
+            del given[BOOKMARKS]
+            await self._store(user, given, (BOOKMARKS,))
+        else:
+            await self._store(user, given)
+        return ctx.stanza.reply()
+
+    async def _store(self, user: JID, given: dict[str, bytes], drop: Sequence[str] = ()) -> None:
+        most = self.config.max_elements
+
+        def put(cursor: Cursor) -> None:
+            for tag in drop:
+                cursor.run("DELETE FROM private_xml WHERE owner = ? AND tag = ?", str(user), tag)
+            for tag, content in given.items():
+                cursor.run(
+                    "INSERT INTO private_xml (owner, tag, content) VALUES (?, ?, ?)"
+                    " ON CONFLICT (owner, tag) DO UPDATE SET content = excluded.content",
+                    str(user),
+                    tag,
+                    content,
+                )
+            if cursor.value("SELECT COUNT(*) FROM private_xml WHERE owner = ?", str(user)) > most:
+                raise StanzaError(Condition.RESOURCE_CONSTRAINT, text=f"at most {most} elements")
+
+        await self.db.write("private_xml.set", put)
+
+    # ---- bookmarks --------------------------------------------------------------------------------------------------
+
+    async def _bookmarks(self, user: JID) -> bytes | None:
+        """The list that personal eventing holds (XEP-0411 §3)."""
+        pep = self.kernel.service_or_none(PepService)
+        if pep is None or not await self._is_private(pep, user):
+            return None
+        items = await pep.items(user, _NODE)
+        return items.get(_ITEM) or next(reversed(items.values()), None)
+
+    async def _store_bookmarks(self, user: JID, content: bytes) -> bool:
+        """False if they cannot go there: nothing private is put into a node that others may read."""
+        pep = self.kernel.service_or_none(PepService)
+        if pep is None or not await self._is_private(pep, user):
+            return False
+        await pep.publish(user, _NODE, {_ITEM: content}, _OPTIONS)
+        return True
+
+    async def _is_private(self, pep: PepService, user: JID) -> bool:
+        return await pep.access(user, _NODE) in (None, "whitelist")
+
+
+def _owner(ctx: Context) -> Session:
+    if ctx.origin is None:
+        raise StanzaError(Condition.FORBIDDEN)
+    return ctx.origin
+
+
+def _tag(el: Element) -> str:
+    """The key of an element. Raises `StanzaError(not-acceptable)` for one without a namespace of its own."""
+    tag = str(el.tag)
+    if namespace_of(el) in ("", NS, "jabber:client") or len(tag) > _TAG_LENGTH:
+        raise StanzaError(Condition.NOT_ACCEPTABLE, text="an element has a namespace of its own")
+    return tag
+
+
+def _empty(el: Element) -> Element:
+    """What is answered where nothing is stored: the element that was asked for."""
+    return make(str(el.tag))
