@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beamish.testing.match import show
+
+ROOM = "cave@conference.example.org"
+MUC = "http://jabber.org/protocol/muc"
+INFO = "http://jabber.org/protocol/disco#info"
+ITEMS = "http://jabber.org/protocol/disco#items"
+SEARCH = "urn:xmpp:channel-search:0:search"
+
+
+def condition(el: Any) -> str:
+    error = el.find("{jabber:client}error")
+    assert error is not None, show(el)
+    return str(error[0].tag).rpartition("}")[2]
+
+
+async def ask(client: Any, to: str, namespace: str, node: str = "", inner: str = "", type: str = "result") -> Any:
+    at = f" node='{node}'" if node else ""
+    return await client.iq(
+        f"<iq to='{to}' type='get' id='d'><query xmlns='{namespace}'{at}>{inner}</query></iq>", type=type
+    )
+
+
+def features(answer: Any) -> set[str]:
+    return {f.get("var") for f in answer.iter(f"{{{INFO}}}feature")}
+
+
+def fields(answer: Any) -> dict[str, str]:
+    return {f.get("var"): f.findtext("{*}value") for f in answer.iter("{jabber:x:data}field")}
+
+
+async def test_the_service_is_found_and_says_what_it_is(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    items = await ask(romeo, "example.org", ITEMS)
+    assert "conference.example.org" in [i.get("jid") for i in items[0]]
+    items = await ask(romeo, "example.net", ITEMS)
+    assert "conference.example.net" in [i.get("jid") for i in items[0]]
+    info = await ask(romeo, "conference.example.org", INFO)
+    identity = info.find(f".//{{{INFO}}}identity")
+    assert (identity.get("category"), identity.get("type"), identity.get("name")) == ("conference", "text", "Rooms")
+    assert features(info) >= {MUC, f"{MUC}#stable_id", "urn:xmpp:occupant-id:0", "vcard-temp", SEARCH, INFO, ITEMS}
+    assert condition(await ask(romeo, "conference.example.org", INFO, "x", type="error")) == "item-not-found"
+
+
+async def test_a_room_says_what_it_is(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, lang="en", roomdesc="A <dark> place", roomname="Cave", pubsub="xmpp:p?;node=n")
+    romeo.send(f"<message to='{ROOM}' type='groupchat'><subject>Spells</subject></message>")
+    await rooms.clear(romeo)
+    info = await ask(juliet, ROOM, INFO)
+    assert info.find(f".//{{{INFO}}}identity").get("name") == "Cave"
+    assert features(info) >= {
+        "muc_public", "muc_temporary", "muc_open", "muc_unmoderated", "muc_semianonymous", "muc_unsecured",
+        "urn:xmpp:mam:2", "urn:xmpp:sid:0", "urn:xmpp:message-moderate:1", "urn:xmpp:message-retract:1#tombstone",
+        f"{MUC}#self-ping-optimization", "jabber:iq:register", "urn:xmpp:hats:0", f"{MUC}#stable_id",
+    }  # fmt: skip
+    assert {
+        "FORM_TYPE": f"{MUC}#roominfo",
+        "muc#roominfo_description": "A <dark> place",
+        "muc#roominfo_lang": "en",
+        "muc#roominfo_subject": "Spells",
+        "muc#roominfo_occupants": "1",
+        "muc#maxhistoryfetch": "20",
+        "muc#roominfo_subjectmod": "0",
+        "muc#roomconfig_pubsub": "xmpp:p?;node=n",
+        "muc#roominfo_slow_mode_duration": "0",
+    }.items() <= fields(info).items()
+    assert "muc#roominfo_contactjid" not in fields(info), "that would be a real address"
+
+
+async def test_another_room_says_otherwise(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(
+        romeo,
+        publicroom=False,
+        persistentroom=True,
+        membersonly=True,
+        moderatedroom=True,
+        whois="anyone",
+        passwordprotectedroom=True,
+        roomsecret="pw",
+        enablelogging=False,
+        registration=False,
+    )
+    info = await ask(juliet, ROOM, INFO)
+    got = features(info)
+    assert got >= {
+        "muc_hidden", "muc_persistent", "muc_membersonly", "muc_moderated", "muc_nonanonymous", "muc_passwordprotected",
+    }  # fmt: skip
+    assert not got & {"urn:xmpp:mam:2", "jabber:iq:register", "muc_open", "muc_public"}
+    assert fields(info)["muc#roominfo_contactjid"] == "romeo@example.org"
+    assert "muc#roominfo_subject" not in fields(info)
+
+
+async def test_nodes(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org' nick='Jule'")
+    await rooms.clear(juliet)
+    info = await ask(juliet, ROOM, INFO, "x-roomuser-item")
+    assert info.find(f".//{{{INFO}}}identity").get("name") == "Jule"
+    assert len((await ask(romeo, ROOM, INFO, "x-roomuser-item"))[0]) == 0
+    assert condition(await ask(romeo, ROOM, INFO, f"{MUC}#traffic", type="error")) == "service-unavailable"
+    assert condition(await ask(romeo, ROOM, INFO, "x", type="error")) == "item-not-found"
+
+
+async def test_locked_rooms_and_none(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.enter(romeo, "romeo")
+    assert condition(await ask(juliet, ROOM, INFO, type="error")) == "item-not-found"
+    assert condition(await ask(juliet, "no@conference.example.org", INFO, type="error")) == "item-not-found"
+    assert len((await ask(juliet, "conference.example.org", ITEMS))[0]) == 0
+    await ask(romeo, ROOM, INFO)
+
+
+async def test_occupants_are_listed_for_occupants(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    assert [i.get("jid") for i in (await ask(romeo, ROOM, ITEMS))[0]] == [f"{ROOM}/romeo"]
+    assert len((await ask(juliet, ROOM, ITEMS))[0]) == 0
+
+
+async def test_rooms_are_listed_page_by_page(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    for name in "dbcae":
+        await rooms.make(romeo, room=f"{name}@conference.example.org", publicroom=name != "e", roomname=f"Room {name}")
+    items = [(i.get("jid"), i.get("name")) for i in (await ask(romeo, "conference.example.org", ITEMS))[0]]
+    assert items == [(f"{n}@conference.example.org", f"Room {n}") for n in "abcd"]
+    rsm = "<set xmlns='http://jabber.org/protocol/rsm'><max>2</max>%s</set>"
+    page = (await ask(romeo, "conference.example.org", ITEMS, inner=rsm % ""))[0]
+    assert [i.get("jid")[0] for i in page.findall(f"{{{ITEMS}}}item")] == ["a", "b"]
+    last = page.findtext(".//{http://jabber.org/protocol/rsm}last")
+    page = (await ask(romeo, "conference.example.org", ITEMS, inner=rsm % f"<after>{last}</after>"))[0]
+    assert [i.get("jid")[0] for i in page.findall(f"{{{ITEMS}}}item")] == ["c", "d"]
+    assert page.findtext(".//{http://jabber.org/protocol/rsm}count") == "4"
+    assert len((await ask(romeo, "conference.example.net", ITEMS))[0]) == 0
+
+
+# ---- search ---------------------------------------------------------------------------------------------------------
+
+
+def search(**values: str) -> str:
+    inner = "".join(f"<field var='{var}'><value>{v}</value></field>" for var, v in values.items())
+    return (
+        f"<iq to='conference.example.org' type='get' id='s'><search xmlns='{SEARCH}'><x xmlns='jabber:x:data' type='submit'>"
+        f"<field var='FORM_TYPE'><value>{SEARCH}-params</value></field>{inner}</x></search></iq>"
+    )
+
+
+async def found(client: Any, **values: str) -> list[str]:
+    answer = await client.iq(search(**values))
+    return [i.get("address").partition("@")[0] for i in answer.iter(f"{{{SEARCH}}}item")]
+
+
+async def test_search(rooms: Any) -> None:
+    """XEP-0433."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(
+        romeo, room="heath@conference.example.org", roomname="Blasted Heath", roomdesc="When shall we meet"
+    )
+    await rooms.full(romeo, juliet, roomname="Dark Cave", roomdesc="We three", lang="en")
+    await rooms.full(romeo, room="secret@conference.example.org", roomname="Dark Secret", publicroom=False)
+    form = await juliet.iq(f"<iq to='conference.example.org' type='get' id='s'><search xmlns='{SEARCH}'/></iq>")
+    assert {"q", "all", "sinname", "sindescription", "sinaddr", "key", "min_users", "types"} <= set(fields(form))
+    assert await found(juliet, q="dark") == ["cave"]
+    assert await found(juliet, q="WE", sinaddr="0") == ["cave", "heath"], "the larger one first"
+    assert await found(juliet, q="we", key="{urn:xmpp:channel-search:0:order}address") == ["cave", "heath"]
+    assert await found(juliet, q="we", sindescription="0") == []
+    assert await found(juliet, q="shall heath") == ["heath"]
+    assert await found(juliet, all="1") == ["cave", "heath"]
+    assert await found(juliet, all="1", min_users="2") == ["cave"]
+    assert await found(juliet, all="1", types="xep-0369") == []
+    answer = await juliet.iq(search(q="dark"))
+    item = next(answer.iter(f"{{{SEARCH}}}item"))
+    assert {el.tag.rpartition("}")[2]: el.text for el in item} == {
+        "name": "Dark Cave",
+        "description": "We three",
+        "language": "en",
+        "nusers": "2",
+        "service-type": "xep-0045",
+        "is-open": None,
+        "anonymity-mode": "muc_semianonymous",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "app"),
+    [
+        ({}, "bad-request", "no-search-conditions"),
+        ({"q": "x"}, "bad-request", "invalid-search-terms"),
+        ({"q": ""}, "bad-request", "invalid-search-terms"),
+        ({"q": "xx", "all": "1"}, "bad-request", "conflicting-fields"),
+        ({"q": "xx", "key": "size"}, "feature-not-implemented", "invalid-sort-key"),
+    ],
+)
+async def test_searches_that_cannot_be_done(rooms: Any, values: dict[str, str], expected: str, app: str) -> None:
+    (romeo,) = await rooms.login("romeo")
+    answer = await romeo.iq(search(**values), type="error")
+    assert condition(answer) == expected
+    assert answer.find(f".//{{urn:xmpp:channel-search:0:error}}{app}") is not None

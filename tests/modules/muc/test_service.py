@@ -1,0 +1,362 @@
+"""The service as a whole: what outlives it, who may make rooms, who is no longer there, commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beamish.core.commands import CommandError
+from beamish.core.events import Context, remote
+from beamish.core.hooks import STOP, Row
+from beamish.core.services import AccountsService
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.match import show
+from beamish.testing.world import World
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
+
+ROOM = "cave@conference.example.org"
+MUC = "http://jabber.org/protocol/muc"
+BODY = "{jabber:client}body"
+
+
+def condition(el: Any) -> str:
+    error = el.find("{jabber:client}error")
+    assert error is not None, show(el)
+    return str(error[0].tag).rpartition("}")[2]
+
+
+def with_world(rooms: Any, world: World) -> Any:
+    return type(rooms)(world)
+
+
+# ---- what outlives the server ---------------------------------------------------------------------------------------
+
+
+async def test_a_room_outlives_the_server(rooms: Any, codes: Any) -> None:
+    db = MemoryDatabase()
+    async with World(database=db) as world:
+        stage = with_world(rooms, world)
+        romeo, juliet = await stage.login("romeo", "juliet")
+        await stage.full(romeo, juliet, persistentroom=True, roomname="Cave", moderatedroom=True, maxusers="7")
+        await stage.full(romeo, room="temporary@conference.example.org")
+        await stage.admin(romeo, "affiliation='member' jid='juliet@example.org' nick='Jule'|why")
+        await stage.admin(romeo, "affiliation='outcast' jid='example.net'")
+        romeo.send(f"<message to='{ROOM}' type='groupchat'><subject>Spells</subject></message>")
+        stage.say(romeo, "one")
+        stage.say(romeo, "two")
+        own = [el for el in await stage.take(romeo) if el.find(BODY) is not None]
+        before = own[0].find("{urn:xmpp:occupant-id:0}occupant-id").get("id")
+    async with World(database=db) as world:
+        stage = with_world(rooms, world)
+        romeo, juliet, benvolio = await stage.login("romeo", "juliet", "benvolio@example.net/b")
+        await stage.enter(romeo, "romeo")
+        form = await romeo.iq(f"<iq to='{ROOM}' type='get' id='f'><query xmlns='{MUC}#owner'/></iq>")
+        values = {f.get("var"): f.findtext("{*}value") for f in form.iter("{jabber:x:data}field")}
+        assert values["muc#roomconfig_roomname"] == "Cave"
+        assert (values["muc#roomconfig_moderatedroom"], values["muc#roomconfig_maxusers"]) == ("1", "7")
+        assert await stage.listed(romeo, "affiliation='member'") == [
+            {"affiliation": "member", "jid": "juliet@example.org", "nick": "Jule"}
+        ]
+        assert condition((await stage.enter(benvolio, "b"))[0]) == "forbidden"
+        assert condition((await stage.enter(benvolio, "Jule"))[0]) == "forbidden"
+        got = await stage.enter(juliet, "Jule")
+        assert [el.findtext(BODY) for el in got if el.find(BODY) is not None] == ["one", "two"]
+        assert got[-1].findtext("{jabber:client}subject") == "Spells"
+        assert got[0].find("{urn:xmpp:occupant-id:0}occupant-id").get("id") == before
+        items = await romeo.iq(
+            "<iq to='conference.example.org' type='get' id='i'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>"
+        )
+        assert [i.get("jid") for i in items[0]] == [ROOM], "nobody can be in the temporary room any more"
+    await db.close()
+
+
+async def test_a_temporary_room_goes_with_its_last_occupant(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet, roomname="old")
+    rooms.say(romeo, "secret")
+    for client, nick in ((romeo, "romeo"), (juliet, "juliet")):
+        client.send(f"<presence to='{ROOM}/{nick}' type='unavailable'/>")
+    await rooms.clear(romeo, juliet)
+    got = await rooms.enter(juliet, "juliet")
+    assert codes_of(got[0]) == {110, 170, 201}
+    await rooms.configure(juliet)
+    await rooms.clear(juliet)
+    assert [el.findtext(BODY) for el in await rooms.enter(romeo, "romeo")] == [None] * 3, (
+        "nothing is left of the old one"
+    )
+    rows = await rooms.world.db.fetch("SELECT count(*) FROM muc_archive")
+    assert rows == [(0,)]
+
+
+def codes_of(el: Any) -> set[int]:
+    return {int(s.get("code")) for s in el.iter(f"{{{MUC}#user}}status")}
+
+
+async def test_a_persistent_room_stays_when_it_is_empty(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, persistentroom=True)
+    for n in range(25):
+        rooms.say(romeo, str(n))
+    romeo.send(f"<presence to='{ROOM}/romeo' type='unavailable'/>")
+    await rooms.clear(romeo)
+    got = await rooms.enter(juliet, "juliet", inner="<history maxstanzas='3'/>")
+    assert [el.findtext(BODY) for el in got if el.find(BODY) is not None] == ["22", "23", "24"], "from the archive"
+
+
+async def test_two_who_enter_an_empty_room_at_once(rooms: Any) -> None:
+    """Both wait for the history; both get it, and each other."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, persistentroom=True)
+    rooms.say(romeo, "x")
+    romeo.send(f"<presence to='{ROOM}/romeo' type='unavailable'/>")
+    await rooms.clear(romeo)
+    for client in (romeo, juliet):
+        client.send(f"<presence to='{ROOM}/{client.jid.local}'><x xmlns='{MUC}'/></presence>")
+    for client in (romeo, juliet):
+        got = await rooms.take(client)
+        assert sum(el.tag.endswith("}presence") for el in got) == 2
+        assert [el.findtext(BODY) for el in got if el.find(BODY) is not None] == ["x"]
+
+
+async def test_results_follow_the_commit(rooms: Any) -> None:
+    """An affiliation that was acknowledged is in the database, and one that is not is not."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    romeo.send(
+        f"<iq to='{ROOM}' type='set' id='a'><query xmlns='{MUC}#admin'>"
+        "<item affiliation='admin' jid='juliet@example.org'/></query></iq>"
+    )
+    assert not romeo.inbox and not juliet.inbox, "nothing happens before the commit"
+    got = await rooms.take(romeo)
+    assert [el.tag.rpartition("}")[2] for el in got] == ["iq", "presence"]
+    rows = await rooms.world.db.fetch("SELECT jid, affiliation FROM muc_standing WHERE room = ? ORDER BY jid", ROOM)
+    assert rows == [("juliet@example.org", 3), ("romeo@example.org", 4)]
+
+
+async def test_orders_at_the_same_time_cannot_leave_a_room_without_an_owner(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    await rooms.admin(romeo, "affiliation='owner' jid='juliet@example.org'")
+    order = (
+        f"<iq to='{ROOM}' type='set' id='a'><query xmlns='{MUC}#admin'><item affiliation='none' jid='%s'/></query></iq>"
+    )
+    romeo.send(order % "romeo@example.org")
+    juliet.send(order % "juliet@example.org")
+    answers = [
+        el for c in (romeo, juliet) for el in await rooms.take(c) if el.tag.endswith("}iq") and el.get("id") == "a"
+    ]
+    assert sorted(el.get("type") for el in answers) == ["error", "result"]
+
+
+# ---- who may make rooms ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "who", "expected"),
+    [
+        ({"create": "admins"}, "romeo", "not-allowed"),
+        ({"create": "admins"}, "nurse", ""),
+        ({"create": "local"}, "romeo", ""),
+        ({"rooms_per_user": 1}, "romeo", "resource-constraint"),
+        ({"rooms_per_user": 1}, "nurse", ""),
+        ({"max_rooms": 1}, "nurse", "resource-constraint"),
+    ],
+)
+async def test_who_may_make_rooms(rooms: Any, settings: Any, who: str, expected: str) -> None:
+    tree = {"server": {"admins": ["nurse@example.org"]}, "modules": {"muc": settings}}
+    async with World(settings=tree) as world:
+        stage = with_world(rooms, world)
+        (client,) = await stage.login(who)
+        if "rooms_per_user" in settings or "max_rooms" in settings:
+            await stage.enter(client, "x", room="first@conference.example.org")
+        got = await stage.enter(client, "x")
+        assert got[0].get("type") == ("error" if expected else None)
+        if expected:
+            assert condition(got[0]) == expected
+        if settings.get("rooms_per_user") == 1 and expected:
+            client.send("<presence to='first@conference.example.org/x' type='unavailable'/>")
+            assert (await stage.enter(client, "x"))[-1].get("type") == "groupchat", "one room less, one room more"
+
+
+async def test_strangers_make_no_rooms(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    out: list[Stanza] = []
+    listen(rooms.world, out)
+    await from_elsewhere(
+        rooms.world, f"<presence to='{ROOM}/s' from='stranger@example.com/x'><x xmlns='{MUC}'/></presence>"
+    )
+    assert [condition(s.el) for s in out] == ["not-allowed"]
+    await rooms.full(romeo)
+    await from_elsewhere(
+        rooms.world, f"<presence to='{ROOM}/s' from='stranger@example.com/x'><x xmlns='{MUC}'/></presence>"
+    )
+    assert [s.name for s in out[1:]] == [PRESENCE, PRESENCE, MESSAGE]
+
+
+async def test_rooms_without_a_lock(rooms: Any) -> None:
+    async with World(
+        settings={"modules": {"muc": {"lock": False, "room": {"name": "Default", "logging": False}}}}
+    ) as world:
+        stage = with_world(rooms, world)
+        romeo, juliet = await stage.login("romeo", "juliet")
+        got = await stage.enter(romeo, "romeo")
+        assert codes_of(got[0]) == {110, 201}
+        got = await stage.enter(juliet, "juliet")
+        assert codes_of(got[1]) == {110}
+        rows = await world.db.fetch("SELECT room FROM muc_room")
+        assert rows == [(ROOM,)]
+        info = await juliet.iq(
+            f"<iq to='{ROOM}' type='get' id='i'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>"
+        )
+        assert info.find(".//{http://jabber.org/protocol/disco#info}identity").get("name") == "Default"
+
+
+async def test_one_service_for_several_domains(rooms: Any) -> None:
+    async with World(settings={"modules": {"muc": {"host": "rooms.example.com"}}}) as world:
+        stage = with_world(rooms, world)
+        romeo, benvolio = await stage.login("romeo", "benvolio@example.net/b")
+        await stage.full(romeo, benvolio, room="cave@rooms.example.com")
+        for client, domain in ((romeo, "example.org"), (benvolio, "example.net")):
+            items = await client.iq(
+                f"<iq to='{domain}' type='get' id='i'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>"
+            )
+            assert "rooms.example.com" in [i.get("jid") for i in items[0]]
+
+
+# ---- elsewhere, and ghosts ------------------------------------------------------------------------------------------
+
+
+def listen(world: World, out: list[Stanza]) -> None:
+    def carry(ctx: Context) -> Any:
+        out.append(ctx.stanza)
+        return STOP
+
+    world.kernel.hooks[remote].add(Row(1, "test", carry))
+
+
+async def from_elsewhere(world: World, xml: str) -> None:
+    rest = world.kernel.router.route(Context(Stanza.parse(xml.encode())))
+    if rest is not None:
+        await rest
+    await world.settle()
+
+
+async def enter_from_elsewhere(rooms: Any, out: list[Stanza]) -> None:
+    listen(rooms.world, out)
+    await from_elsewhere(rooms.world, f"<presence to='{ROOM}/s' from='s@example.com/x'><x xmlns='{MUC}'/></presence>")
+
+
+async def test_occupants_from_other_servers(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    await rooms.full(romeo)
+    out: list[Stanza] = []
+    await enter_from_elsewhere(rooms, out)
+    assert [(s.name, str(s.sender), str(s.to)) for s in out] == [
+        (PRESENCE, f"{ROOM}/romeo", "s@example.com/x"),
+        (PRESENCE, f"{ROOM}/s", "s@example.com/x"),
+        (MESSAGE, ROOM, "s@example.com/x"),
+    ]
+    out.clear()
+    rooms.say(romeo, "hi")
+    romeo.send(f"<message to='{ROOM}/s' type='chat'><body>psst</body></message>")
+    await rooms.take(romeo)
+    assert [s.text(BODY) for s in out] == ["hi", "psst"]
+    await from_elsewhere(
+        rooms.world, f"<message to='{ROOM}' from='s@example.com/x' type='groupchat'><body>hello</body></message>"
+    )
+    assert (await rooms.take(romeo))[0].findtext(BODY) == "hello"
+
+
+@pytest.mark.parametrize("answer", ["result", "service-unavailable", "remote-server-not-found", "nothing"])
+async def test_silent_occupants_elsewhere_are_asked_whether_they_are_there(rooms: Any, answer: str) -> None:
+    """Status 333 for whoever is not; an error that a client may give is an answer (§16.1.2)."""
+    async with World(settings={"modules": {"muc": {"ping_seconds": 90.0}}}) as world:
+        stage = with_world(rooms, world)
+        (romeo,) = await stage.login("romeo")
+        await stage.full(romeo)
+        out: list[Stanza] = []
+        await enter_from_elsewhere(stage, out)
+        await stage.clear(romeo)
+        out.clear()
+        await world.pass_time(130)
+        pings = [s for s in out if s.name == IQ]
+        assert len(pings) == 1 and str(pings[0].sender) == ROOM
+        reply = pings[0].reply()
+        if answer == "result":
+            await from_elsewhere(world, reply.to_wire().decode())
+        elif answer != "nothing":
+            error = f"<error type='cancel'><{answer} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+            failed = Stanza.build(IQ, "error", id=reply.id, sender=reply.sender, to=reply.to, content=error.encode())
+            await from_elsewhere(world, failed.to_wire().decode())
+        await world.pass_time(31)
+        got = [el for el in await stage.take(romeo) if el.tag.endswith("}presence")]
+        assert [codes_of(el) for el in got] == ([] if answer in ("result", "service-unavailable") else [{333}])
+
+
+async def test_a_session_that_vanished_without_a_word_is_swept_out(rooms: Any) -> None:
+    """Status 333: should nobody else say that a local session is gone."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    session = rooms.world.kernel.sessions.get(JID("juliet@example.org/juliet"))
+    rooms.world.kernel.sessions.remove(session)
+    await rooms.world.pass_time(61)
+    got = await rooms.take(romeo)
+    assert [(el.get("from"), codes_of(el)) for el in got] == [(f"{ROOM}/juliet", {333})]
+    rooms.world.kernel.sessions.add(session)
+
+
+async def test_the_service_stops(rooms: Any) -> None:
+    """Status 332: whoever is still inside is told so (§11.2)."""
+    out: list[Stanza] = []
+    async with World() as world:
+        stage = with_world(rooms, world)
+        (romeo,) = await stage.login("romeo")
+        await stage.full(romeo)
+        await enter_from_elsewhere(stage, out)
+        out.clear()
+    last = [s for s in out if s.name == PRESENCE and s.type == "unavailable" and codes_of(s.el)]
+    assert [codes_of(s.el) for s in last] == [{110, 332}]
+
+
+# ---- accounts, commands ---------------------------------------------------------------------------------------------
+
+
+async def test_a_removed_account_is_nobody_in_any_room(rooms: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, nurse, persistentroom=True)
+    await rooms.admin(romeo, "affiliation='admin' jid='nurse@example.org'")
+    await rooms.full(romeo, juliet, room="heath@conference.example.org")
+    await rooms.clear(juliet, nurse)
+    await rooms.world.kernel.service(AccountsService).remove(JID("romeo@example.org"))
+    assert [i["jid"] for i in await rooms.listed(nurse, "affiliation='owner'")] == ["nurse@example.org"]
+    got = await rooms.take(juliet)
+    assert got[-1].find(f".//{{{MUC}#user}}destroy") is not None, "nobody is left to own it"
+
+
+async def test_commands(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    run = rooms.world.kernel.commands.run
+    await run("muc.create", {"room": ROOM, "owner": "romeo@example.org"})
+    with pytest.raises(CommandError, match="exists already"):
+        await run("muc.create", {"room": ROOM, "owner": "romeo@example.org"})
+    with pytest.raises(CommandError, match="name@conference"):
+        await run("muc.create", {"room": "cave@example.org", "owner": "romeo@example.org"})
+    await rooms.enter(juliet, "juliet")
+    assert await run("muc.list", {}) == [{"room": ROOM, "name": "", "occupants": 1, "persistent": True, "public": True}]
+    await run("muc.affiliate", {"room": ROOM, "jid": "juliet@example.org", "affiliation": "admin"})
+    assert codes.item((await rooms.take(juliet))[0])["role"] == "moderator"
+    assert await run("muc.affiliations", {"room": ROOM, "affiliation": "admin"}) == [
+        {"jid": "juliet@example.org", "affiliation": "admin", "nick": "", "reason": ""}
+    ]
+    with pytest.raises(CommandError, match="keep an owner"):
+        await run("muc.affiliate", {"room": ROOM, "jid": "romeo@example.org", "affiliation": "none"})
+    info = await run("muc.info", {"room": ROOM})
+    assert info["occupants"] == [{"nick": "juliet", "jids": ["juliet@example.org/juliet"], "role": "moderator"}]
+    assert "secret" not in info["config"]
+    await run("muc.destroy", {"room": ROOM, "reason": "over"})
+    assert (await rooms.take(juliet))[0].findtext(f".//{{{MUC}#user}}reason") == "over"
+    with pytest.raises(CommandError, match="no room"):
+        await run("muc.info", {"room": ROOM})
+    await romeo.expect_nothing()
