@@ -183,6 +183,11 @@ class Router:
                 reply = reply.replace(to=origin.jid)
             if reply.to == origin.jid:
                 origin.deliver(reply.to_wire(), reply)
+                if reply.name == MESSAGE and self._delivered.rows:
+                    # the sender's other devices may have seen the message, so they have to hear that it failed
+                    rest = self._ignore(self._delivered.run(Context(reply)))
+                    if rest is not None:
+                        self._kernel.tasks.spawn(_run(rest), "answer")
                 return
         if reply.to is not None:
             self.post(reply)

@@ -36,6 +36,18 @@ class Outlet(Protocol):
         """
 
 
+class Layer(Outlet, Protocol):
+    """An outlet on top of another one, that holds back or drops what should not reach the client now.
+
+    It lies above stream management: only what it lets through is counted as sent.
+    """
+
+    beneath: Outlet
+
+    def release(self) -> None:
+        """Hand everything held to the outlet beneath, in order."""
+
+
 class Link(Protocol):
     """A client connection as modules see it that speak below stanzas: resumption, registration before login."""
 
@@ -104,6 +116,7 @@ class Session:
         "id",
         "interested",
         "jid",
+        "layer",
         "outlet",
         "peer",
         "presence",
@@ -126,6 +139,8 @@ class Session:
         self.jid = jid
         self.bare = jid.bare
         self.outlet = outlet
+        """Where stanzas are handed to. What carries the session changes by `carried_by`, never by assignment."""
+        self.layer: Layer | None = None
         self.id = id
         self.peer = peer
         self.secure = secure
@@ -169,6 +184,26 @@ class Session:
         newer one.
         """
         self.epoch = next(_epochs)
+
+    def carried_by(self, outlet: Outlet) -> None:
+        """Stanzas go here from now on, still through the layer on top if there is one."""
+        if self.layer is None:
+            self.outlet = outlet
+        else:
+            self.layer.beneath = outlet
+
+    def cover(self, layer: Layer) -> None:
+        """Put a layer on top of the outlet; there must be none yet."""
+        assert self.layer is None
+        layer.beneath = self.outlet
+        self.outlet = self.layer = layer
+
+    def uncover(self) -> None:
+        """Take the layer off, if there is one, and let out what it holds."""
+        layer = self.layer
+        if layer is not None:
+            self.outlet, self.layer = layer.beneath, None
+            layer.release()
 
     def deliver(self, data: bytes, stanza: Stanza) -> bool:
         """Hand a stanza to the client; see `Outlet.deliver`."""
