@@ -24,10 +24,10 @@ _UNKNOWN: Final = "urn:beamish:unknown"
 _BLANKS_KEPT: Final = 15
 """libxml2 keeps no copy of blank texts up to this length in its dictionary."""
 _TOO_BIG: Final = b"<stanza-too-big xmlns='urn:xmpp:errors'/>"
-_UNBOUND_PREFIX: Final = 27
 _UNDEFINED_ENTITY: Final = 11
+_MISPLACED_DECLARATION: Final = 17
 _ENCODING: Final = (18, 19)
-"""Numbers of expat's errors: XML_ERROR_UNBOUND_PREFIX and so on."""
+"""Numbers of expat's errors: XML_ERROR_UNDEFINED_ENTITY and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,10 @@ class Gate:
             # what stands before the broken character may be wrong in a way of its own
             self._expat(segment[: max(exc.start, 0)] if exc.object == segment else b"")
             raise encoding_error() from None
+        if self._depth == 0 and b"\0" in segment:
+            # UTF-16, in which every second byte of a header is zero
+            self._expat(segment[: segment.index(b"\0")])
+            raise encoding_error()
         self._expat(segment)
 
     def _expat(self, segment: bytes) -> None:
@@ -172,7 +176,9 @@ class Gate:
         except pyexpat.ExpatError as exc:
             if exc.code == _UNDEFINED_ENTITY:
                 raise refuse(StreamErrorCondition.RESTRICTED_XML, "entity references are not allowed") from None
-            if exc.code in _ENCODING or (self._depth == 0 and b"\0" in segment):
+            if exc.code == _MISPLACED_DECLARATION and self._depth:
+                raise refuse(StreamErrorCondition.RESTRICTED_XML, "processing instructions are not allowed") from None
+            if exc.code in _ENCODING:
                 raise encoding_error() from None
             # RFC 6120 §4.9.3.13: a prefix that is not declared is no different
             raise refuse(StreamErrorCondition.NOT_WELL_FORMED) from None

@@ -218,8 +218,23 @@ class StreamParser:
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if self._size + len(self._held) > self._limits.stanza_bytes:
+        room = self._limits.stanza_bytes - self._size
+        if self._verbatim is None:
+            self._refuse_declaration(self._held, room)
+        if len(self._held) > room:
             raise too_big(self._limits)
+
+    def _refuse_declaration(self, tag: bytes | bytearray, room: int) -> None:
+        """Refuse what begins like a comment, a document type or a processing instruction, as soon as that is clear."""
+        if tag[1:2] == b"?" and self._depth:
+            clear = 2
+        elif tag[1:2] == b"!":
+            clear = next((n for n in range(3, len(_CDATA) + 1) if len(tag) >= n and tag[:n] != _CDATA[:n]), 0)
+        else:
+            return
+        if 0 < clear <= room:
+            kind = "a processing instruction" if clear == 2 else "a comment or a document type"
+            raise refuse(StreamErrorCondition.RESTRICTED_XML, f"{kind} is not allowed")
 
     def _tag_ends(self, data: bytes) -> bool:
         """Whether the tag that is being held ends in `data`, or is broken by the beginning of another one."""
@@ -270,18 +285,26 @@ class StreamParser:
 
     def _piece(self, piece: bytes, taken: list[Item]) -> None:
         size = self._size + len(piece)
-        if self._verbatim is not None or size > self._limits.stanza_bytes or (b"!" in piece and b"<!" in piece):
+        if (
+            size > self._limits.stanza_bytes
+            or (b"!" in piece and b"<!" in piece)
+            or (b"?" in piece and b"<?" in piece)
+            or self._verbatim is not None
+        ):
             self._steps(piece, taken)
             return
         self._fresh = False
         starts = self._push(piece, taken)
         depth = self._depth
-        if piece.count(b"<") - piece.count(b"</") != starts and depth:
-            self._missed(piece, starts)
+        last = piece.rfind(b"<")
+        end = piece.find(b">", last)
+        if depth and (piece.count(b"<") - piece.count(b"</") != starts or end < 0 <= last):
+            # A tag was broken off by another one; inside a quotation, libxml2 would wait for its end.
+            self._ledger.lose(piece.count(b"=") + piece.count(b"<"), self._owner)
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
         if depth == 1:
             self._size = 0
-            last = piece.rfind(b"<")
-            if piece.find(b">", last) != len(piece) - 1:
+            if end != len(piece) - 1:
                 tag = _TAG.match(piece, last) if last >= 0 else None
                 if piece[tag.end() if tag is not None else 0 :].strip(WHITE_SPACE):
                     raise text_between()
@@ -300,10 +323,10 @@ class StreamParser:
                 at = len(piece) - len(piece[at:].lstrip(WHITE_SPACE))
                 if at == len(piece):
                     return
-                if piece[at] != 60 or piece.startswith(_CDATA, at):  # "<"
+                if piece[at] != 60:  # "<"
                     raise text_between()
-            cut = self._token(piece, at)
             room = limit - self._size
+            cut = self._token(piece, at, room)
             if cut - at > room:
                 if piece[at] != 60 and room:
                     self._push(piece[at : at + room], taken)
@@ -314,8 +337,11 @@ class StreamParser:
             self._size = 0 if self._depth == 1 else self._size + cut - at
             at = cut
 
-    def _token(self, piece: bytes, at: int) -> int:
-        """Where the tag, text, or part of a CDATA section ends that begins here. Raises `StreamError` for what is none."""
+    def _token(self, piece: bytes, at: int, room: int) -> int:
+        """Where the tag, text, or part of a CDATA section ends that begins here.
+
+        Raises `StreamError` for what is none, if that is clear within `room` bytes.
+        """
         if self._verbatim is not None:
             rest = self._verbatim + piece[at:]
             end = rest.find(b"]]>")
@@ -329,19 +355,19 @@ class StreamParser:
             end = piece.find(b"<", at)
             return len(piece) if end < 0 else end
         if piece.startswith(_CDATA, at):
+            if self._depth == 1 and room >= len(_CDATA):
+                raise text_between()
             self._verbatim = b""
             return at + len(_CDATA)
-        if piece.startswith(b"<!", at):
-            comment = piece.startswith(b"<!--", at)
-            what = "a comment" if comment else "a document type"
-            raise refuse(StreamErrorCondition.RESTRICTED_XML, f"{what} is not allowed")
-        if piece.startswith(b"<?", at):
-            end = piece.find(b"?>", at)
-            return len(piece) if end < 0 else end + 2
+        end = piece.find(b"<", at + 1)
+        end = len(piece) if end < 0 else end
+        self._refuse_declaration(piece[at : min(end, at + len(_CDATA))], room)
         tag = _TAG.match(piece, at)
-        if tag is None:  # broken off by another one
-            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
-        return tag.end()
+        if tag is not None:
+            return tag.end()
+        if end - at <= room:
+            raise refuse(StreamErrorCondition.NOT_WELL_FORMED)  # broken off by another one
+        return end
 
     def _push(self, piece: bytes, taken: list[Item]) -> int:
         """Give bytes to libxml2 and take what it made of them: how many elements began."""
@@ -363,13 +389,6 @@ class StreamParser:
             # what libxml2 has read behind the mistake was never seen by `_drain`
             self._ledger.lose(piece.count(b"=") + piece.count(b"<"), self._owner)
             raise
-
-    def _missed(self, piece: bytes, starts: int) -> None:
-        """libxml2 told of fewer tags than there are: it waits for the end of a quotation in which another tag stands."""
-        if piece.count(b"<") - piece.count(b"</") == starts + piece.count(b"<?xml"):
-            return
-        self._ledger.lose(piece.count(b"=") + piece.count(b"<"), self._owner)
-        raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
 
     # ---- elements ---------------------------------------------------------------------------------------------------
 
@@ -415,7 +434,7 @@ class StreamParser:
             elif action == "start-ns":
                 self._declared(cast("tuple[str, str]", el))
             else:
-                raise refuse(StreamErrorCondition.RESTRICTED_XML, f"a {_UNWANTED[action]} is not allowed")
+                raise refuse(StreamErrorCondition.RESTRICTED_XML, f"{action} is not allowed")
         self._depth = depth
         return starts
 
@@ -504,9 +523,6 @@ class StreamParser:
             return
         if not self._ledger.charge_space(text, self._owner):
             raise _too_many_names()
-
-
-_UNWANTED: Final = {"comment": "comment", "pi": "processing instruction"}
 
 
 def _too_many_names() -> StreamError:
