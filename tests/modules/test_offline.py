@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,15 @@ from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import Element
 
 JULIET = JID.parse("juliet@example.org")
+ALONE: dict[str, Any] = {"disable": ["mam", "sm"]}
+"""Modules so that rows, bytes and failures of the database are those of offline storage, and pings its only proof."""
 DELAY = "{urn:xmpp:delay}delay"
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    async with World(settings={"modules": ALONE}) as made:
+        yield made
 
 
 def say(client: Client, text: str, to: str = JULIET, **attributes: str) -> None:
@@ -203,7 +213,7 @@ async def test_a_session_with_a_negative_priority_waits_until_it_comes_up(world:
 
 
 async def test_a_full_store_refuses_and_recovers() -> None:
-    async with World(settings={"modules": {"offline": {"max_messages": 2}}}) as world:
+    async with World(settings={"modules": ALONE | {"offline": {"max_messages": 2}}}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         for text in ("one", "two", "three"):
             say(romeo, text)
@@ -229,7 +239,7 @@ async def test_a_full_store_refuses_and_recovers() -> None:
 
 async def test_the_limit_counts_what_an_earlier_run_stored_and_bytes() -> None:
     database = MemoryDatabase()
-    settings: dict[str, Any] = {"modules": {"offline": {"max_bytes": 1024}}}
+    settings: dict[str, Any] = {"modules": ALONE | {"offline": {"max_bytes": 1024}}}
     async with World(settings=settings, database=database) as world:
         romeo = await world.login("romeo@example.org/orchard")
         say(romeo, "a" * 700, id="a")
@@ -246,7 +256,7 @@ async def test_the_limit_counts_what_an_earlier_run_stored_and_bytes() -> None:
 
 async def test_memory_is_bounded_and_counting_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "_REMEMBERED", 2)
-    async with World(settings={"modules": {"offline": {"max_messages": 2}}}) as world:
+    async with World(settings={"modules": ALONE | {"offline": {"max_messages": 2}}}) as world:
         benvolio = await world.login("benvolio@example.net/street")
         for text in ("1", "2"):
             for name in ("romeo", "juliet", "mercutio", "nurse"):
@@ -377,7 +387,7 @@ async def test_a_dead_connection_is_closed_before_it_could_count_as_alive(world:
 
 async def test_many_messages_come_in_pages_each_with_its_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "_PAGE", 4)
-    async with World() as world:
+    async with World(settings={"modules": ALONE}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         for number in range(10):
             say(romeo, str(number))
@@ -397,7 +407,7 @@ async def test_many_messages_come_in_pages_each_with_its_proof(monkeypatch: pyte
 
 async def test_a_page_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "_PAGE_BYTES", 2_500)
-    async with World() as world:
+    async with World(settings={"modules": ALONE}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         for number in (0, 1, 2, 3):
             say(romeo, "x" * (1_000 if number < 3 else 5_000), id=str(number))
@@ -413,7 +423,7 @@ async def test_a_page_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_the_session_that_left_in_the_middle_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "_PAGE", 2)
-    async with World() as world:
+    async with World(settings={"modules": ALONE}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         for number in range(4):
             say(romeo, str(number))
@@ -445,7 +455,7 @@ async def test_receipts_of_the_stream_stand_in_for_the_ping() -> None:
                 return None
             return answers.setdefault(session.jid.resource, asyncio.get_running_loop().create_future())
 
-    async with World(extra=(Receipts,)) as world:
+    async with World(extra=(Receipts,), settings={"modules": ALONE}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         say(romeo, "x")
         first = await world.login("juliet@example.org/one", presence=True)
@@ -501,7 +511,7 @@ async def test_a_message_handed_back_by_its_stream_is_not_stored_twice(world: Wo
 
 async def test_new_messages_do_not_overtake_stored_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "_PAGE", 2)
-    async with World() as world:
+    async with World(settings={"modules": ALONE}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         for number in range(3):
             say(romeo, str(number))
@@ -554,7 +564,7 @@ async def test_nobody_pays_while_nobody_receives(world: World) -> None:
 
 async def test_a_held_message_that_cannot_be_stored_is_delivered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "_PAGE", 2)
-    async with World(settings={"modules": {"offline": {"max_messages": 3}}}) as world:
+    async with World(settings={"modules": ALONE | {"offline": {"max_messages": 3}}}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         for number in range(3):
             say(romeo, str(number))
@@ -596,7 +606,7 @@ async def test_a_held_message_whose_row_fails_is_delivered_directly(
 ) -> None:
     expected_errors.add("offline_message_not_stored")
     monkeypatch.setattr(offline, "_PAGE", 1)
-    async with World() as world:
+    async with World(settings={"modules": ALONE}) as world:
         romeo = await world.login("romeo@example.org/orchard")
         say(romeo, "0")
         say(romeo, "1")
