@@ -449,6 +449,10 @@ async def test_receipts_of_the_stream_stand_in_for_the_ping() -> None:
         name = "test_receipts"
         provides = (DeliveryReceipts,)
 
+        def keeps(self, session: Session) -> bool:
+            """See `DeliveryReceipts.keeps`."""
+            return False
+
         def passed(self, session: Session) -> asyncio.Future[bool] | None:
             """See `DeliveryReceipts.passed`."""
             if session.jid.resource == "phone":

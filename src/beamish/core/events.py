@@ -80,7 +80,8 @@ class SessionClosed:
 class SessionNotes:
     """What modules want to have kept with a session that may outlive the server: JSON values, by module name.
 
-    While `session_saving` runs, each puts in what it needs; while `session_restored` runs, each finds it there.
+    Values of `Session.notes` that are numbers, strings or booleans are kept without this. While `session_saving` runs,
+    each puts in what it needs; while `session_restored` runs, each finds it there.
     """
 
     session: Session

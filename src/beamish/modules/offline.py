@@ -25,7 +25,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.clock import stamp
-from beamish.core.events import AccountEvent, Context, Delivery, PresenceChanged, SessionClosed
+from beamish.core.events import AccountEvent, Context, Delivery, PresenceChanged, SessionClosed, SessionNotes
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.iq import IqTimeout
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
@@ -287,6 +287,17 @@ class OfflineModule(Module):
             if box.count or not box.known:
                 self._serve(box, session, frozenset())
 
+    @on(events.session_restored)
+    def session_restored(self, event: SessionNotes) -> None:
+        """A session of before a restart gets what is stored, as if it had just become available."""
+        session = event.session
+        if session.priority is None:
+            return
+        if session.priority < 0:
+            self._negative.add(session)
+        else:
+            self._serve(self._box(session.bare), session, frozenset())
+
     @on(events.session_closed)
     def session_closed(self, event: SessionClosed) -> None:
         """What the session has not confirmed stays stored; another resource that is there gets it."""
@@ -391,9 +402,13 @@ class OfflineModule(Module):
             if not more:
                 self._let_through(session)
             if rows:
+                kept = self._kept_by_stream(session)
+                if kept:  # without a wait in between: the removal is queued behind what the stream has just stored
+                    await self._remove(box, rows, sent)
                 if not await self._proved(session):
                     return False
-                await self._remove(box, rows, sent)
+                if not kept:
+                    await self._remove(box, rows, sent)
                 messages += len(rows)
             elif not more:
                 box.count = box.bytes = 0
@@ -425,6 +440,10 @@ class OfflineModule(Module):
         )  # without the tree, which would hold the whole document as long as somebody keeps the stanza
         stanza.kept = True
         return stanza
+
+    def _kept_by_stream(self, session: Session) -> bool:
+        receipts = self.kernel.service_or_none(DeliveryReceipts)
+        return receipts is not None and receipts.keeps(session)
 
     async def _proved(self, session: Session) -> bool:
         """Whether the client has read everything sent so far; waits for that.
