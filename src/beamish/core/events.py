@@ -159,6 +159,12 @@ inbound: Final = HookPoint[Context](
     HookKind.GUARD,
     "A bound client sent a stanza; `from` is stamped. STOP: swallowed or answered. Blocking, archive, message processing.",
 )
+entering: Final = HookPoint[Context](
+    "entering",
+    HookKind.GUARD,
+    "Another server or a component sent a stanza, to anything that is served here. STOP: swallowed. Lists of addresses "
+    "that may not communicate with this server.",
+)
 incoming: Final = HookPoint[Context](
     "incoming",
     HookKind.GUARD,
@@ -251,6 +257,11 @@ remote_lost: Final = HookPoint[RemoteLost](
     "The server of a remote domain (or a component) is gone. Unavailable presence of its users was routed already. "
     "Whoever keeps state of remote entities.",
 )
+server_presence: Final = HookPoint[Context](
+    "server_presence",
+    HookKind.GUARD,
+    "A presence stanza to one of our bare domains, which has no presence of its own. STOP: taken. Extended addressing.",
+)
 server_message: Final = HookPoint[Context](
     "server_message",
     HookKind.GUARD,
@@ -260,6 +271,7 @@ server_message: Final = HookPoint[Context](
 CATALOGUE: Final = (
     session_bound,
     inbound,
+    entering,
     incoming,
     incoming_iq,
     delivering,
@@ -278,4 +290,5 @@ CATALOGUE: Final = (
     remote,
     remote_lost,
     server_message,
+    server_presence,
 )

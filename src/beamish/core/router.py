@@ -91,6 +91,8 @@ class Router:
         self._undelivered = hooks[events.undelivered]
         self._remote = hooks[events.remote]
         self._server_message = hooks[events.server_message]
+        self._server_presence = hooks[events.server_presence]
+        self._entering = hooks[events.entering]
         self._by_full = kernel.sessions.by_full
         self._by_user = kernel.sessions.by_user
         self._accounts: AccountsService | None = None
@@ -169,6 +171,20 @@ class Router:
             return None
         return None if rest is None else self._finish_quietly(ctx, rest)
 
+    def from_elsewhere(self, ctx: Context) -> Awaitable[None] | None:
+        """Take a stanza that another server or a component sent; the stream has checked who that is."""
+        if not self._entering.rows:
+            return self.route(ctx)
+        try:
+            rest = self._after(self._entering.run(ctx), ctx, self._route)
+        except StanzaError as error:
+            self.bounce(ctx, error)
+            return None
+        except Exception:
+            self._crashed(ctx)
+            return None
+        return None if rest is None else self._finish_quietly(ctx, rest)
+
     def post(self, stanza: Stanza) -> None:
         """Route a stanza of the server's own and forget it; what must be awaited runs in the kernel's background."""
         rest = self.route(Context(stanza))
@@ -233,7 +249,9 @@ class Router:
         if name == MESSAGE:
             outcome = self._server_message.run(ctx) if self._server_message.rows else None
             return self._after(outcome, ctx, self._refuse)
-        return None  # the server itself has no presence to subscribe to
+        # the server itself has no presence to subscribe to
+        outcome = self._server_presence.run(ctx) if self._server_presence.rows else None
+        return self._ignore(outcome)
 
     def _refuse(self, ctx: Context) -> None:
         if ctx.stanza.type != "headline":

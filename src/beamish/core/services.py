@@ -43,6 +43,18 @@ class AccountsService(Protocol):
     async def remove(self, user: JID) -> None:
         """Remove an account with everything it has. Raises `StanzaError(item-not-found)`."""
 
+    async def disable(self, user: JID) -> None:
+        """Lock an account: its sessions are closed and nobody can log in, but it keeps all it has.
+
+        Raises `StanzaError(item-not-found)`.
+        """
+
+    async def enable(self, user: JID) -> None:
+        """Unlock an account. Raises `StanzaError(item-not-found)`."""
+
+    def disabled(self, domain: str | None = None) -> tuple[JID, ...]:
+        """The locked accounts, or those of one domain, sorted."""
+
     async def list(self, domain: str | None = None) -> list[JID]:
         """All accounts, or those of one domain, sorted."""
 

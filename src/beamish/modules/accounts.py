@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import structlog
 
 from beamish.core import events
+from beamish.core.commands import ADMIN, Caller, Kind, Param
 from beamish.core.events import AccountEvent
 from beamish.core.later import is_later
 from beamish.core.module import Module, ModuleConfig, Xep, command
@@ -23,7 +24,7 @@ from beamish.core.services import AccountsService
 from beamish.storage.api import Cursor, Migration
 from beamish.stream.sasl import ALGORITHMS, Algorithm, SaslPrepError, ScramKeys, check_password, decoy_keys, derive_keys
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.jid import JID
 
 log = structlog.get_logger(__name__)
 
@@ -57,18 +58,20 @@ class AccountsModule(Module):
                 "CREATE TABLE account_secret (id INTEGER PRIMARY KEY CHECK (id = 1), secret {bytes} NOT NULL)",
             ),
         ),
+        Migration(2, ("CREATE TABLE account_disabled (jid TEXT PRIMARY KEY, since {timestamp} NOT NULL)",)),
     )
 
-    def __init__(self, kernel: Any, config: Config) -> None:
+    def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
         self._known: OrderedDict[str, bool] = OrderedDict()
+        self._disabled: set[str] = set()
         self._iterations = self.kernel.scram_iterations
         self._secret = b""
         # two threads: a burst of logins by PLAIN must not fill every core
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
 
     async def start(self) -> None:
-        """Load (or make) the secret that makes decoy keys the same after every restart."""
+        """Load the accounts that are locked, and load (or make) the secret of the decoys: they stay the same for ever."""
         fresh = secrets.token_bytes(32)
 
         def txn(c: Cursor) -> bytes:
@@ -76,6 +79,7 @@ class AccountsModule(Module):
             return bytes(c.value("SELECT secret FROM account_secret WHERE id = 1"))
 
         self._secret = await self.db.write("accounts.secret", txn)
+        self._disabled = {jid for (jid,) in await self.db.fetch("SELECT jid FROM account_disabled")}
 
     async def stop(self) -> None:
         """Let running derivations end."""
@@ -111,7 +115,10 @@ class AccountsModule(Module):
     # ---- authentication ---------------------------------------------------------------------------------------------
 
     async def keys(self, user: JID, algorithm: str) -> ScramKeys | None:
-        """See `AccountsService.keys`."""
+        """See `AccountsService.keys`. A locked account looks like one that does not exist: strangers learn nothing."""
+        if user in self._disabled:
+            log.info("login_to_locked_account", user=str(user))
+            return None
         rows = await self.db.fetch(
             "SELECT salt, iterations, stored_key, server_key FROM account_key WHERE jid = ? AND algorithm = ?",
             str(user),
@@ -180,21 +187,50 @@ class AccountsModule(Module):
             raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no account {user}")
         log.info("password_changed", user=str(user))
 
+    async def disable(self, user: JID) -> None:
+        """See `AccountsService.disable`."""
+        await self._must_exist(user)
+        since = self.kernel.clock.now()
+        self._disabled.add(user)  # before the first await, so that nobody slips in behind the sessions that are closed
+        put = "INSERT INTO account_disabled (jid, since) VALUES (?, ?) ON CONFLICT (jid) DO NOTHING"
+        await self.db.write("accounts.disable", lambda c: c.run(put, str(user), since))
+        self._close_sessions(user, "the account is locked")
+        log.info("account_disabled", user=str(user))
+
+    async def enable(self, user: JID) -> None:
+        """See `AccountsService.enable`."""
+        await self._must_exist(user)
+        await self.db.write("accounts.enable", lambda c: c.run("DELETE FROM account_disabled WHERE jid = ?", str(user)))
+        self._disabled.discard(user)
+        log.info("account_enabled", user=str(user))
+
+    def disabled(self, domain: str | None = None) -> tuple[JID, ...]:
+        """See `AccountsService.disabled`."""
+        found = (JID.parse(jid) for jid in sorted(self._disabled))
+        return tuple(user for user in found if domain in (None, user.domain))
+
+    async def _must_exist(self, user: JID) -> None:
+        if user.resource or not await self.db.fetch("SELECT 1 FROM account WHERE jid = ?", str(user)):
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no account {user}")
+
+    def _close_sessions(self, user: JID, text: str) -> None:
+        for session in self.kernel.sessions.of(user).all:
+            session.outlet.close(StreamError(StreamErrorCondition.NOT_AUTHORIZED, text), "removed")
+
     async def remove(self, user: JID) -> None:
         """See `AccountsService.remove`."""
-        rows = await self.db.fetch("SELECT 1 FROM account WHERE jid = ?", str(user))
-        if not rows:
-            raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no account {user}")
-        for session in self.kernel.sessions.of(user).all:
-            session.outlet.close(StreamError(StreamErrorCondition.NOT_AUTHORIZED, "the account was removed"), "removed")
+        await self._must_exist(user)
+        self._close_sessions(user, "the account was removed")
         # what the modules hold goes first: should the process die in between, the account is still there to be removed
         await self._tell(events.account_removed, user)
 
         def txn(c: Cursor) -> None:
             c.run("DELETE FROM account_key WHERE jid = ?", str(user))
+            c.run("DELETE FROM account_disabled WHERE jid = ?", str(user))
             c.run("DELETE FROM account WHERE jid = ?", str(user))
 
         await self.db.write("accounts.remove", txn)
+        self._disabled.discard(user)
         self._remember(user, False)
         log.info("account_removed", user=str(user))
 
@@ -211,47 +247,70 @@ class AccountsModule(Module):
             raise StanzaError(Condition.JID_MALFORMED, text="an account's address is name@domain")
         if not self.kernel.is_local_domain(user.domain):
             domains = ", ".join(self.kernel.domains)
-            raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"{user.domain} is not a domain of this server ({domains})")
+            raise StanzaError(
+                Condition.ITEM_NOT_FOUND, text=f"{user.domain} is not a domain of this server ({domains})"
+            )
 
     async def _tell(self, point: Any, user: JID) -> None:
         outcome = self.kernel.hooks[point].run(AccountEvent(user))
         if is_later(outcome):
-            await outcome
+            await cast("Awaitable[Any]", outcome)
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 
-    @command("user.add", "Make an account")
-    async def command_add(self, jid: str, password: str) -> dict[str, str]:
+    @command("user.add", "Make an account", node=f"{ADMIN}#add-user", form_type=ADMIN)
+    async def command_add(
+        self,
+        jid: Annotated[JID, Param("Address of the new account", var="accountjid")],
+        password: Annotated[str, Param("Password", kind=Kind.SECRET)],
+        again: Annotated[str | None, Param("Password again", var="password-verify", kind=Kind.SECRET)] = None,
+    ) -> dict[str, str]:
         """Make an account."""
-        user = _account(jid)
-        await self.add(user, password)
-        return {"jid": str(user)}
+        if again is not None and again != password:
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="the two passwords are not the same")
+        await self.add(jid, password)
+        return {"jid": str(jid)}
 
-    @command("user.passwd", "Change an account's password")
-    async def command_passwd(self, jid: str, password: str) -> dict[str, str]:
+    @command("user.passwd", "Change an account's password", node=f"{ADMIN}#change-user-password", form_type=ADMIN)
+    async def command_passwd(
+        self,
+        jid: Annotated[JID, Param("The account", var="accountjid")],
+        password: Annotated[str, Param("New password", kind=Kind.SECRET)],
+    ) -> dict[str, str]:
         """Change a password."""
-        user = _account(jid)
-        await self.set_password(user, password)
-        return {"jid": str(user)}
+        await self.set_password(jid, password)
+        return {"jid": str(jid)}
 
-    @command("user.remove", "Remove an account with everything it has")
-    async def command_remove(self, jid: str) -> dict[str, str]:
+    @command("user.remove", "Remove an account with everything it has", node=f"{ADMIN}#delete-user", form_type=ADMIN)
+    async def command_remove(
+        self, jid: Annotated[JID, Param("Accounts to remove", var="accountjids", each=True)]
+    ) -> dict[str, str]:
         """Remove an account."""
-        user = _account(jid)
-        await self.remove(user)
-        return {"jid": str(user)}
+        await self.remove(jid)
+        return {"jid": str(jid)}
+
+    @command("user.disable", "Lock an account and close its sessions", node=f"{ADMIN}#disable-user", form_type=ADMIN)
+    async def command_disable(
+        self, jid: Annotated[JID, Param("Accounts to lock", var="accountjids", each=True)]
+    ) -> dict[str, str]:
+        """Nobody can log in to it any more; everything it has stays."""
+        await self.disable(jid)
+        return {"jid": str(jid)}
+
+    @command("user.enable", "Unlock an account", node=f"{ADMIN}#reenable-user", form_type=ADMIN)
+    async def command_enable(
+        self, jid: Annotated[JID, Param("Accounts to unlock", var="accountjids", each=True)]
+    ) -> dict[str, str]:
+        """Let its owner log in again."""
+        await self.enable(jid)
+        return {"jid": str(jid)}
 
     @command("user.list", "List accounts")
-    async def command_list(self, domain: str | None = None) -> list[dict[str, str]]:
+    async def command_list(
+        self, caller: Caller, domain: Annotated[str | None, Param("Only this domain's", console=True)] = None
+    ) -> Sequence[dict[str, str]]:
         """List accounts, of one domain or all."""
-        return [{"jid": str(user)} for user in await self.list(domain)]
-
-
-def _account(text: str) -> JID:
-    try:
-        return JID.parse(text)
-    except JidMalformed as exc:
-        raise StanzaError(Condition.JID_MALFORMED, text=f"{text}: {exc}") from exc
+        return [{"jid": str(user)} for user in await self.list(domain or caller.domain or None)]
 
 
 def _store_keys(c: Cursor, user: JID, keys: list[ScramKeys]) -> None:

@@ -369,7 +369,7 @@ class Link(TlsConnection):
         if stanza.name == PRESENCE:
             federation.presences.note(stanza)
         ctx = Context(stanza)
-        rest = federation.kernel.router.route(ctx)
+        rest = federation.kernel.router.from_elsewhere(ctx)
         if is_later(rest):
             return self._routed(ctx, rest)  # type: ignore[arg-type]
         if ctx.settled > self._settled:
