@@ -38,6 +38,8 @@ class ForeignServer(ABC):
     """One foreign server with one domain, its rooms at `conference.`, and accounts; an async context manager."""
 
     program: ClassVar[str]
+    death: ClassVar[int] = signal.SIGKILL
+    """What ends it abruptly, but with its accounts kept."""
 
     def __init__(
         self,
@@ -146,7 +148,14 @@ class ForeignServer(ABC):
         await client.login(jid, PASSWORD)
         if presence:
             await client.roster()
-            await client.appear()
+            client.send("<presence/>")
+            early = []
+            while True:  # some send offline messages first
+                got = await client.receive()
+                if str(got.tag).endswith("}presence") and got.get("from") == address:
+                    break
+                early.append(got)
+            client.inbox.extendleft(reversed(early))
         return client
 
 
@@ -196,6 +205,7 @@ class Ejabberd(ForeignServer):
     """ejabberd 23.01."""
 
     program = "ejabberd"
+    death = signal.SIGTERM
 
     def configure(self) -> None:
         self._http = free_port()
@@ -216,6 +226,7 @@ ca_file: "{self.authority.file}"
 auth_password_format: plain
 disable_sasl_mechanisms: ["X-OAUTH2"]
 s2s_use_starttls: {use}
+s2s_max_retry_delay: 1
 s2s_cafile: "{self.authority.file}"
 listen:
   - {{port: {self.c2s_port}, ip: "127.0.0.1", module: ejabberd_c2s, access: all, starttls: true}}

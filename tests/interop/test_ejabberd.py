@@ -13,6 +13,7 @@ from beamish.testing.names import NameServer
 class TestEjabberd(Federates):
     server = Ejabberd
     bidi = False
+    verifies = False
     client_usage = True
 
     async def test_it_takes_dialback_where_a_certificate_is_for_servers_only(

@@ -10,4 +10,5 @@ from tests.interop.foreign import Prosody
 class TestProsody(Federates):
     server = Prosody
     bidi = True
+    verifies = True
     client_usage = False

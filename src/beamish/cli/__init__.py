@@ -1,11 +1,11 @@
-"""The `beamish` command: serve, config, user, dev."""
+"""The `beamish` command: serve, config, user, s2s, dev."""
 
 from typing import Annotated
 
 import typer
 
 from beamish import __version__
-from beamish.cli import check, dev, user
+from beamish.cli import check, dev, s2s, user
 from beamish.cli.serve import serve
 
 # Never with local variables in a traceback: passwords are among them.
@@ -15,6 +15,7 @@ commands = typer.Typer(
 commands.command()(serve)
 commands.add_typer(check.commands, name="config")
 commands.add_typer(user.commands, name="user")
+commands.add_typer(s2s.commands, name="s2s")
 commands.add_typer(dev.commands, name="dev")
 
 

@@ -179,6 +179,14 @@ class ComponentServer:
         """See `Hub.buckets`; a component is trusted with its rate."""
         raise NotImplementedError
 
+    def ping(self, link: Link, number: int) -> None:
+        """See `Hub.ping`; components are not asked."""
+        raise NotImplementedError
+
+    def ping_answered(self, stanza: Stanza) -> bool:
+        """See `Hub.ping_answered`."""
+        return False
+
     def _sweep(self) -> None:
         now = self.kernel.clock.monotonic()
         for link in tuple(self.links):

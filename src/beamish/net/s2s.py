@@ -14,14 +14,14 @@ from beamish.core import events
 from beamish.core.commands import Command, CommandError
 from beamish.core.events import Context, RemoteLost
 from beamish.core.hooks import STOP, Row, Verdict
-from beamish.core.kernel import Kernel
+from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
 from beamish.core.tasks import TaskGroup
 from beamish.net import dns
 from beamish.net.connection import Flusher
 from beamish.net.dns import ConnectFailed, LookupFailed, NoSuchDomain, Resolver, Target
 from beamish.net.s2s_in import S2SInLink
-from beamish.net.s2s_link import Link
+from beamish.net.s2s_link import PING_ID, Link
 from beamish.net.s2s_out import Report, S2SOutLink
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.s2s_route import Route
@@ -33,7 +33,7 @@ from beamish.stream.s2s import Pair, S2SSettings, domain_of
 from beamish.stream.s2s_acks import Acks
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import Condition, StanzaError
-from beamish.xmpp.jid import JidMalformed
+from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import Stanza
 
 log = structlog.get_logger(__name__)
@@ -122,6 +122,7 @@ class Federation:
     presences: RemotePresence = field(init=False)
     _buckets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
     _per_network: dict[str, int] = field(default_factory=dict)
+    _pinged: dict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=dict)
     _verifying: int = 0
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _sweeper: Any = None
@@ -357,6 +358,36 @@ class Federation:
         """Whether one more stream may be made resumable."""
         return len(self.resumable) < self.limits.resumable
 
+    def ping(self, link: Link, number: int) -> None:
+        """Send a ping (XEP-0199) behind what went out on a link; its answer confirms all of that."""
+        if not isinstance(link, S2SOutLink):
+            return
+        local, remote = link.machine.local, link.machine.remote
+        id_ = PING_ID + new_id()
+        self._pinged[id_, remote, local] = (link, number)
+        while len(self._pinged) > self.limits.routes:
+            del self._pinged[next(iter(self._pinged))]
+        link.write(
+            Stanza.build(
+                "iq",
+                "get",
+                id=id_,
+                sender=JID.of("", local),
+                to=JID.of("", remote),
+                content=b"<ping xmlns='urn:xmpp:ping'/>",
+            ).to_wire()
+        )
+
+    def ping_answered(self, stanza: Stanza) -> bool:
+        """See `Hub.ping_answered`. An error is an answer too."""
+        if stanza.type not in ("result", "error") or stanza.sender is None or stanza.to is None:
+            return False
+        link, number = self._pinged.pop((stanza.id, str(stanza.sender), str(stanza.to)), (None, 0))
+        if link is None or link.pings is None:
+            return False
+        link.pings.answered(number)
+        return True
+
     def link_lost(self, link: Link) -> None:
         """A stream is gone."""
         if self.draining and not self.links:
@@ -383,6 +414,9 @@ class Federation:
             self.bounce_pending(acks, link.why)
         elif acks is not None and acks.pending and not abnormal:
             self.bounce_pending(acks, None)
+        if link.pings is not None and link.why is not None:
+            for stanza in link.pings.lost(self.now()):
+                self.bounce(stanza, link.why)
 
     def _forget(self, link: S2SInLink) -> None:
         if link.acks is not None:

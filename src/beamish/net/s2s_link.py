@@ -23,7 +23,7 @@ from beamish.net.address import format_peer, network_of
 from beamish.net.tls_memory import TlsConnection
 from beamish.stream.parser import Nonza, Unaddressable
 from beamish.stream.s2s import SM, Event, ServerStream, Stage, StreamClosed, StreamFailed
-from beamish.stream.s2s_acks import Acks, read_count
+from beamish.stream.s2s_acks import Acks, PingAcks, read_count
 from beamish.stream.s2s_out import Cause, Unreachable, peer_error
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import PRESENCE, Stanza
@@ -45,10 +45,12 @@ Wait = Awaitable[Any]
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 120), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 _USER_TIMEOUT: Final = 60_000
 """Milliseconds after which the kernel gives up a connection whose peer confirms nothing."""
-_LINGER: Final = 3.0
+_LINGER: Final = 1.0
+"""Seconds that a peer has to close its side after we closed ours, so that it can read why."""
 _ASK_EVERY: Final = 50
 """Stanzas after which a confirmation is asked for at once; otherwise after `_ASK_AFTER` seconds."""
 _ASK_AFTER: Final = 0.1
+PING_ID: Final = "s2s-ack-"
 _R: Final = f"<r xmlns='{SM}'/>".encode()
 
 
@@ -65,6 +67,12 @@ class Hub(Protocol):
 
     def link_lost(self, link: Link) -> None:
         """The connection is gone."""
+
+    def ping(self, link: Link, number: int) -> None:
+        """Ask the peer of a link without stream management for a sign of life."""
+
+    def ping_answered(self, stanza: Stanza) -> bool:
+        """An IQ with such a ping's id arrived: whether it is the answer to one."""
 
     def buckets(self, remote: str) -> tuple[Bucket, Bucket]:
         """The rates of a remote domain: stanzas and bytes."""
@@ -96,6 +104,7 @@ class Link(TlsConnection):
         "heard",
         "id",
         "machine",
+        "pings",
         "routes",
         "since",
         "stanzas_in",
@@ -113,6 +122,8 @@ class Link(TlsConnection):
         self.machine = machine
         self.id = new_id()
         self.acks: Acks | None = None
+        self.pings: PingAcks | None = None
+        """In the place of `acks`, for a peer without stream management."""
         self.chain: list[x509.Certificate] = []
         self.routes: set[Route] = set()
         """Whose stanzas leave through this stream."""
@@ -368,6 +379,8 @@ class Link(TlsConnection):
             self.acks.count_handled()
         if stanza.name == PRESENCE:
             federation.presences.note(stanza)
+        elif stanza.id.startswith(PING_ID) and federation.ping_answered(stanza):
+            return None
         ctx = Context(stanza)
         rest = federation.kernel.router.from_elsewhere(ctx)
         if is_later(rest):
@@ -425,7 +438,11 @@ class Link(TlsConnection):
         if self.federation.wire_log.enabled:
             self.federation.wire_log.sent(self.id, None, data)
         self.write(data)
-        if acks is not None:
+        if self.pings is not None:
+            self.pings.sent(stanza, self.used)
+            if self._ask_timer is None and self.pings.due:
+                self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ping_due)
+        elif acks is not None:
             self._unasked += 1
             if self._unasked >= _ASK_EVERY:
                 self.ask()
@@ -436,6 +453,11 @@ class Link(TlsConnection):
         self._ask_timer = None
         if self._unasked and not self.gone:
             self.ask()
+
+    def _ping_due(self) -> None:
+        self._ask_timer = None
+        if self.pings is not None and self.pings.due and self.usable:
+            self.federation.ping(self, self.pings.ping())
 
     def ask(self) -> None:
         """Ask the peer to confirm what it has handled."""

@@ -11,7 +11,7 @@ from beamish.net.dns import is_address
 from beamish.net.s2s_link import Link, Wait
 from beamish.stream.parser import Nonza
 from beamish.stream.s2s import SM, Event, StartTls, StreamClosed
-from beamish.stream.s2s_acks import Acks, read_count
+from beamish.stream.s2s_acks import Acks, PingAcks, read_count
 from beamish.stream.s2s_out import Cause, Denied, KeyAnswer, Ready, S2SOut, Unreachable
 from beamish.xmpp.xml import escape_attr
 
@@ -160,6 +160,8 @@ class S2SOutLink(Link):
             self.ready.set_result(None)
         route = self.route
         if route is not None:
+            if self.acks is None:
+                self.pings = PingAcks()
             if (held := route.take_held()) is not None:
                 self._lost_count(held)  # the peer knows no stream management any more
             if route.link is None:

@@ -58,3 +58,53 @@ class Acks:
             )
         for _ in range(confirmed):
             self.bytes -= len(self.pending.popleft()[1])
+
+
+class PingAcks:
+    """What stands in for stream management with a peer that does not have it: pings, whose answers confirm what went
+    before them, because stanzas of one stream are handled in order (RFC 6120 §10.1).
+
+    Only stanzas that may be answered with an error are kept, at most `limit`. Of a peer that answers no ping nothing can
+    be known: then only those of the last `grace` seconds are in doubt when its connection breaks off.
+    """
+
+    __slots__ = ("_grace", "_limit", "_pending", "_pinged", "_sent", "answers")
+
+    def __init__(self, limit: int = 1_000, grace: float = 5.0) -> None:
+        self._limit = limit
+        self._grace = grace
+        self._pending: deque[tuple[int, float, Stanza]] = deque()
+        self._sent = 0
+        self._pinged = 0
+        self.answers = False
+        """Whether the peer has answered a ping on this stream."""
+
+    @property
+    def due(self) -> bool:
+        """Whether something was sent that no ping asks about yet."""
+        return bool(self._pending) and self._pending[-1][0] > self._pinged
+
+    def sent(self, stanza: Stanza, now: float) -> None:
+        """A stanza was sent."""
+        if stanza.type == "error" or (stanza.name == "iq" and stanza.type == "result"):
+            return  # nobody can be told
+        self._sent += 1
+        self._pending.append((self._sent, now, stanza.detached()))
+        while len(self._pending) > self._limit or (not self.answers and self._pending[0][1] < now - self._grace):
+            self._pending.popleft()
+
+    def ping(self) -> int:
+        """A ping goes out now; its number."""
+        self._pinged = self._sent
+        return self._sent
+
+    def answered(self, number: int) -> None:
+        """The ping with this number was answered."""
+        self.answers = True
+        while self._pending and self._pending[0][0] <= number:
+            self._pending.popleft()
+
+    def lost(self, now: float) -> list[Stanza]:
+        """The connection broke off: what the peer may not have got."""
+        oldest = 0.0 if self.answers else now - self._grace
+        return [stanza for _, when, stanza in self._pending if when >= oldest]

@@ -100,7 +100,7 @@ class NameServer(asyncio.DatagramProtocol):
             six = question.rdtype == dns.rdatatype.AAAA
             values = [each for each in self.directory.hosts.get(name, ()) if (":" in each) is six]
         if values:
-            response.answer.append(dns.rrset.from_text(question.name, 1, dns.rdataclass.IN, question.rdtype, *values))
+            response.answer.append(dns.rrset.from_text(question.name, 0, dns.rdataclass.IN, question.rdtype, *values))
         elif not known and not response.rcode():
             response.set_rcode(dns.rcode.NXDOMAIN)
         assert self._transport is not None
