@@ -70,6 +70,12 @@ def text_between() -> StreamError:
     return refuse(StreamErrorCondition.INVALID_XML, "text between stanzas")
 
 
+def restricted() -> StreamError:
+    """The error for XML that XMPP does not use (RFC 6120 §11.1)."""
+    text = "comments, processing instructions, document types and entity references are not allowed"
+    return refuse(StreamErrorCondition.RESTRICTED_XML, text)
+
+
 def encoding_error() -> StreamError:
     """The error for anything that is not UTF-8 (RFC 6120 §4.9.3.22, §11.6)."""
     return refuse(StreamErrorCondition.UNSUPPORTED_ENCODING, "streams are UTF-8")
@@ -117,9 +123,9 @@ class Gate:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
         parser.StartNamespaceDeclHandler = self._namespace
-        parser.StartDoctypeDeclHandler = self._doctype
-        parser.CommentHandler = self._comment
-        parser.ProcessingInstructionHandler = self._instruction
+        parser.StartDoctypeDeclHandler = self._restricted
+        parser.CommentHandler = self._restricted
+        parser.ProcessingInstructionHandler = self._restricted
         parser.XmlDeclHandler = self._declaration
         self._parser = parser
 
@@ -175,9 +181,9 @@ class Gate:
             self._parser.Parse(segment, False)
         except pyexpat.ExpatError as exc:
             if exc.code == _UNDEFINED_ENTITY:
-                raise refuse(StreamErrorCondition.RESTRICTED_XML, "entity references are not allowed") from None
+                raise restricted() from None
             if exc.code == _MISPLACED_DECLARATION and self._depth:
-                raise refuse(StreamErrorCondition.RESTRICTED_XML, "processing instructions are not allowed") from None
+                raise restricted() from None
             if exc.code in _ENCODING:
                 raise encoding_error() from None
             # RFC 6120 §4.9.3.13: a prefix that is not declared is no different
@@ -256,18 +262,12 @@ class Gate:
         if len(text) <= _BLANKS_KEPT or text.strip(" \t\r\n"):
             self._out.append(escape_text(text))
 
-    def _doctype(self, *_: object) -> None:
-        raise refuse(StreamErrorCondition.RESTRICTED_XML, "a document type is not allowed")
-
-    def _comment(self, _text: str) -> None:
-        raise refuse(StreamErrorCondition.RESTRICTED_XML, "comments are not allowed")
-
-    def _instruction(self, *_: str) -> None:
-        raise refuse(StreamErrorCondition.RESTRICTED_XML, "processing instructions are not allowed")
+    def _restricted(self, *_: object) -> None:
+        raise restricted()
 
     def _declaration(self, version: str, encoding: str | None, _standalone: int) -> None:
         if version != "1.0":
             # RFC 6120 §11.8
             raise refuse(StreamErrorCondition.NOT_WELL_FORMED, "streams are XML 1.0")
         if encoding is not None and encoding.lower() not in ("utf-8", "utf8"):
-            raise refuse(StreamErrorCondition.UNSUPPORTED_ENCODING, "streams are UTF-8")
+            raise encoding_error()

@@ -67,6 +67,8 @@ from beamish.xmpp.xml import escape_attr, escape_text
 
 _CLOSE: Final = b"</stream:stream>"
 _SASL: Final = f"{{{ns.SASL}}}"
+_ONE_READ: Final = 524_288
+"""More bytes than a transport gives at a time."""
 _PEER_ERROR: Final = f"{{{ns.STREAM}}}error"
 _CONDITIONS: Final = {condition.value: condition for condition in StreamErrorCondition}
 
@@ -173,10 +175,7 @@ class C2SMachine:
 
     def _held_limit(self) -> int:
         """How much may wait while the caller looks something up; input of one read is no reason to complain."""
-        settings = self._settings
-        return (
-            settings.unauthenticated_bytes if Has.AUTHENTICATED not in self.have else 2 * settings.limits.stanza_bytes
-        )
+        return max(2 * self._settings.limits.stanza_bytes, _ONE_READ)
 
     def receive_eof(self) -> list[Event]:
         """The peer closed its side of the connection without closing the stream; what it sent still gets its answers."""

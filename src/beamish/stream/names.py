@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable
 from typing import Final
 
 from beamish.xmpp import ns
+from beamish.xmpp.errors import StreamErrorCondition
 
 _SEED: Final = frozenset(
     {f"{{{ns.CLIENT}}}{name}" for name in ("message", "presence", "iq", "body", "subject", "thread", "error")}
@@ -24,7 +25,7 @@ _SEED: Final = frozenset(
     | {f"{{{ns.DIALBACK}}}{name}" for name in ("result", "verify")}
     | {f"{{{ns.SASL}}}{name}" for name in ("mechanisms", "mechanism", "success", "failure", "not-authorized", "text")}
     | {f"{{{ns.TLS}}}{name}" for name in ("proceed", "failure", "required")}
-    | {f"{{{ns.STREAMS}}}{name}" for name in ("text", "host-unknown", "not-authorized", "policy-violation")}
+    | {f"{{{ns.STREAMS}}}{name}" for name in ("text", *(condition.value for condition in StreamErrorCondition))}
     | {"{urn:xmpp:bidi}bidi", "{urn:xmpp:features:bidi}bidi", "{urn:xmpp:features:dialback}dialback"}
     | {f"{{{ns.COMPONENT}}}handshake", f"{{{ns.COMPONENT}}}message"}
     | {"{urn:beamish:unknown}unknown", "{urn:beamish:unknown}stream", "unknown"}

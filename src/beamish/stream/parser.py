@@ -22,6 +22,7 @@ from beamish.stream.gate import (
     ParserLimits,
     encoding_error,
     refuse,
+    restricted,
     text_between,
     too_big,
     too_complex,
@@ -233,8 +234,7 @@ class StreamParser:
         else:
             return
         if 0 < clear <= room:
-            kind = "a processing instruction" if clear == 2 else "a comment or a document type"
-            raise refuse(StreamErrorCondition.RESTRICTED_XML, f"{kind} is not allowed")
+            raise restricted()
 
     def _tag_ends(self, data: bytes) -> bool:
         """Whether the tag that is being held ends in `data`, or is broken by the beginning of another one."""
@@ -434,7 +434,7 @@ class StreamParser:
             elif action == "start-ns":
                 self._declared(cast("tuple[str, str]", el))
             else:
-                raise refuse(StreamErrorCondition.RESTRICTED_XML, f"{action} is not allowed")
+                raise restricted()
         self._depth = depth
         return starts
 
@@ -466,7 +466,7 @@ class StreamParser:
         self._nsmap = dict(root.nsmap)
         self._aliased = any(prefix not in (None, "stream", "xml") for prefix in self._nsmap)
         if cast("Any", root.getroottree().docinfo).doctype:
-            raise refuse(StreamErrorCondition.RESTRICTED_XML, "a document type is not allowed")
+            raise restricted()
         self.lang = root.get(ns.XML_LANG, "")
         header = StreamHeader(
             to=root.get("to", ""),
@@ -578,7 +578,7 @@ def _malformed(code: int) -> StreamError:
     """The stream error for a number of `etree.ErrorTypes`."""
     codes = cast("Any", etree.ErrorTypes)
     if code in (codes.ERR_UNDECLARED_ENTITY, codes.WAR_UNDECLARED_ENTITY, codes.ERR_ENTITY_PE_INTERNAL):
-        return refuse(StreamErrorCondition.RESTRICTED_XML, "entity references are not allowed")
+        return restricted()
     if code in (codes.ERR_INVALID_ENCODING, codes.ERR_UNSUPPORTED_ENCODING, codes.ERR_UNKNOWN_ENCODING):
         return encoding_error()
     return refuse(StreamErrorCondition.NOT_WELL_FORMED)
