@@ -102,6 +102,9 @@ async def test_refused(rooms: Any, config: Any, inner: str, expected: str) -> No
     (got,) = await rooms.enter(juliet, "juliet", inner=inner, id="x1")
     assert (got.get("type"), got.get("from"), got.get("id")) == ("error", f"{ROOM}/juliet", "x1")
     assert condition(got) == expected
+    assert got.find("{jabber:client}error").get("by") == ROOM
+    x = got.find(f"{{{MUC}}}x")
+    assert x is not None and len(x) == 0, "no password comes back"
     assert await rooms.take(romeo) == []
 
 

@@ -99,14 +99,14 @@ def change_roles(room: Room, actor: JID, items: Sequence[RoleItem]) -> list[Effe
         if occupant is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="nobody here has this nickname")
         check_role_change(role, affiliation, occupant.role, occupant.affiliation, item.role)
+        if any(other is occupant for other, _ in planned):
+            raise StanzaError(Condition.BAD_REQUEST, text="a request names each nickname once")
         planned.append((occupant, item))
     nick = actor_nick(room, actor)
     first: list[Effect] = []
     rest: list[Effect] = []
     for occupant, item in planned:
         note = note_bytes(item.reason, nick)
-        if room.occupants.get(nick_key(occupant.nick)) is not occupant:
-            continue  # named twice in one request
         if item.role is Role.NONE:
             own, others = room.remove(occupant, statuses=(Status.KICKED,), note=note)
             first += own

@@ -91,7 +91,31 @@ class Talk:
     # ---- presence ---------------------------------------------------------------------------------------------------
 
     def presence(self, ctx: Context) -> Awaitable[None] | None:
-        """Presence to a room or an occupant. Raises `StanzaError`."""
+        """Presence to a room or an occupant. Raises `StanzaError`, but answers a request to enter itself."""
+        try:
+            rest = self._presence(ctx)
+        except StanzaError as error:
+            self._refuse(ctx, error)
+            return None
+        return None if rest is None else self._enter_later(ctx, rest)
+
+    async def _enter_later(self, ctx: Context, rest: Awaitable[None]) -> None:
+        try:
+            await rest
+        except StanzaError as error:
+            self._refuse(ctx, error)
+
+    def _refuse(self, ctx: Context, error: StanzaError) -> None:
+        """The error says by `<x/>` that it is one of rooms, and by whom it was found (§7.2); no password goes back."""
+        stanza = ctx.stanza
+        if stanza.type or stanza.child(X_MUC) is None:
+            raise error
+        assert stanza.to is not None
+        content = f"<x xmlns='{MUC}'/>".encode() + error.to_bytes(escape_attr(stanza.to.bare))
+        reply = Stanza.build(PRESENCE, "error", id=stanza.id, sender=stanza.to, to=stanza.sender, content=content)
+        self._muc.kernel.router.answer(ctx, reply)
+
+    def _presence(self, ctx: Context) -> Awaitable[None] | None:
         stanza = ctx.stanza
         to, who = stanza.to, stanza.sender
         assert to is not None and who is not None
