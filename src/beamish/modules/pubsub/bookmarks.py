@@ -7,6 +7,7 @@ in the items; both survive.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 import structlog
@@ -103,8 +104,11 @@ class Bookmarks:
     def __init__(self, pep: PepService) -> None:
         self._pep = pep
 
-    async def published(self, event: Published) -> None:
+    def published(self, event: Published) -> Awaitable[None] | None:
         """An account's node changed."""
+        return self._convert(event) if event.node in (NATIVE, LEGACY) else None
+
+    async def _convert(self, event: Published) -> None:
         try:
             if event.node == NATIVE:
                 await self._write_list(event.user)

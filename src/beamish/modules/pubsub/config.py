@@ -19,6 +19,7 @@ SEND_LAST: Final = ("never", "on_sub", "on_sub_and_presence")
 NODE_FULL: Final = ("retract-oldest", "discard-oldest", "reject")
 ITEM_REPLY: Final = ("owner", "publisher", "none")
 NOTIFICATION_TYPES: Final = ("normal", "chat", "headline")
+_ACCESS: Final = {model.value: model for model in Access}
 _ACCESS_LABELS: Final = {
     Access.OPEN: "Anyone may subscribe and retrieve items",
     Access.PRESENCE: "Those who may see the owner's presence",
@@ -67,7 +68,7 @@ class NodeConfig:
     @property
     def access(self) -> Access:
         """The access model as a value."""
-        return Access(self.access_model)
+        return _ACCESS[self.access_model]
 
     def items_kept(self, most: int) -> int:
         """How many items are kept: 0 for a node that does not persist them."""

@@ -84,7 +84,7 @@ class Engine:
         self.purging: set[JID] = set()
         """Hosts with nodes whose items go when their publisher does (`pubsub#purge_offline`)."""
         self.access_changed: Callable[[Host, Node, NodeConfig], Awaitable[None]] = _nobody_told
-        self._rosters = kernel.service(RosterService)
+        self.rosters = kernel.service(RosterService)
         self._published = kernel.hooks[events.pep_published]
 
     # ---- what there is ----------------------------------------------------------------------------------------------
@@ -147,13 +147,13 @@ class Engine:
 
     async def roster(self, user: JID) -> Roster:
         """The roster of a local account."""
-        found = self._rosters.roster(user)
+        found = self.rosters.roster(user)
         return await cast("Awaitable[Roster]", found) if is_later(found) else cast("Roster", found)
 
     async def relations(self, host: Host, node: Node) -> Relations:
         """What the owners' rosters say of entities; nothing where no decision could need it."""
         if not host.account and node.config.access not in (Access.PRESENCE, Access.ROSTER):
-            return lambda _bare: STRANGER
+            return _strangers
         owners = [host.jid] if host.account else [jid for jid in node.owners() if self.presences.is_local(jid)]
         return relations(node, [await self.roster(owner) for owner in owners])
 
@@ -168,6 +168,18 @@ class Engine:
         of = await self.relations(host, node)
         contacts = (await self.roster(host.jid)).subscribers() if host.account else ()
         return self.outbox.plan(host, node, of, contacts, everybody=everybody), of
+
+    def plan_now(self, host: Host, node: Node) -> tuple[Plan, Relations] | None:
+        """As `plan`, if every roster that is needed is in memory."""
+        if not host.account:
+            if node.config.access in (Access.PRESENCE, Access.ROSTER):
+                return None
+            return self.outbox.plan(host, node, _strangers), _strangers
+        roster = self.rosters.cached(host.jid)
+        if roster is None:
+            return None
+        of = relations(node, (roster,))
+        return self.outbox.plan(host, node, of, roster.subscribers()), of
 
     # ---- making nodes -----------------------------------------------------------------------------------------------
 
@@ -194,15 +206,25 @@ class Engine:
         node.last_known = True
         return node
 
-    async def published(
+    def published(
         self, host: Host, node: Node, items: list[Item], gone: list[str], *, purged: bool = False
-    ) -> None:
-        """Tell other modules what became of an account's node, and wait for what they make of it."""
+    ) -> Awaitable[object] | None:
+        """Tell other modules what became of an account's node; awaitable if one takes its time."""
         if host.account and self._published.rows:
             event = Published(host.jid, node.name, tuple((it.id, it.payload) for it in items), tuple(gone), purged)
             outcome = self._published.run(event)
             if is_later(outcome):
-                await cast("Awaitable[object]", outcome)
+                return cast("Awaitable[object]", outcome)
+        return None
+
+    async def told(self, rest: Awaitable[object] | None) -> None:
+        """Wait for other modules, if there is something to wait for."""
+        if rest is not None:
+            await rest
+
+
+def _strangers(_bare: JID) -> Relation:
+    return STRANGER
 
 
 def check_name(name: str) -> None:

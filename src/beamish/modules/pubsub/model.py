@@ -99,10 +99,10 @@ class Host:
     """An address with its nodes.
 
     `account` tells an account from a service. `stored` is the bytes of all items. `moved` maps names of deleted nodes to
-    the addresses of their replacements.
+    the addresses of their replacements. `writing` counts publications on their way to the disk.
     """
 
-    __slots__ = ("__weakref__", "_entities", "account", "jid", "moved", "nodes", "stored")
+    __slots__ = ("__weakref__", "_entities", "account", "jid", "moved", "nodes", "stored", "writing")
 
     def __init__(self, jid: JID, account: bool) -> None:
         self.jid = jid
@@ -110,6 +110,7 @@ class Host:
         self.nodes: dict[str, Node] = {}
         self.moved: dict[str, str] = {}
         self.stored = 0
+        self.writing = 0
         self._entities: dict[JID, dict[str, Node]] = {}
 
     def __iter__(self) -> Iterator[Node]:

@@ -35,6 +35,7 @@ from beamish.modules.pubsub.requests import Requests
 from beamish.modules.pubsub.service import Service, sweep
 from beamish.modules.pubsub.subscribing import Subscribing
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 log = structlog.get_logger(__name__)
 
@@ -175,20 +176,26 @@ class PubsubModule(Module):
     # ---- accounts ---------------------------------------------------------------------------------------------------
 
     @iq(get=f"{{{PUBSUB}}}pubsub", set=f"{{{PUBSUB}}}pubsub", scope=Scope.ACCOUNT)
-    async def account_request(self, ctx: Context) -> IqAnswer:
+    def account_request(self, ctx: Context) -> IqAnswer | Awaitable[IqAnswer]:
         """A request to an account's nodes, the sender's own if there is no `to`."""
         stanza = ctx.stanza
         sender = stanza.sender
         assert sender is not None
         at = sender.bare if stanza.to is None else stanza.to
-        host = await self._engine.host(at, account=True)
         anonymous = ctx.origin is not None and ctx.origin.anonymous
-        return await self._requests.answer(host, Asker(sender, sender.bare, anonymous=anonymous), stanza)
+        asker = Asker(sender, sender.bare, anonymous=anonymous)
+        answer = self.kernel.router.answer
+        if self._requests.now(self._hosts.cached(at), asker, ctx, lambda reply: answer(ctx, reply)):
+            return None
+        return self._account_request(at, asker, stanza)
+
+    async def _account_request(self, at: JID, asker: Asker, stanza: Stanza) -> IqAnswer:
+        return await self._requests.answer(await self._engine.host(at, account=True), asker, stanza)
 
     @iq(get=f"{{{OWNER}}}pubsub", set=f"{{{OWNER}}}pubsub", scope=Scope.ACCOUNT)
-    async def account_owner_request(self, ctx: Context) -> IqAnswer:
+    def account_owner_request(self, ctx: Context) -> IqAnswer | Awaitable[IqAnswer]:
         """A request of an owner of an account's node."""
-        return await self.account_request(ctx)
+        return self.account_request(ctx)
 
     def disco_items(self, at: JID, asker: JID) -> Iterable[DiscoItem] | Awaitable[Iterable[DiscoItem]]:
         """The service of a domain, or the nodes of an account that the asker may know of."""
@@ -264,8 +271,8 @@ class PubsubModule(Module):
         await self._personal.subscription_changed(event)
 
     @on(events.pep_published)
-    async def _pep_published(self, event: events.Published) -> None:
-        await self._bookmarks.published(event)
+    def _pep_published(self, event: events.Published) -> Awaitable[None] | None:
+        return self._bookmarks.published(event)
 
     @on(events.inbound, at=30)  # before the archive and carbons, which must not see what is taken out
     def _inbound(self, ctx: Context) -> Awaitable[None] | None:

@@ -42,13 +42,15 @@ class Plan:
     """Who is to be told of one event.
 
     `direct` maps addresses of explicit subscribers to their subscriptions there; `digests` are subscriptions that
-    collect; `sessions` and `others` are interested resources without a subscription, local and elsewhere.
+    collect; `sessions` and `others` are interested resources without a subscription, local and elsewhere. `strangers` are
+    those of the sessions that do not see the presence of the account.
     """
 
     direct: dict[JID, list[Subscription]] = field(default_factory=dict)
     digests: list[Subscription] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     others: list[JID] = field(default_factory=list)
+    strangers: set[JID] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.direct or self.digests or self.sessions or self.others)
@@ -177,6 +179,8 @@ class Outbox:
                 plan.others.append(full)
             elif session not in plan.sessions:
                 add(session)
+                if not relation(bare).sees_presence:
+                    plan.strangers.add(full)
 
     # ---- telling ----------------------------------------------------------------------------------------------------
 
@@ -240,30 +244,24 @@ class Outbox:
             # XEP-0163 §4.3.1: the resource is shown only to those who see its presence
             knows = relation is not None and relation(jid.bare).sees_presence
             self._kernel.router.post((full if knows else stanza).replace(to=jid))
-        self.to_sessions(full, stanza, plan.sessions, host.jid, relation)
+        strangers = plan.strangers
+        if strangers:
+            self.to_sessions(stanza, [session for session in plan.sessions if session.jid in strangers])
+            self.to_sessions(full, [session for session in plan.sessions if session.jid not in strangers])
+        else:
+            self.to_sessions(full, plan.sessions)
 
-    def to_sessions(
-        self,
-        full: Stanza,
-        stanza: Stanza,
-        sessions: Iterable[Session],
-        own: JID | None = None,
-        relation: Relations | None = None,
-    ) -> None:
-        """Send to local sessions: `full` to those who see the presence of `own`, otherwise `stanza`.
-
-        Straight to the sessions while nobody listens on the way; otherwise through the router and its hooks.
-        """
+    def to_sessions(self, stanza: Stanza, sessions: Iterable[Session]) -> None:
+        """Send to local sessions: straight while nobody listens on the way, otherwise through the router and its hooks."""
         if self._incoming.rows or self._delivering.rows:
+            post = self._kernel.router.post
             for session in sessions:
-                chosen = full if full is stanza or _knows(session.bare, own, relation) else stanza
-                self._kernel.router.post(chosen.replace(to=session.jid))
+                post(stanza.replace(to=session.jid))
             return
-        plain = stanza.freeze()
-        rich = plain if full is stanza else full.freeze()
+        frozen = stanza.freeze()
+        before, after = frozen.before, frozen.after
         for session in sessions:
-            frozen = plain if rich is plain or not _knows(session.bare, own, relation) else rich
-            session.deliver(frozen.addressed(session.jid.wire), full if frozen is rich else stanza)
+            session.outlet.deliver(b"".join((before, session.jid.wire, after)), stanza)
 
     # ---- single addressees ------------------------------------------------------------------------------------------
 
@@ -276,7 +274,7 @@ class Outbox:
         content = self.items_event(host, node, [item]) + wire.delay(item.published)
         stanza = self.message(host, node, content)
         if interested is not None:
-            self.to_sessions(stanza, stanza, (interested,))
+            self.to_sessions(stanza, (interested,))
         else:
             self._kernel.router.post(stanza.replace(to=to))
 
@@ -317,7 +315,3 @@ class Outbox:
         one = f"<affiliation jid='{jid.wire.decode()}' affiliation='{affiliation.value}'/>"
         inner = f"<affiliations{wire.attr('node', node.name)}>{one}</affiliations>"
         self.send(host, jid, wire.pubsub(inner), type="headline")
-
-
-def _knows(bare: JID, own: JID | None, relation: Relations | None) -> bool:
-    return own is not None and (bare == own or (relation is not None and relation(bare).sees_presence))

@@ -108,7 +108,7 @@ class Owning:
             head = f"<delete node='{escape_attr(node.name)}'"
             event = wire.event(f"{head}>{inner}</delete>" if inner else f"{head}/>")
             engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
-        await engine.published(host, node, [], [], purged=True)
+        await engine.told(engine.published(host, node, [], [], purged=True))
 
     # ---- configure --------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,10 @@ class Personal:
         if stanza.type:
             presences.gone(to.bare, sender)
             return
+        roster = self._engine.rosters.cached(to.bare)
+        entry = None if roster is None else roster.get(sender.bare)
+        if entry is not None and entry.from_ and presences.is_local(sender):
+            return  # a contact whose sessions the session table tells of
         watcher = presences.available(to.bare, sender, stanza)
         if watcher is not None:
             wanted = interests(self._features(sender))
@@ -162,6 +166,11 @@ class Personal:
         before, after = event.before in ("from", "both"), event.after in ("from", "both")
         if before == after:
             return
+        presences = self._engine.presences
+        if after and presences.is_local(event.contact):
+            for full, _ in tuple(presences.watchers(event.user)):
+                if full.bare == event.contact:
+                    presences.gone(event.user, full)  # from now on its sessions count by themselves
         host = await self._engine.host(event.user, account=True)
         if not host.nodes:
             return

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
+from beamish.core.events import Context
 from beamish.core.kernel import new_id
 from beamish.modules.pubsub import access, config, store, wire
 from beamish.modules.pubsub.engine import Asker, Engine, check_name
 from beamish.modules.pubsub.model import Host, Item, Node
 from beamish.modules.pubsub.names import PUBLISH_OPTIONS, PUBSUB, Affiliation, forbidden, no_node, refused, unsupported
 from beamish.modules.pubsub.outbox import Plan, Relations
-from beamish.storage.api import Cursor
+from beamish.storage.api import Cursor, StorageBusy
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload.forms import Submission
 from beamish.xmpp.payload.rsm import Page, Request
 from beamish.xmpp.xml import Element, namespace_of, to_bytes
+
+log = structlog.get_logger(__name__)
 
 _ITEM: Final = f"{{{PUBSUB}}}item"
 BATCH: Final = 1000
@@ -62,6 +68,77 @@ def _options(pubsub: Element) -> Submission:
     return Submission.from_xml(form, PUBLISH_OPTIONS)
 
 
+def answer(wanted: Publication, items: list[Item]) -> bytes:
+    """The content of the result: the item, or those that the service gave an id (§7.1.2)."""
+    if all(id_ for id_, _ in wanted.items):
+        items = items[-1:]
+    named = b"".join(wire.item(item, payload=False) for item in items)
+    return wire.pubsub(f"<publish{wire.attr('node', wanted.node)}>".encode() + named + b"</publish>")
+
+
+class _Change:
+    """One publication between its checks and its notifications. The recipients are those of the time of the checks."""
+
+    def __init__(
+        self, engine: Engine, host: Host, node: Node, asker: Asker, items: list[Item], plan: Plan, relation: Relations
+    ) -> None:
+        self._engine = engine
+        self._host = host
+        self._node = node
+        self._asker = asker
+        self._plan = plan
+        self._relation = relation
+        self._keep = engine.keep(host, node)
+        self._size = sum(len(item.payload) for item in items) if self._keep else 0
+        self._at = engine.clock.now()
+        self._event = engine.outbox.items_event(host, node, items)
+        self._collecting = [s.subid for s in plan.digests] if node.config.deliver_notifications else []
+        self.items = items
+
+    def begin(self) -> None:
+        """It is on its way to the disk: readers must ask behind it, and its size counts."""
+        self._host.writing += 1
+        self._host.stored += self._size
+
+    def over(self) -> None:
+        """It is stored, or failed."""
+        self._host.writing -= 1
+        self._host.stored -= self._size
+
+    def store(self, c: Cursor, *, fresh: bool) -> tuple[list[str], int]:
+        """The transaction: the items that had to go, and by how many bytes the node has grown. Raises `NodeFull`."""
+        node = self._node
+        if fresh:
+            # whoever comes later in the queue finds the row number there
+            node.id = store.create_node(c, str(self._host.jid), node)
+        grown = 0
+        gone: list[str] = []
+        if self._keep:
+            reject = node.config.publish_node_full == "reject"
+            gone, grown = store.put_items(c, node.id, self.items, self._keep, reject=reject)
+        if self._collecting:
+            store.collect(c, self._collecting, self._at, self._event)
+        return gone, grown
+
+    def tell(self, gone: list[str], grown: int) -> Awaitable[object] | None:
+        """After the commit: remember, notify, tell other modules; awaitable if one of them takes its time."""
+        engine, host, node, items = self._engine, self._host, self._node, self.items
+        host.stored += grown
+        if self._keep and items:
+            engine.hosts.remember(node, items[-1])
+        settings = node.config
+        if settings.deliver_notifications:
+            event = self._event
+            if gone and settings.publish_node_full == "retract-oldest" and settings.notify_retract and self._keep > 1:
+                event = engine.outbox.items_event(host, node, items, gone)
+            payload = items[-1].payload if items else b""
+            engine.outbox.tell(
+                host, node, self._plan, event, payload=payload, publisher=self._asker.jid, relation=self._relation
+            )
+            engine.digests.due(host, node, self._plan.digests, self._at)
+        return engine.published(host, node, items, gone)
+
+
 class Publishing:
     """The operations of publishers."""
 
@@ -73,12 +150,65 @@ class Publishing:
     async def publish(self, host: Host, asker: Asker, pubsub: Element) -> bytes:
         """Publish items (§7.1); the answer names those that the service gave an id."""
         wanted = read_publication(pubsub)
-        items = await self.store(host, asker, wanted)
-        if all(id_ for id_, _ in wanted.items):
-            named = b"" if not items else wire.item(items[-1], payload=False)
-        else:
-            named = b"".join(wire.item(item, payload=False) for item in items)
-        return wire.pubsub(f"<publish{wire.attr('node', wanted.node)}>".encode() + named + b"</publish>")
+        return answer(wanted, await self.store(host, asker, wanted))
+
+    def publish_now(
+        self, host: Host, asker: Asker, pubsub: Element, ctx: Context, done: Callable[[bytes | StanzaError], None]
+    ) -> bool:
+        """Publish without waiting for anything, so that the connection goes on; `done` is called after the commit.
+
+        False: something has to be looked up first, call `publish`. Raises `StanzaError`. Publications that are under
+        way together share a commit, and their notifications share writes.
+        """
+        engine = self._engine
+        wanted = read_publication(pubsub)
+        node = host.nodes.get(wanted.node)
+        if node is None:
+            return False
+        self._check(host, node, asker, wanted)
+        self._fits(host, node, wanted)
+        planned = engine.plan_now(host, node)
+        if planned is None:
+            return False
+        change = _Change(engine, host, node, asker, self._items(asker, wanted), *planned)
+        outcome: list[tuple[list[str], int]] = []
+
+        def txn(c: Cursor) -> None:
+            outcome[:] = [change.store(c, fresh=False)]
+
+        def failed(exc: Exception) -> None:
+            if not isinstance(exc, store.NodeFull):
+                log.error("publication_not_stored", host=str(host.jid), node=node.name, error=str(exc))
+                engine.hosts.forget(host.jid)
+                done(StanzaError(Condition.INTERNAL_SERVER_ERROR))
+            else:
+                done(store.full())
+
+        def committed() -> None:
+            change.over()
+            if outcome:
+                rest = change.tell(*outcome[0])
+                if rest is None:
+                    done(answer(wanted, change.items))
+                else:
+                    engine.kernel.tasks.spawn(finish(rest), "pubsub_published")
+
+        async def finish(rest: Awaitable[object]) -> None:
+            await rest
+            done(answer(wanted, change.items))
+
+        def failed_only(exc: Exception) -> None:
+            outcome.clear()
+            failed(exc)
+
+        try:
+            position = engine.kernel.db.submit("pubsub.publish", txn, failed_only)
+        except StorageBusy:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the server is overloaded") from None
+        change.begin()
+        ctx.caused(position)
+        engine.kernel.db.when_durable(position, committed)
+        return True
 
     async def store(self, host: Host, asker: Asker, wanted: Publication, *, checked: bool = True) -> list[Item]:
         """Store and announce items; returns after the commit. With `checked` False preconditions only make nodes."""
@@ -86,15 +216,25 @@ class Publishing:
         if not wanted.node:
             raise refused(Condition.BAD_REQUEST, "nodeid-required")
         node = host.nodes.get(wanted.node)
+        made = node is None
         if node is None:
             node = self._make(host, asker, wanted)
         elif checked:
             self._check(host, node, asker, wanted)
         self._fits(host, node, wanted)
-        now = engine.clock.now()
-        items = [Item(id_ or new_id(), payload, asker.bare, now) for id_, payload in wanted.items]
-        plan, relation = await engine.plan(host, node)
-        return await self._commit(host, node, asker, items, plan, relation)
+        planned = await engine.plan(host, node)
+        there = host.nodes.get(node.name)
+        if made and there is not None:
+            # somebody else made it while we looked at rosters
+            return await self.store(host, asker, wanted, checked=checked)
+        if not made and there is not node:
+            raise no_node()  # it was deleted meanwhile
+        change = _Change(engine, host, node, asker, self._items(asker, wanted), *planned)
+        return await self._commit(host, node, change, made)
+
+    def _items(self, asker: Asker, wanted: Publication) -> list[Item]:
+        now = self._engine.clock.now()
+        return [Item(id_ or new_id(), payload, asker.bare, now) for id_, payload in wanted.items]
 
     def _make(self, host: Host, asker: Asker, wanted: Publication) -> Node:
         """A node for a publication to one that does not exist (§7.1.4); it is stored together with the items."""
@@ -139,34 +279,13 @@ class Publishing:
         if settings.persist_items and host.stored + size > limits.stored:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="there is no room for more items")
 
-    async def _commit(
-        self, host: Host, node: Node, asker: Asker, items: list[Item], plan: Plan, relation: Relations
-    ) -> list[Item]:
+    async def _commit(self, host: Host, node: Node, change: _Change, fresh: bool) -> list[Item]:
         engine = self._engine
-        keep = engine.keep(host, node)
-        reject = node.config.publish_node_full == "reject"
-        collecting = [s.subid for s in plan.digests] if node.config.deliver_notifications else []
-        event = engine.outbox.items_event(host, node, items)
-        at = engine.clock.now()
-        fresh = node.id == 0
         if fresh:
-            if node.name in host.nodes:  # somebody else made it while we looked at rosters
-                return await self._again(host, host.nodes[node.name], asker, items)
             host.add(node)
-        elif host.nodes.get(node.name) is not node:
-            raise no_node()  # it was deleted meanwhile
-
-        def txn(c: Cursor) -> tuple[list[str], int]:
-            if fresh:
-                # whoever comes later in the queue finds the row number there
-                node.id = store.create_node(c, str(host.jid), node)
-            gone, grown = store.put_items(c, node.id, items, keep, reject=reject) if keep else ([], 0)
-            if collecting:
-                store.collect(c, collecting, at, event)
-            return gone, grown
-
+        change.begin()
         try:
-            gone, grown = await engine.hosts.write(host, "publish", txn)
+            gone, grown = await engine.hosts.write(host, "publish", lambda c: change.store(c, fresh=fresh))
         except store.NodeFull:
             raise store.full() from None
         except BaseException:
@@ -174,23 +293,14 @@ class Publishing:
                 host.drop(node)
                 engine.hosts.forget(host.jid)
             raise
-        host.stored += grown
+        finally:
+            change.over()
         if fresh:
             engine.note_purging(host)
-        if keep and items:
-            engine.hosts.remember(node, items[-1])
-        if node.config.deliver_notifications:
-            if gone and node.config.publish_node_full == "retract-oldest" and node.config.notify_retract and keep > 1:
-                event = engine.outbox.items_event(host, node, items, gone)
-            payload = items[-1].payload if items else b""
-            engine.outbox.tell(host, node, plan, event, payload=payload, publisher=asker.jid, relation=relation)
-            engine.digests.due(host, node, plan.digests, at)
-        await engine.published(host, node, items, gone)
-        return items
-
-    async def _again(self, host: Host, node: Node, asker: Asker, items: list[Item]) -> list[Item]:
-        plan, relation = await self._engine.plan(host, node)
-        return await self._commit(host, node, asker, items, plan, relation)
+        rest = change.tell(gone, grown)
+        if rest is not None:
+            await rest
+        return change.items
 
     # ---- retract and purge ------------------------------------------------------------------------------------------
 
@@ -242,7 +352,7 @@ class Publishing:
             raise forbidden() from None
         engine.outbox.tell(host, node, plan, event, relation=relation)
         engine.digests.due(host, node, plan.digests, at)
-        await engine.published(host, node, [], ids)
+        await engine.told(engine.published(host, node, [], ids))
 
     async def remove_of(self, host: Host, node: Node, publisher: JID) -> None:
         """Delete everything that one entity published (`pubsub#purge_offline`)."""
@@ -275,7 +385,7 @@ class Publishing:
         if notify:
             engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
             engine.digests.due(host, node, plan.digests, at)
-        await engine.published(host, node, [], [], purged=True)
+        await engine.told(engine.published(host, node, [], [], purged=True))
         return b""
 
     # ---- retrieve ---------------------------------------------------------------------------------------------------
@@ -304,7 +414,8 @@ class Publishing:
         settings = engine.settings
         after = engine.oldest(node)
         ids = [item.get("id", "") for item in request.findall(_ITEM)]
-        read = engine.kernel.db.read
+        # what was published before this request may still be on its way
+        read = engine.kernel.db.write if host.writing else engine.kernel.db.read
         if ids:
             if len(ids) > BATCH:
                 raise StanzaError(Condition.NOT_ACCEPTABLE, Kind.MODIFY, "these are too many items at once")
@@ -319,7 +430,7 @@ class Publishing:
             )
         if count is not None:
             number = min(int(count), settings.page)
-            if number == 1 and node.last_known and after == float("-inf"):
+            if number == 1 and node.last_known and not host.writing and after == float("-inf"):
                 return [node.last] if node.last is not None else [], None
             found, _ = await read(
                 "pubsub.items", lambda c: store.latest(c, node.id, number, after, settings.page_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from beamish.core.events import Context
 from beamish.modules.pubsub.engine import Asker
 from beamish.modules.pubsub.model import Host
 from beamish.modules.pubsub.names import OWNER, PUBSUB, unsupported
@@ -26,6 +27,7 @@ class Requests:
     """The table of operations. An operation takes the `<pubsub/>` and returns the content of the result."""
 
     def __init__(self, publishing: Publishing, subscribing: Subscribing, owning: Owning) -> None:
+        self._publishing = publishing
         self._table: dict[tuple[str, str, str], Operation] = {
             ("set", PUBSUB, "publish"): publishing.publish,
             ("set", PUBSUB, "retract"): publishing.retract,
@@ -48,6 +50,22 @@ class Requests:
             ("get", OWNER, "affiliations"): owning.get_affiliations,
             ("set", OWNER, "affiliations"): owning.set_affiliations,
         }
+
+    def now(self, host: Host | None, asker: Asker, ctx: Context, send: Callable[[Stanza], None]) -> bool:
+        """Begin a publication without parking its connection, if nothing has to be looked up for it; `send` is called
+        with the answer. False: call `answer`. Raises `StanzaError`.
+        """
+        stanza = ctx.stanza
+        pubsub = stanza.el[0]
+        if host is None or not len(pubsub) or stanza.type != "set" or pubsub[0].tag != f"{{{PUBSUB}}}publish":
+            return False
+
+        def done(result: bytes | StanzaError) -> None:
+            reply = stanza.reply(result) if isinstance(result, bytes) else stanza.error(result)
+            if reply is not None:
+                send(reply)
+
+        return self._publishing.publish_now(host, asker, pubsub, ctx, done)
 
     async def answer(self, host: Host, asker: Asker, stanza: Stanza) -> Stanza:
         """The result of a request with a `<pubsub/>` payload. Raises `StanzaError`."""

@@ -83,7 +83,7 @@ class Service:
                 return self._kernel.iq.handle(ctx)
             if to.local or to.resource:
                 raise StanzaError(Condition.ITEM_NOT_FOUND)
-            return self._iq(ctx)
+            return self._iq(ctx) if not self._publishes(ctx) else None
         if stanza.name == PRESENCE:
             return None if to.local else self._presence(ctx)
         return self._message(ctx)
@@ -96,6 +96,14 @@ class Service:
         return Asker(sender, sender.bare, sender.bare in self._kernel.admins, anonymous)
 
     # ---- IQ ---------------------------------------------------------------------------------------------------------
+
+    def _publishes(self, ctx: Context) -> bool:
+        """The one request that is worth a short cut."""
+        if check_request(ctx.stanza).tag != f"{{{PUBSUB}}}pubsub":
+            return False
+        answer = self._kernel.router.answer
+        host = self._engine.hosts.cached(self.jid)
+        return self._requests.now(host, self.asker(ctx), ctx, lambda reply: answer(ctx, reply))
 
     async def _iq(self, ctx: Context) -> None:
         stanza = ctx.stanza

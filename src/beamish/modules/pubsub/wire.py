@@ -25,8 +25,15 @@ def payload(el: Element) -> bytes:
 
 
 def _uses(raw: bytes, prefix: bytes) -> bool:
-    """Whether a prefix occurs in names or, as some formats have it, in values."""
-    return re.search(rb"(?<![\w.-])" + re.escape(prefix) + b":", raw) is not None
+    """Whether a prefix occurs in names or, as some formats have it, in values.
+
+    No pattern is made of it: parsers make up prefixes, and each would be compiled anew.
+    """
+    wanted = prefix + b":"
+    at = raw.find(wanted)
+    while at > 0 and (raw[at - 1 : at].isalnum() or raw[at - 1] in b"_-."):
+        at = raw.find(wanted, at + 1)
+    return at > 0
 
 
 def attr(name: str, value: str) -> str:
