@@ -37,16 +37,22 @@ _REASONS: Final = {
 _TAGS: Final = frozenset((12, 22))  # UTF8String, IA5String
 
 
+class AuthoritiesUnusable(OSError):
+    """The file of authorities cannot be used; the message says why."""
+
+
 class Trust:
     """The authorities whose word counts: a PEM file, or the system's own."""
 
     def __init__(self, authorities: Path | None = None) -> None:
-        """Read the authorities. Raises `OSError` if the file cannot be read, `ValueError` if it has none."""
+        """Read the authorities. Raises `AuthoritiesUnusable`."""
         self._store = crypto.X509Store()
         if authorities is not None:
-            found = x509.load_pem_x509_certificates(authorities.read_bytes())
-            if not found:
-                raise ValueError(f"{authorities}: no certificate in it")
+            try:
+                found = x509.load_pem_x509_certificates(authorities.read_bytes())
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "no certificate in it can be read"
+                raise AuthoritiesUnusable(f"{authorities}: {reason}") from error
             for certificate in found:
                 self._store.add_cert(crypto.X509.from_cryptography(certificate))
             return
