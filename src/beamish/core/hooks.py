@@ -107,7 +107,8 @@ class Hook(Generic[E]):
             try:
                 outcome = row.call(event)
             except StanzaError:
-                raise
+                self._refused(row)
+                continue
             except Exception:
                 self._crashed(row)
                 continue
@@ -129,15 +130,21 @@ class Hook(Generic[E]):
                 if outcome is not None and not isinstance(outcome, Verdict):
                     outcome = await outcome
             except StanzaError:
-                raise
+                pending = outcome = None
+                self._refused(row)
             except Exception:
-                pending = None
+                pending = outcome = None
                 self._crashed(row)
-                outcome = None
             if outcome is STOP:
                 return STOP
             at += 1
         return None
+
+    def _refused(self, row: Row[E]) -> None:
+        """A guard refuses the stanza; where there is nothing to refuse any more, that is a mistake like others."""
+        if self.point.kind is HookKind.GUARD:
+            raise  # the StanzaError being handled
+        self._crashed(row)
 
     def _crashed(self, row: Row[E]) -> None:
         log.exception("hook_handler_failed", hook=self.point.name, owner=row.owner)
