@@ -1,0 +1,302 @@
+"""XEP-0016, XEP-0191 and XEP-0377: who may not communicate with a user.
+
+Both protocols work on one store (a blocklist is a view of the default list) and one decision function, `rules`. The hooks
+here ask it: `inbound` for what the user's clients send, `incoming` and `incoming_iq` for what arrives, `delivering` while
+somebody uses an active list that may differ from session to session. A blocked party gets the answers of an account that
+is not there. An account without lists costs one failed look-up in a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NoReturn
+
+import structlog
+from pydantic import Field
+
+from beamish.core import events
+from beamish.core.events import AccountEvent, Context, Delivery, SessionClosed, SessionEvent
+from beamish.core.hooks import STOP, Outcome, Row
+from beamish.core.later import then
+from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, command, iq, on
+from beamish.core.services import BlockingService, RosterService
+from beamish.core.sessions import Session
+from beamish.modules.blocking import store
+from beamish.modules.blocking.command import BLOCKING, Command
+from beamish.modules.blocking.effects import allows
+from beamish.modules.blocking.owners import ACTIVE, Owners, effective
+from beamish.modules.blocking.privacy import Privacy
+from beamish.modules.blocking.reports import REPORTING, Reports
+from beamish.modules.blocking.rules import PRIVACY, Kind, PrivacyList
+from beamish.modules.blocking.store import Lists
+from beamish.storage.api import Cursor
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.errors import Kind as ErrorKind
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
+from beamish.xmpp.xml import make
+
+log = structlog.get_logger(__name__)
+
+_NOTIFICATIONS: Final = ("", "unavailable")
+_BOUNCED: Final = ("", "normal", "chat", "groupchat")
+"""Messages that an account that is not there answers with an error (RFC 6121 §8.5.1)."""
+
+
+class Config(ModuleConfig):
+    """Options of blocking and privacy lists."""
+
+    max_lists: int = Field(20, ge=1, description="Privacy lists of one account.")
+    max_items: int = Field(
+        1000,
+        ge=10,
+        description="Items of one list, and so blocked addresses of one account. A list is read and written as a whole.",
+    )
+    reports_kept: int = Field(10_000, ge=0, description="Reports of abuse kept for the administrator; oldest go first.")
+    reports_per_day: int = Field(
+        50, ge=0, description="Reports that one account may make in a day; further ones block, but are not kept."
+    )
+
+
+class BlockingModule(Module):
+    """Blocking, privacy lists, reports."""
+
+    name = "blocking"
+    Config = Config
+    xeps = (Xep(16, "1.7"), Xep(191, "1.3"), Xep(377, "0.4.1", note="reports are kept, not passed on"))
+    features = (BLOCKING, PRIVACY, REPORTING)
+    requires = (RosterService,)
+    provides = (BlockingService,)
+    migrations = store.MIGRATIONS
+
+    def __init__(self, kernel: Any, config: Any) -> None:
+        super().__init__(kernel, config)
+        self._rosters = self.kernel.service(RosterService)
+        self.owners = Owners(self.kernel, self._rosters)
+        self.reports = Reports(self.kernel, config.reports_kept, config.reports_per_day)
+        self._privacy = Privacy(self.kernel, self.owners, config.max_lists, config.max_items)
+        self._command = Command(self.kernel, self.owners, self.reports, config.max_items)
+        self._command.list_changed = self._privacy.push_to_users
+        self._active: set[Session] = set()
+        self._privacy.activated = self._activated
+        self._privacy.changed = self._command.follow
+
+    async def start(self) -> None:
+        """Learn who has lists."""
+        await self.owners.start()
+
+    # ---- what clients ask -------------------------------------------------------------------------------------------
+
+    @iq(get=f"{{{BLOCKING}}}blocklist", scope=Scope.OWN)
+    async def _blocklist(self, ctx: Context) -> IqAnswer:
+        return await self._command.fetch(_owner(ctx), ctx)
+
+    @iq(set=f"{{{BLOCKING}}}block", scope=Scope.OWN)
+    async def _block(self, ctx: Context) -> IqAnswer:
+        await self._command.block(_owner(ctx), ctx)
+        return None
+
+    @iq(set=f"{{{BLOCKING}}}unblock", scope=Scope.OWN)
+    async def _unblock(self, ctx: Context) -> IqAnswer:
+        await self._command.unblock(_owner(ctx), ctx)
+        return None
+
+    @iq(get=f"{{{PRIVACY}}}query", scope=Scope.OWN)
+    async def _get_lists(self, ctx: Context) -> IqAnswer:
+        return await self._privacy.get(_owner(ctx), ctx)
+
+    @iq(set=f"{{{PRIVACY}}}query", scope=Scope.OWN)
+    async def _set_lists(self, ctx: Context) -> IqAnswer:
+        await self._privacy.set(_owner(ctx), ctx)
+        return None
+
+    # ---- what clients send ------------------------------------------------------------------------------------------
+
+    @on(events.inbound, at=10)  # before everything that would keep or copy a stanza that is not to be sent
+    def _inbound(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        session = ctx.origin
+        if session is None or session.bare not in self.owners:
+            return None
+        return then(self.owners.of(session.bare), lambda lists: self._sent(ctx, session, lists))
+
+    def _sent(self, ctx: Context, session: Session, lists: Lists) -> Outcome | Awaitable[Outcome]:
+        stanza = ctx.stanza
+        to = stanza.to
+        if to is None or to.bare == session.bare or (stanza.name == IQ and to == session.bare.domain):
+            return None
+        shown = stanza.name == PRESENCE and stanza.type in _NOTIFICATIONS
+        kind = Kind.PRESENCE_OUT if shown else Kind.OTHER
+        rules = effective(lists, session)
+
+        def decide(allowed: bool) -> Outcome:
+            return None if allowed else _refuse()
+
+        return then(self._allows(session.bare, rules, kind, to), decide)
+
+    # ---- what arrives -----------------------------------------------------------------------------------------------
+
+    # First of all (XEP-0016 §2.2 rule 4); only for those who have lists, which fan-outs know by `Session.guarded`.
+    @on(events.incoming, at=5, only=(MESSAGE, PRESENCE), guarded=True)
+    def _incoming(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        to = ctx.stanza.to
+        if to is None or to.bare not in self.owners:
+            return None
+        return then(self._welcome(ctx.stanza, to), lambda welcome: None if welcome else _drop(ctx.stanza))
+
+    @on(events.incoming_iq, at=5)
+    def _incoming_iq(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        to = ctx.stanza.to
+        if to is None or to.bare not in self.owners:
+            return None
+        return then(self._welcome(ctx.stanza, to), lambda welcome: None if welcome else _drop(ctx.stanza))
+
+    def _welcome(self, stanza: Stanza, to: JID) -> bool | Awaitable[bool]:
+        sender = stanza.sender
+        user = to.bare
+        if sender is None or sender.bare == user:
+            return True
+        return then(self.owners.of(user), lambda lists: self._judge(stanza, sender, to, lists))
+
+    def _judge(self, stanza: Stanza, sender: JID, to: JID, lists: Lists) -> bool | Awaitable[bool]:
+        """By the list of the session that is addressed, or by the default list; all sessions' lists if they may differ."""
+        kind = kind_of(stanza)
+        session = self.kernel.sessions.get(to) if to.resource else None
+        if session is None and self._active:
+            sessions = self.kernel.sessions.of(to.bare).all
+            rules = {id(r): r for r in (effective(lists, s) for s in sessions)}
+            if len(rules) > 1:
+                # whoever may not have it is passed over at `delivering`; sessions keep the roster in memory
+                return any(self._allows(to.bare, r, kind, sender) is True for r in rules.values())
+            if rules:
+                return self._allows(to.bare, next(iter(rules.values())), kind, sender)
+        return self._allows(to.bare, effective(lists, session), kind, sender)
+
+    def _allows(self, user: JID, rules: PrivacyList | None, kind: Kind, peer: JID) -> bool | Awaitable[bool]:
+        if rules is None:
+            return True
+        if not rules.asks_roster:
+            return allows(rules, kind, peer, None)
+        found = self._rosters.roster(user)
+        return then(found, lambda roster: allows(rules, kind, peer, roster))
+
+    # ---- active lists -----------------------------------------------------------------------------------------------
+
+    def _activated(self, session: Session) -> None:
+        """A session changed its active list. Only while there are some, every delivery is looked at."""
+        if session.note(ACTIVE) is not None:
+            if not self._active:
+                self.kernel.hooks[events.delivering].add(Row(10, self.name, self._delivering, guarded=True))
+            self._active.add(session)
+        else:
+            self._inactive(session)
+
+    def _inactive(self, session: Session) -> None:
+        if session in self._active:
+            self._active.discard(session)
+            if not self._active:
+                self.kernel.hooks[events.delivering].remove(self.name)
+
+    def _delivering(self, delivery: Delivery) -> Outcome:
+        session, sender = delivery.session, delivery.stanza.sender
+        if not session.guarded or sender is None or sender.bare == session.bare:
+            return None
+        rules = effective(self.owners.peek(session.bare), session)
+        roster = self._rosters.cached(session.bare)
+        return None if allows(rules, kind_of(delivery.stanza), sender, roster) else STOP
+
+    # ---- what the server tells of a user ----------------------------------------------------------------------------
+
+    def shows(self, session: Session) -> Callable[[JID], bool] | None:
+        """See `BlockingService.shows`."""
+        user = session.bare
+        if user not in self.owners:
+            return None
+        lists = self.owners.peek(user)
+        if lists is None:
+            self.tasks.spawn(self.owners.bound(session), "load")
+            return lambda peer: peer.bare == user  # whoever may not see it must not; the others are told a little later
+        rules = effective(lists, session)
+        if rules is None or not rules.kinds & Kind.PRESENCE_OUT:
+            return None
+        roster = self._rosters.cached(user)
+        return lambda peer: peer.bare == user or allows(rules, Kind.PRESENCE_OUT, peer, roster)
+
+    def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        """See `BlockingService.hidden`."""
+        if owner not in self.owners or peer.bare == owner:
+            return False
+        return then(self.owners.of(owner), lambda lists: self._hidden(lists, owner, peer))
+
+    def _hidden(self, lists: Lists, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        sessions = self.kernel.sessions.of(owner).available
+        if sessions:
+            return not any((shows := self.shows(session)) is None or shows(peer) for session in sessions)
+        shown = self._allows(owner, effective(lists, None), Kind.PRESENCE_OUT, peer)
+        return then(shown, lambda allowed: not allowed)
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    @on(events.session_bound)
+    def _session_bound(self, event: SessionEvent) -> Awaitable[None] | None:
+        if event.session.bare not in self.owners:
+            return None
+        event.session.guarded = True
+        return self.owners.bound(event.session)
+
+    @on(events.session_closed, at=90)  # after the presence that this causes
+    def _session_closed(self, event: SessionClosed) -> None:
+        self._inactive(event.session)
+        self.owners.closed(event.session)
+
+    @on(events.account_removed)
+    async def _account_removed(self, event: AccountEvent) -> None:
+        def delete(cursor: Cursor) -> None:
+            store.delete(cursor, str(event.user))
+
+        await self.db.write("blocking.delete", delete)
+        self.owners.forget(event.user)
+
+    # ---- commands ---------------------------------------------------------------------------------------------------
+
+    @command("report.list", "Reports of abuse, newest first")
+    async def list_reports(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Reports of abuse that users made when blocking (XEP-0377)."""
+        return await self.reports.list(min(max(limit, 1), 1000))
+
+    @command("report.remove", "Remove a report of abuse")
+    async def remove_report(self, id: int) -> dict[str, int]:
+        """Remove a report. Raises `StanzaError(item-not-found)`."""
+        await self.reports.remove(id)
+        return {"id": id}
+
+
+def kind_of(stanza: Stanza) -> Kind:
+    """What rules call a stanza that arrives."""
+    if stanza.name == MESSAGE:
+        return Kind.MESSAGE
+    if stanza.name == IQ:
+        return Kind.IQ
+    return Kind.PRESENCE_IN if stanza.type in _NOTIFICATIONS else Kind.OTHER
+
+
+def _refuse() -> NoReturn:
+    raise StanzaError(
+        Condition.NOT_ACCEPTABLE, ErrorKind.CANCEL, app=make("{urn:xmpp:blocking:errors}blocked")
+    )  # XEP-0191 §3.3
+
+
+def _drop(stanza: Stanza) -> Outcome:
+    """What the other side gets: nothing, or what it would get from an account that is not there (XEP-0016 §2.14)."""
+    if stanza.name == IQ and stanza.type in ("get", "set"):
+        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+    if stanza.name == MESSAGE and stanza.type in _BOUNCED:
+        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+    return STOP
+
+
+def _owner(ctx: Context) -> Session:
+    if ctx.origin is None:
+        raise StanzaError(Condition.FORBIDDEN)
+    if ctx.origin.anonymous:
+        raise StanzaError(Condition.NOT_ALLOWED, text="anonymous users keep no lists")
+    return ctx.origin

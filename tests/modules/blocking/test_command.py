@@ -1,0 +1,333 @@
+"""XEP-0191 and XEP-0377 through a whole server."""
+
+import base64
+import hashlib
+
+import pytest
+
+from beamish.core.services import AccountsService
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.world import World
+from beamish.xmpp.jid import JID
+
+from .kit import block, blocklist, condition, friends, privacy, unblock
+
+BLOCKED = (
+    "<message type='error'><error type='cancel'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"
+    "<blocked xmlns='urn:xmpp:blocking:errors'/></error></message>"
+)
+PING = "<ping xmlns='urn:xmpp:ping'/>"
+
+
+async def test_row_22_a_blocked_contact_hears_nothing_and_says_nothing(world: World) -> None:
+    juliet, romeo = await friends(world)
+    await block(juliet, "romeo@example.org")
+    await romeo.expect("<presence type='unavailable' from='juliet@example.org/balcony'/>")
+    # nothing gets in
+    romeo.send("<message to='juliet@example.org' type='chat' id='m'><body>Hello?</body></message>")
+    got = await romeo.expect("<message type='error' id='m' from='juliet@example.org'/>")
+    assert condition(got) == "service-unavailable"
+    romeo.send("<message to='juliet@example.org/balcony' type='headline'><body>Hello?</body></message>")
+    romeo.send("<presence to='juliet@example.org/balcony'/>")
+    romeo.send("<presence to='juliet@example.org' type='probe'/>")
+    romeo.send("<presence to='juliet@example.org' type='subscribe'/>")
+    romeo.send("<presence><show>away</show></presence>")
+    await world.settle()
+    romeo.inbox.clear()
+    for to in ("juliet@example.org", "juliet@example.org/balcony"):
+        assert condition(await romeo.iq(f"<iq type='get' id='i' to='{to}'>{PING}</iq>", type="error")) == (
+            "service-unavailable"
+        )
+    romeo.send("<iq type='result' id='x' to='juliet@example.org/balcony'/>")
+    await romeo.expect_nothing()
+    juliet.inbox.popleft()  # what blocking itself brings: Romeo leaves, for Juliet
+    await juliet.expect_nothing()
+    # nothing gets out
+    juliet.send("<message to='romeo@example.org'><body>Can you hear me now?</body></message>")
+    await juliet.expect(BLOCKED)
+    juliet.send("<presence to='romeo@example.org/orchard'/>")
+    await juliet.expect(BLOCKED.replace("message", "presence"))
+    juliet.send("<presence to='romeo@example.org' type='unsubscribed'/>")
+    await juliet.expect(BLOCKED.replace("message", "presence"))
+    assert condition(await juliet.iq(f"<iq type='get' id='i' to='romeo@example.org'>{PING}</iq>", type="error")) == (
+        "not-acceptable"
+    )
+    juliet.send("<presence><show>dnd</show></presence>")
+    await world.settle()
+    await romeo.expect_nothing()
+
+
+async def test_a_blocked_party_cannot_tell_a_block_from_no_account(world: World) -> None:
+    juliet, romeo = await friends(world)
+    await block(juliet, "romeo@example.org")
+    await world.settle()
+    romeo.inbox.clear()
+    for type_ in ("", "chat", "normal", "groupchat", "headline", "error"):
+        answers = []
+        for name in ("juliet", "nobody"):
+            romeo.send(f"<message to='{name}@example.org' type='{type_}' id='m'><body>?</body></message>")
+            await world.settle()
+            answers.append([condition(el) for el in romeo.inbox])
+            romeo.inbox.clear()
+        assert answers[0] == answers[1], type_
+
+
+async def test_unblocking_restores_presence_both_ways(world: World) -> None:
+    juliet, romeo = await friends(world)
+    await block(juliet, "romeo@example.org")
+    await world.settle()
+    await juliet.expect("<presence type='unavailable' from='romeo@example.org/orchard'/>")
+    romeo.inbox.clear()
+    await unblock(juliet, "romeo@example.org")
+    await romeo.expect("<presence from='juliet@example.org/balcony' type='!'/>")
+    await juliet.expect("<presence from='romeo@example.org/orchard' type='!'/>")
+    romeo.send("<message to='juliet@example.org' type='chat'><body>At last</body></message>")
+    await juliet.expect("<message from='romeo@example.org/orchard'><body>At last</body></message>")
+    assert await blocklist(juliet) == []
+    assert await world.db.fetch("SELECT * FROM privacy_list") == []
+
+
+async def test_presence_is_only_shown_to_those_who_may_see_it(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    await block(juliet, "romeo@example.org")
+    await unblock(juliet)
+    await romeo.expect_nothing()
+    await juliet.expect_nothing()
+
+
+async def test_directed_presence_ends_with_a_block(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet.send("<presence to='romeo@example.org/orchard'/>")
+    await romeo.expect("<presence from='juliet@example.org/balcony' type='!'/>")
+    await block(juliet, "romeo@example.org")
+    await romeo.expect("<presence from='juliet@example.org/balcony' type='unavailable'/>")
+    juliet.drop()
+    await romeo.expect_nothing()
+
+
+async def test_a_whole_domain(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    benvolio = await world.login("benvolio@example.net/street", presence=True)
+    await world.befriend(juliet, benvolio)
+    await block(juliet, "example.net")
+    await benvolio.expect("<presence type='unavailable'/>")
+    benvolio.send("<message to='juliet@example.org' id='m'><body>?</body></message>")
+    await benvolio.expect("<message type='error' id='m'/>")
+    juliet.send("<message to='example.net' id='m'><body>?</body></message>")
+    await juliet.expect("<presence type='unavailable'/>")
+    await juliet.expect(BLOCKED)
+
+
+async def test_your_own_domain_does_not_lock_you_out(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    phone = await world.login("juliet@example.org/phone", presence=True)
+    await world.settle()
+    juliet.inbox.clear()
+    phone.inbox.clear()
+    await block(juliet, "example.org")
+    await juliet.iq(f"<iq type='get' id='i' to='example.org'>{PING}</iq>")
+    juliet.send("<message to='juliet@example.org/phone'><body>note</body></message>")
+    await phone.expect("<message><body>note</body></message>")
+    await unblock(juliet)
+    assert await blocklist(juliet) == []
+
+
+async def test_nobody_blocks_himself(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony")
+    error = await juliet.iq(
+        "<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='juliet@example.org'/></block></iq>",
+        type="error",
+    )
+    assert condition(error) == "not-allowed"
+
+
+async def test_one_resource_only(world: World) -> None:
+    juliet, romeo = await friends(world)
+    phone = await world.login("romeo@example.org/phone", presence=True)
+    await world.settle()
+    await block(juliet, "romeo@example.org/phone")
+    await world.settle()
+    juliet.inbox.clear()
+    phone.send("<message to='juliet@example.org/balcony'><body>phone</body></message>")
+    romeo.send("<message to='juliet@example.org/balcony'><body>orchard</body></message>")
+    await juliet.expect("<message><body>orchard</body></message>")
+    await juliet.expect_nothing()
+
+
+async def test_pushes_go_to_the_devices_that_have_asked_for_the_list(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    phone = await world.login("juliet@example.org/phone")
+    old = await world.login("juliet@example.org/old")
+    assert await blocklist(phone) == await blocklist(juliet) == []
+    juliet.inbox.clear()
+    await block(juliet, "romeo@example.org", "example.net")
+    push = (
+        "<iq type='set' id='*'><block xmlns='urn:xmpp:blocking'><item jid='romeo@example.org'/>"
+        "<item jid='example.net'/></block></iq>"
+    )
+    await phone.expect(push)
+    await juliet.expect(push)
+    await old.expect_nothing()
+    assert await blocklist(phone) == ["romeo@example.org", "example.net"]
+    await unblock(phone, "example.net")
+    await juliet.expect("<iq type='set'><unblock xmlns='urn:xmpp:blocking'><item jid='example.net'/></unblock></iq>")
+    await unblock(phone)
+    got = await juliet.expect("<iq type='set'><unblock xmlns='urn:xmpp:blocking'/></iq>")
+    assert len(got[0]) == 0
+    assert await blocklist(juliet) == []
+
+
+async def test_events_do_not_reach_a_blocked_contact(world: World) -> None:
+    juliet, romeo = await friends(world)
+    feature = "http://jabber.org/protocol/mood+notify"
+    ver = base64.b64encode(hashlib.sha1(f"client/pc//<{feature}<".encode()).digest()).decode()
+    romeo.send(f"<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='n' ver='{ver}'/></presence>")
+    await world.settle()
+    question = romeo.inbox[-1]
+    romeo.send(
+        f"<iq type='result' id='{question.get('id')}' to='romeo@example.org'>"
+        f"<query xmlns='http://jabber.org/protocol/disco#info' node='n#{ver}'>"
+        f"<identity category='client' type='pc'/><feature var='{feature}'/></query></iq>"
+    )
+    mood = "<mood xmlns='http://jabber.org/protocol/mood'><{}/></mood>"
+    publish = (
+        "<iq type='set' id='p'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish "
+        "node='http://jabber.org/protocol/mood'><item>{}</item></publish></pubsub></iq>"
+    )
+    await juliet.iq(publish.format(mood.format("happy")))
+    await world.settle()
+    assert romeo.inbox[-1].find(".//{http://jabber.org/protocol/mood}happy") is not None
+    await block(juliet, "romeo@example.org")
+    await romeo.expect_all(
+        "<presence type='unavailable' from='juliet@example.org/balcony'/>", "<message/>", "<presence/>", "<iq/>"
+    )
+    await juliet.iq(publish.format(mood.format("sad")))
+    await romeo.expect_nothing()
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        ("<block xmlns='urn:xmpp:blocking'/>", "bad-request"),
+        ("<block xmlns='urn:xmpp:blocking'><item/></block>", "jid-malformed"),
+        ("<block xmlns='urn:xmpp:blocking'><item jid='@'/></block>", "jid-malformed"),
+        ("<block xmlns='urn:xmpp:blocking'><jid/></block>", "bad-request"),
+        ("<unblock xmlns='urn:xmpp:blocking'><item jid='@'/></unblock>", "jid-malformed"),
+    ],
+)
+async def test_errors(world: World, inner: str, expected: str) -> None:
+    juliet = await world.login("juliet@example.org/balcony")
+    assert condition(await juliet.iq(f"<iq type='set' id='b'>{inner}</iq>", type="error")) == expected
+
+
+async def test_somebody_elses_list_is_not_to_be_had(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    ask = "<blocklist xmlns='urn:xmpp:blocking'/>"
+    for name in ("juliet", "nobody"):
+        error = await romeo.iq(f"<iq type='get' id='b' to='{name}@example.org'>{ask}</iq>", type="error")
+        assert condition(error) == "forbidden"
+
+
+async def test_limits() -> None:
+    async with World(settings={"modules": {"blocking": {"max_items": 10}}}) as world:
+        juliet = await world.login("juliet@example.org/balcony")
+        await block(juliet, *(f"n{number}@example.net" for number in range(10)))
+        inner = "<block xmlns='urn:xmpp:blocking'><item jid='one@too.many'/></block>"
+        error = await juliet.iq(f"<iq type='set' id='b'>{inner}</iq>", type="error")
+        assert condition(error) == "resource-constraint"
+        assert len(await blocklist(juliet)) == 10
+
+
+async def test_a_block_holds_for_those_who_are_away_and_after_a_restart() -> None:
+    database = MemoryDatabase()
+    async with World(database=database) as world:
+        juliet, _ = await friends(world)
+        await block(juliet, "romeo@example.org")
+    async with World(database=database) as world:
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        romeo.send("<message to='juliet@example.org' id='m' type='chat'><body>?</body></message>")
+        assert condition(await romeo.expect("<message type='error' id='m'/>")) == "service-unavailable"
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        await juliet.expect_nothing()  # neither a stored message nor presence
+        await romeo.expect_nothing()
+        later = await world.login("romeo@example.org/later", presence=True)
+        await world.settle()
+        assert all(el.get("from") != str(juliet.jid) for el in later.inbox)
+        assert await blocklist(juliet) == ["romeo@example.org"]
+        await world.kernel.service(AccountsService).remove(JID.parse("juliet@example.org"))
+        for table in ("privacy_list", "privacy_default", "abuse_report"):
+            assert await world.db.fetch(f"SELECT * FROM {table}") == []
+    await database.close()
+
+
+async def test_the_blocklist_is_the_default_privacy_list(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony")
+    await block(juliet, "romeo@example.org")
+    got = await privacy(juliet, "", type="get")
+    default = got.find(".//{jabber:iq:privacy}default")
+    assert default is not None
+    name = default.get("name")
+    nurse = "<item type='jid' value='nurse@example.org' action='deny' order='0'><message/></item>"
+    rest = f"{nurse}<item action='allow' order='4'/>"
+    juliet.inbox.clear()
+    await blocklist(juliet)
+    await privacy(
+        juliet, f"<list name='{name}'><item type='jid' value='example.net' action='deny' order='3'/>{rest}</list>"
+    )
+    await juliet.expect("<iq type='set'><query xmlns='jabber:iq:privacy'><list name='*'/></query></iq>")
+    await juliet.expect("<iq type='set'><block xmlns='urn:xmpp:blocking'><item jid='example.net'/></block></iq>")
+    await juliet.expect(
+        "<iq type='set'><unblock xmlns='urn:xmpp:blocking'><item jid='romeo@example.org'/></unblock></iq>"
+    )
+    assert await blocklist(juliet) == ["example.net"]
+    await block(juliet, "mercutio@example.org")
+    got = await privacy(juliet, f"<list name='{name}'/>", type="get")
+    values = [item.get("value") for item in got.iter("{jabber:iq:privacy}item")]
+    assert values == ["mercutio@example.org", "nurse@example.org", "example.net", None]  # blocked ones come first
+    await unblock(juliet)
+    got = await privacy(juliet, f"<list name='{name}'/>", type="get")
+    assert [item.get("value") for item in got.iter("{jabber:iq:privacy}item")] == ["nurse@example.org", None]
+
+
+# ---- XEP-0377 -------------------------------------------------------------------------------------------------------
+
+REPORT = (
+    "<item jid='romeo@example.net'><report xmlns='urn:xmpp:reporting:1' reason='urn:xmpp:reporting:spam'>"
+    "<stanza-id xmlns='urn:xmpp:sid:0' by='juliet@example.org' id='28482-98726-73623'/>"
+    "<text xml:lang='en'>Never came trouble to my house like this.</text><report-origin/></report></item>"
+)
+
+
+async def test_reports_are_kept_for_the_administrator(world: World) -> None:
+    juliet = await world.login("juliet@example.org/chamber")
+    await juliet.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'>{REPORT}</block></iq>")
+    assert await blocklist(juliet) == ["romeo@example.net"]
+    (report,) = await world.kernel.commands.run("report.list", {})
+    assert report["reporter"] == "juliet@example.org" and report["jid"] == "romeo@example.net"
+    assert report["reason"] == "urn:xmpp:reporting:spam"
+    assert report["text"] == "Never came trouble to my house like this."
+    assert report["stanzas"] == [["juliet@example.org", "28482-98726-73623"]]
+    assert report["to_origin"] and not report["to_others"]
+    await world.kernel.commands.run("report.remove", {"id": report["id"]})
+    assert await world.kernel.commands.run("report.list", {}) == []
+
+
+async def test_a_report_without_a_reason_is_refused_with_its_block(world: World) -> None:
+    juliet = await world.login("juliet@example.org/chamber")
+    item = "<item jid='romeo@example.net'><report xmlns='urn:xmpp:reporting:1'/></item>"
+    error = await juliet.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'>{item}</block></iq>", type="error")
+    assert condition(error) == "bad-request"
+    assert await blocklist(juliet) == []
+
+
+async def test_reports_are_bounded() -> None:
+    settings = {"modules": {"blocking": {"reports_kept": 3, "reports_per_day": 2}}}
+    async with World(settings=settings) as world:
+        for name in ("juliet", "romeo", "nurse"):
+            client = await world.login(f"{name}@example.org/x")
+            for _ in range(3):
+                await client.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'>{REPORT}</block></iq>")
+        kept = await world.kernel.commands.run("report.list", {})
+        assert [report["reporter"].partition("@")[0] for report in kept] == ["nurse", "nurse", "romeo"]
