@@ -1,15 +1,13 @@
-"""XEP-0402 §4 and XEP-0490 §4.5: what the server makes of one thing said in two ways."""
+"""XEP-0402 §4: bookmarks said in two ways are kept alike."""
 
 from __future__ import annotations
 
 from beamish.testing.client import Client
-from beamish.testing.match import mismatch
 
 from .kit import OWNER, PUBSUB, Stage, form
 
 NATIVE = "urn:xmpp:bookmarks:1"
 LEGACY = "storage:bookmarks"
-DISPLAYED = "urn:xmpp:mds:displayed:0"
 OPTIONS = f"{PUBSUB}#publish-options"
 PRIVATE = {
     "persist_items": "true",
@@ -70,30 +68,3 @@ async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:
     await stage.create(juliet, LEGACY, to="juliet@example.org", access_model="open")
     await stage.set(juliet, room("a@rooms.example", "A"), to="")
     assert await legacy(stage, juliet) == []
-
-
-async def test_displayed_mark_is_taken_out_and_published(stage: Stage) -> None:
-    juliet = await stage.login("juliet@example.org/balcony")
-    phone = await stage.login("juliet@example.org/phone")
-    romeo = await stage.login("romeo@example.org/orchard")
-    stage.caps.of(phone.jid, DISPLAYED)
-    await stage.quiet(juliet, phone, romeo)
-    for client in (juliet, phone, romeo):
-        client.inbox.clear()
-    sid = "<stanza-id xmlns='urn:xmpp:sid:0' by='juliet@example.org' id='0423'/>"
-    juliet.send(
-        "<message to='romeo@example.org'><displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>"
-        f"<displayed xmlns='{DISPLAYED}'>{sid}</displayed></message>"
-    )
-    got = await romeo.expect("<message><displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/></message>")
-    assert got.find(f"{{{DISPLAYED}}}displayed") is None
-    told = await phone.receive()
-    assert not mismatch(
-        f"<displayed xmlns='{DISPLAYED}'>{sid}</displayed>", next(told.iter(f"{{{DISPLAYED}}}displayed"))
-    )
-    assert await stage.items(juliet, DISPLAYED, to="juliet@example.org") == ["romeo@example.org"]
-    await stage.refused(
-        romeo, "get", f"<items node='{DISPLAYED}'/>", "not-allowed", "closed-node", to="juliet@example.org"
-    )
-    juliet.send("<message to='romeo@example.org'><body>urn:xmpp:mds:displayed:0</body></message>")
-    await romeo.expect("<message><body>urn:xmpp:mds:displayed:0</body></message>")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import pytest
 
-from beamish.core.services import PepService
+from beamish.core.services import BlockingService, PepService
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
@@ -349,6 +351,39 @@ async def test_blocking_hooks_see_notifications(stage: Stage) -> None:
     await stage.set(juliet, publish("One"), to="")
     assert await titles(stage, romeo) == []
     assert await titles(stage, juliet) == ["One"]
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_blocked_contacts_are_not_told(stage: Stage, later: bool) -> None:
+    """XEP-0163 §4.3.3, whether what is blocked is in memory or has to be looked up first."""
+    juliet, romeo, mercutio = await cast(stage)
+
+    class Blocking:
+        loaded = not later
+
+        def shows(self, session: object) -> None:
+            return None
+
+        def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+            blocked = owner == "juliet@example.org" and peer in ("romeo@example.org", "mercutio@example.org")
+            return blocked if self.loaded else self._load(blocked)
+
+        async def _load(self, blocked: bool) -> bool:
+            self.loaded = True
+            return blocked
+
+    stage.kernel.provide(BlockingService, Blocking())
+    await stage.set(juliet, publish("One", access_model="open"), to="")
+    await stage.subscribe(mercutio, TUNE, to="juliet@example.org")
+    await titles(stage, mercutio)
+    Blocking.loaded = not later
+    await stage.set(juliet, publish("Two"), to="")
+    assert await titles(stage, juliet) == ["One", "Two"]
+    assert await titles(stage, romeo) == []
+    assert await titles(stage, mercutio) == []
+    stage.caps.of("romeo@example.org/tablet", TUNE)
+    tablet = await stage.login("romeo@example.org/tablet")
+    assert await titles(stage, tablet) == []
 
 
 async def test_nodes_survive_a_restart() -> None:

@@ -6,14 +6,14 @@ a result is never sent before its commit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from beamish.core import events
 from beamish.core.events import Published
 from beamish.core.later import is_later
-from beamish.core.services import Roster, RosterService
+from beamish.core.services import BlockingService, Roster, RosterService
 from beamish.modules.pubsub import access
 from beamish.modules.pubsub.access import STRANGER, Relation
 from beamish.modules.pubsub.config import Bounds, NodeConfig
@@ -21,7 +21,7 @@ from beamish.modules.pubsub.digests import Digests
 from beamish.modules.pubsub.hosts import Hosts
 from beamish.modules.pubsub.model import Host, Item, Node
 from beamish.modules.pubsub.names import Access, Affiliation, NodeMoved, forbidden, no_node, refused
-from beamish.modules.pubsub.outbox import Outbox, Plan, Relations, relations
+from beamish.modules.pubsub.outbox import Hides, Outbox, Plan, Relations, relations
 from beamish.modules.pubsub.presences import Presences
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
@@ -166,8 +166,36 @@ class Engine:
     async def plan(self, host: Host, node: Node, *, everybody: bool = False) -> tuple[Plan, Relations]:
         """Who is to be told of an event of a node."""
         of = await self.relations(host, node)
-        contacts = (await self.roster(host.jid)).subscribers() if host.account else ()
-        return self.outbox.plan(host, node, of, contacts, everybody=everybody), of
+        if not host.account:
+            return self.outbox.plan(host, node, of, everybody=everybody), of
+        contacts = (await self.roster(host.jid)).subscribers()
+        hides = self._hides(host)
+        if is_later(hides):
+            hides = await cast("Awaitable[Hides]", hides)
+        return self.outbox.plan(host, node, of, contacts, cast("Hides", hides), everybody=everybody), of
+
+    async def blocks(self, host: Host, bare: JID) -> bool:
+        """Whether an account has blocked an entity."""
+        hides = self._hides(host)
+        if is_later(hides):
+            hides = await cast("Awaitable[Hides]", hides)
+        known = cast("Hides", hides)
+        return known is not None and known(bare)
+
+    def _hides(self, host: Host) -> Hides | Awaitable[Hides]:
+        """Tells of an entity whether the account has blocked it (XEP-0163 §4.3.3); at once if its lists are in memory."""
+        blocking = self.kernel.service_or_none(BlockingService)
+        if blocking is None:
+            return None
+        # The account itself is asked about only to have the lists loaded.
+        loaded = blocking.hidden(host.jid, host.jid)
+        if is_later(loaded):
+            return self._hides_later(blocking, host.jid, cast("Awaitable[bool]", loaded))
+        return _Hiding(blocking, host.jid)
+
+    async def _hides_later(self, blocking: BlockingService, owner: JID, loaded: Awaitable[bool]) -> Hides:
+        await loaded
+        return _Hiding(blocking, owner)
 
     def plan_now(self, host: Host, node: Node) -> tuple[Plan, Relations] | None:
         """As `plan`, if every roster that is needed is in memory."""
@@ -178,8 +206,12 @@ class Engine:
         roster = self.rosters.cached(host.jid)
         if roster is None:
             return None
+        hides = self._hides(host)
+        if is_later(hides):
+            cast("Coroutine[object, object, Hides]", hides).close()
+            return None
         of = relations(node, (roster,))
-        return self.outbox.plan(host, node, of, roster.subscribers()), of
+        return self.outbox.plan(host, node, of, roster.subscribers(), cast("Hides", hides)), of
 
     # ---- making nodes -----------------------------------------------------------------------------------------------
 
@@ -221,6 +253,23 @@ class Engine:
         """Wait for other modules, if there is something to wait for."""
         if rest is not None:
             await rest
+
+
+class _Hiding:
+    """What an account has blocked; who cannot be looked up at once counts as blocked."""
+
+    __slots__ = ("_blocking", "_owner")
+
+    def __init__(self, blocking: BlockingService, owner: JID) -> None:
+        self._blocking = blocking
+        self._owner = owner
+
+    def __call__(self, bare: JID) -> bool:
+        found = self._blocking.hidden(self._owner, bare)
+        if is_later(found):
+            cast("Coroutine[object, object, bool]", found).close()
+            return True
+        return bool(found)
 
 
 def _strangers(_bare: JID) -> Relation:

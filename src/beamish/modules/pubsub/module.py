@@ -21,7 +21,6 @@ from beamish.modules.pubsub import store
 from beamish.modules.pubsub.bookmarks import FEATURE as BOOKMARKS_FEATURE
 from beamish.modules.pubsub.bookmarks import Bookmarks
 from beamish.modules.pubsub.discovery import ACCOUNT_FEATURES, Discovery
-from beamish.modules.pubsub.displayed import ASSIST, Displayed
 from beamish.modules.pubsub.engine import Asker, Engine, Limits, Settings
 from beamish.modules.pubsub.hosts import Hosts
 from beamish.modules.pubsub.model import Host
@@ -111,12 +110,11 @@ class PubsubModule(Module):
         Xep(402, "1.2.0", status="partial", note="unified with nodes of XEP-0048"),
         Xep(472, "0.2.0", note="what it needs of a server"),
         Xep(277, "0.6.7", note="what it needs of a server"),
-        Xep(490, "1.0.1", note="with server assist"),
         Xep(4, "2.13.1"),
         Xep(59, "1.0"),
         Xep(68, "1.3.0"),
     )
-    account_features = (*ACCOUNT_FEATURES, BOOKMARKS_FEATURE, ASSIST)
+    account_features = (*ACCOUNT_FEATURES, BOOKMARKS_FEATURE)
     account_identities = (Identity("pubsub", "pep"),)
 
     async def start(self) -> None:
@@ -142,7 +140,6 @@ class PubsubModule(Module):
         self._requests = Requests(self._publishing, self._subscribing, self._owning)
         self._personal = Personal(self.kernel, engine, self._publishing, self._owning)
         self._bookmarks = Bookmarks(self._personal)
-        self._displayed = Displayed(self._personal)
         await self.db.write("pubsub.start", store.forget_temporary)
         engine.purging = {JID.parse(text) for text in await self.db.read("pubsub.purging", store.purging_hosts)}
         self._services: dict[JID, Service] = {}
@@ -273,10 +270,6 @@ class PubsubModule(Module):
     @on(events.pep_published)
     def _pep_published(self, event: events.Published) -> Awaitable[None] | None:
         return self._bookmarks.published(event)
-
-    @on(events.inbound, at=30)  # before the archive and carbons, which must not see what is taken out
-    def _inbound(self, ctx: Context) -> Awaitable[None] | None:
-        return self._displayed.take(ctx)
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:

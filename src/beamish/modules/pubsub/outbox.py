@@ -35,6 +35,7 @@ TRACKED: Final = 20_000
 """Notifications whose errors can be told to a node."""
 
 Relations = Callable[[JID], Relation]
+Hides = Callable[[JID], bool] | None
 
 
 @dataclass(slots=True)
@@ -91,23 +92,29 @@ class Outbox:
         node: Node,
         relation: Relations,
         contacts: Iterable[JID] = (),
+        hides: Hides = None,
         *,
         everybody: bool = False,
     ) -> Plan:
         """The recipients of an event of a node.
 
-        `contacts` are the bare JIDs that see the presence of the account that `host` is. `everybody` includes pending
-        subscriptions and those that want nothing now (for the end of a node).
+        `contacts` are the bare JIDs that see the presence of the account that `host` is; `hides` tells whom it has
+        blocked. `everybody` includes pending subscriptions and those that want nothing now (for the end of a node).
         """
         plan = Plan()
         if host.account:
             self._interested(plan, host, node, relation, contacts)
+            if hides is not None:
+                plan.sessions = [s for s in plan.sessions if s.bare == host.jid or not hides(s.bare)]
+                plan.others = [jid for jid in plan.others if not hides(jid.bare)]
         if not node.subscriptions:
             return plan
         now = self._kernel.clock.now()
         covered = {session.bare for session in plan.sessions} | {jid.bare for jid in plan.others}
         named: set[JID] = set()
         for s in node.subscriptions.values():
+            if hides is not None and hides(s.jid.bare):
+                continue
             if everybody:
                 plan.direct.setdefault(s.jid, []).append(s)
                 continue

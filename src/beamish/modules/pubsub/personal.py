@@ -151,6 +151,8 @@ class Personal:
             return
         bare = full.bare
         if bare != host.jid:
+            if await engine.blocks(host, bare):
+                return
             of: dict[str, Relations] = {node.name: await engine.relations(host, node) for node in nodes}
             nodes = [node for node in nodes if access.may_receive(node, bare, of[node.name](bare))]
         found = await engine.hosts.last(host, nodes)
