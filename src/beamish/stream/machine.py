@@ -333,10 +333,14 @@ class C2SMachine:
             if Has.SECURE in self.have or not self._settings.require_tls:
                 out.append(feat.mechanisms(offered(offer), binding_types(offer)))
         domain = self.domain or self._settings.default_domain
-        offers = (feat.BIND, feat.SESSION, *self._settings.features)
+        offers = () if self._only_tls() else (feat.BIND, feat.SESSION, *self._settings.features)
         out += [f.for_domain(domain) for f in offers if f.offered(self.have)]
         out.append(b"</stream:features>")
         self._out.append(b"".join(out))
+
+    def _only_tls(self) -> bool:
+        """RFC 6120 §5.3.1: nothing else is to be had before TLS, where that is required."""
+        return self._settings.require_tls and Has.SECURE not in self.have
 
     def _may_start_tls(self) -> bool:
         return self._tls_offered and not self.have & (Has.SECURE | Has.AUTHENTICATED)
@@ -506,7 +510,7 @@ class C2SMachine:
         assert isinstance(item, Stanza)
         payload = item.payload
         if Has.AUTHENTICATED not in self.have:
-            if payload is not None and payload.tag in self._settings.early_iqs:
+            if payload is not None and payload.tag in self._settings.early_iqs and not self._only_tls():
                 return [item]
             raise self._unexpected()
         if payload is None or payload.tag != f"{{{ns.BIND}}}bind" or item.type != "set":
