@@ -262,3 +262,36 @@ class CopiesService(Protocol):
 
     def copies(self, session: Session, message: Stanza) -> bool:
         """Whether the session, now, gets a copy of a message that another session of its account received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A token that lets somebody make an account, or become a contact (XEP-0401).
+
+    `username` is the name that it is for, "" for any; `inviter` is whose contact the new account becomes, if anybody's.
+    """
+
+    token: str
+    domain: str
+    username: str = ""
+    inviter: JID | None = None
+
+
+@runtime_checkable
+class InvitesService(Protocol):
+    """Optional: tokens that admit those who have none yet."""
+
+    async def check(self, token: str, domain: str) -> Invitation | None:
+        """What a token is good for at this domain, if it may be used to make an account and has not expired."""
+
+    async def claim(self, invitation: Invitation, user: JID) -> bool:
+        """Use up a token for this new account. False: somebody else was faster."""
+
+    async def release(self, invitation: Invitation) -> None:
+        """Give a claimed token back: no account was made."""
+
+    async def joined(self, invitation: Invitation, user: JID) -> None:
+        """The account was made: let it and the inviter be contacts."""
+
+    async def reserved(self, user: JID) -> bool:
+        """Whether the address is promised to somebody who holds a token."""

@@ -1,0 +1,289 @@
+"""XEP-0050: the command catalogue as ad-hoc commands of our domains.
+
+Whoever may run a command sees it in the list and may run it; its form is made from its parameters. Every command has
+one stage: a form to fill in, if it wants to know anything, then the result. Not here: what the commands do, and
+languages other than English.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import Field as Option
+
+from beamish.core.commands import Caller, Command, CommandError, Kind, Outcome, Parameter
+from beamish.core.disco import DiscoInfo, DiscoItem, DiscoNode
+from beamish.core.events import Context
+from beamish.core.kernel import new_id
+from beamish.core.module import Identity, Module, ModuleConfig, Scope, Xep, iq
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.payload import forms
+from beamish.xmpp.payload.forms import Field, Form, Submission
+from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import Element, escape_attr, escape_text, make, to_bytes, xml_safe
+
+COMMANDS: Final = "http://jabber.org/protocol/commands"
+_ACTIONS: Final = frozenset(("execute", "next", "complete", "cancel", "prev"))
+_PER_USER: Final = 20
+"""Forms that one user may have open at a time."""
+
+
+class Config(ModuleConfig):
+    """Options of ad-hoc commands."""
+
+    open_forms: int = Option(
+        1000, ge=1, le=1_000_000, description="Forms that may be waiting for an answer, of all users together."
+    )
+    form_seconds: float = Option(900.0, gt=0, le=86_400, description="Seconds in which a form may be filled in.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A form that was handed out."""
+
+    user: JID
+    domain: str
+    node: str
+    until: float
+
+
+class AdhocModule(Module):
+    """Lists and runs the commands of the catalogue."""
+
+    name = "adhoc"
+    Config = Config
+    xeps = (Xep(50, "1.3.0", note="commands of one stage; texts in English"), Xep(4, "2.13.1"), Xep(68, "1.3.0"))
+    features = (COMMANDS, ns.DATA)
+
+    def __init__(self, kernel: Any, config: Any) -> None:
+        super().__init__(kernel, config)
+        self._open: dict[str, _Open] = {}
+
+    # ---- discovery --------------------------------------------------------------------------------------------------
+
+    def disco_node(self, at: JID, node: str, asker: JID) -> DiscoNode | None:
+        """The list of commands (§3.2), or one of them. Raises `StanzaError(forbidden)` for one that is not for the asker."""
+        if at.local:
+            return None
+        caller = Caller(asker, at.domain)
+        if node == COMMANDS:
+            listed = tuple(
+                DiscoItem(at, command.node, command.summary)
+                for command in self.kernel.commands
+                if self.kernel.commands.permitted(command, caller)
+            )
+            return DiscoNode(DiscoInfo((Identity("automation", "command-list", "Commands"),)), listed)
+        command = self.kernel.commands.at(node)
+        if command is None:
+            return None
+        if not self.kernel.commands.permitted(command, caller):
+            raise StanzaError(Condition.FORBIDDEN)
+        identity = Identity("automation", "command-node", command.summary)
+        return DiscoNode(DiscoInfo((identity,), (COMMANDS, ns.DATA)))
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    @iq(set=f"{{{COMMANDS}}}command", scope=Scope.SERVER)
+    async def command(self, ctx: Context) -> Stanza:
+        """One step of a command (§3.4)."""
+        stanza = ctx.stanza
+        assert stanza.sender is not None and stanza.to is not None
+        el = stanza.el[0]
+        node, action, session = el.get("node", ""), el.get("action", "execute"), el.get("sessionid", "")
+        if action not in _ACTIONS:
+            raise _refused(Condition.BAD_REQUEST, "malformed-action")
+        command = self.kernel.commands.at(node)
+        if command is None:
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such command")
+        caller = Caller(stanza.sender, stanza.to.domain)
+        if not self.kernel.commands.permitted(command, caller):
+            raise StanzaError(Condition.FORBIDDEN)
+        if session:
+            self._check_session(session, stanza.sender, caller.domain, node)
+        if action == "cancel":
+            self._open.pop(session, None)
+            return _answer(stanza, command, session, "canceled")
+        submitted = el.find(forms.X)
+        if submitted is None:
+            if action == "prev" or (session and _asked(command)):
+                raise _refused(Condition.BAD_REQUEST, "bad-action" if action == "prev" else "bad-payload")
+            if _asked(command):
+                return self._ask(stanza, command, caller)
+            arguments: Mapping[str, Any] = {}
+        else:
+            if action == "prev":
+                raise _refused(Condition.BAD_REQUEST, "bad-action")
+            arguments = _filled_in(command, submitted)
+        return await self._run(stanza, command, caller, session, arguments)
+
+    async def _run(
+        self, stanza: Stanza, command: Command, caller: Caller, session: str, arguments: Mapping[str, Any]
+    ) -> Stanza:
+        try:
+            outcomes = await self.kernel.commands.call(command, arguments, caller)
+        except CommandError as error:
+            # XEP-0133 §5 wants errors of stanzas; the form stays open, so that a mistake in it can be corrected
+            raise StanzaError(error.condition or Condition.UNDEFINED_CONDITION, text=xml_safe(str(error))) from error
+        self._open.pop(session, None)
+        return _answer(stanza, command, session or new_id(), "completed", _result(command, arguments, outcomes))
+
+    def _ask(self, stanza: Stanza, command: Command, caller: Caller) -> Stanza:
+        session = self._begin(stanza, caller.domain, command.node)
+        now = command.prefill(caller) if command.prefill is not None else {}
+        fields = tuple(_field(parameter, now.get(parameter.name, parameter.default)) for parameter in _asked(command))
+        form = (
+            Form.of("form", command.form_type, fields, title=command.summary)
+            if command.form_type
+            else Form("form", fields, command.summary)
+        )
+        actions = make(f"{{{COMMANDS}}}actions", {"execute": "complete"}, make(f"{{{COMMANDS}}}complete"))
+        return _answer(stanza, command, session, "executing", to_bytes(actions) + to_bytes(form.to_xml()))
+
+    # ---- forms that are out -----------------------------------------------------------------------------------------
+
+    def _begin(self, stanza: Stanza, domain: str, node: str) -> str:
+        assert stanza.sender is not None
+        now = self.kernel.clock.monotonic()
+        self._open = {id_: form for id_, form in self._open.items() if form.until > now}
+        own = sum(1 for form in self._open.values() if form.user.bare == stanza.sender.bare)
+        if own >= _PER_USER or len(self._open) >= self.config.open_forms:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too many forms are open")
+        session = new_id()
+        self._open[session] = _Open(stanza.sender, domain, node, now + self.config.form_seconds)
+        return session
+
+    def _check_session(self, session: str, user: JID, domain: str, node: str) -> None:
+        form = self._open.get(session)
+        if form is None or (form.user, form.domain, form.node) != (user, domain, node):
+            raise _refused(Condition.BAD_REQUEST, "bad-sessionid")
+        if form.until <= self.kernel.clock.monotonic():
+            del self._open[session]
+            raise _refused(Condition.NOT_ALLOWED, "session-expired")
+
+
+def _asked(command: Command) -> tuple[Parameter, ...]:
+    """What a form asks for."""
+    return tuple(parameter for parameter in command.parameters if not parameter.console)
+
+
+def _refused(condition: Condition, reason: str) -> StanzaError:
+    """The errors of §4.4."""
+    return StanzaError(condition, app=make(f"{{{COMMANDS}}}{reason}"))
+
+
+def _answer(stanza: Stanza, command: Command, session: str, status: str, content: bytes = b"") -> Stanza:
+    head = (
+        f"<command xmlns='{COMMANDS}' node='{escape_attr(command.node)}' sessionid='{escape_attr(session)}' "
+        f"status='{status}' xml:lang='en'>"
+    )
+    return stanza.reply(head.encode() + content + b"</command>")
+
+
+# ---- forms of parameters --------------------------------------------------------------------------------------------
+
+
+def _field(parameter: Parameter, value: Any) -> Field:
+    """The field that asks for a parameter."""
+    kind = parameter.kind
+    type_ = "text-single" if kind is Kind.NUMBER else kind.value
+    if parameter.each:
+        type_ = "jid-multi" if kind is Kind.JID else "text-multi"
+    if kind is Kind.LINES and isinstance(value, str):
+        value = value.split("\n")
+    given = () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+    return Field(
+        parameter.var,
+        type_,
+        tuple(_text(one) for one in given),
+        parameter.label,
+        tuple(forms.Option(option) for option in parameter.options),
+        parameter.required,
+        datatype="xs:integer" if kind is Kind.NUMBER else "",
+    )
+
+
+def _filled_in(command: Command, el: Element) -> dict[str, Any]:
+    """The arguments that a submitted form gives; fields that nobody asked for are passed over."""
+    submission = Submission.from_xml(el)  # a form that is cancelled counts as one without fields (§4.5.1)
+    arguments: dict[str, Any] = {}
+    for parameter in _asked(command):
+        values = submission.texts(parameter.var)
+        if values is None:
+            continue
+        if parameter.many:
+            arguments[parameter.name] = list(values)
+        elif parameter.each:
+            lines = (line.strip() for value in values for line in value.splitlines())
+            arguments[parameter.name] = [line for line in lines if line]
+        elif (value := "\n".join(values)) or (parameter.kind is Kind.TEXT and not parameter.required):
+            arguments[parameter.name] = value
+    return arguments
+
+
+# ---- forms of results -----------------------------------------------------------------------------------------------
+
+
+def _result(command: Command, arguments: Mapping[str, Any], outcomes: Sequence[Outcome]) -> bytes:
+    """What is said at the end: a note, a form of results, or a table."""
+    values = [outcome.value for outcome in outcomes]
+    extra = [outcome.payload for outcome in outcomes if outcome.payload is not None]
+    if len(values) == 1 and isinstance(values[0], dict) and len(extra) < 2:
+        form = _of(command, tuple(_shown(command, key, value) for key, value in values[0].items()))
+        return _with_payload(form, extra)
+    if len(values) == 1:
+        values = values[0] if isinstance(values[0], list) else values
+    if extra:
+        return b"".join(
+            _with_payload(_of(command, tuple(_shown(command, k, v) for k, v in o.value.items())), [o.payload])
+            for o in outcomes
+            if o.payload is not None
+        )
+    rows = [value for value in values if isinstance(value, dict)]
+    if rows:
+        columns = tuple(dict.fromkeys(key for row in rows for key in row))
+        reported = tuple(Field(_var(command, key), "text-single", (), _label(key)) for key in columns)
+        items = tuple(tuple(_shown(command, key, row.get(key)) for key in columns) for row in rows)
+        fields = (Field(forms.FORM_TYPE, "hidden", (command.form_type,)),) if command.form_type else ()
+        return to_bytes(Form("result", fields, command.summary, "", reported, items).to_xml())
+    text = "\n".join(_text(value) for value in values if value is not None) or "Done."
+    return f"<note type='info'>{escape_text(text)}</note>".encode()
+
+
+def _of(command: Command, fields: tuple[Field, ...]) -> Form:
+    return (
+        Form.of("result", command.form_type, fields) if command.form_type else Form("result", fields, command.summary)
+    )
+
+
+def _with_payload(form: Form, extra: Sequence[Element | None]) -> bytes:
+    el = form.to_xml()
+    el.extend(payload for payload in extra if payload is not None)
+    return to_bytes(el)
+
+
+def _shown(command: Command, key: str, value: Any) -> Field:
+    several = isinstance(value, list | tuple)
+    values = tuple(_text(one) for one in value) if several else () if value is None else (_text(value),)
+    return Field(_var(command, key), "text-multi" if several else "text-single", values, _label(key))
+
+
+def _var(command: Command, key: str) -> str:
+    """A result that repeats a parameter bears the name of that parameter's field."""
+    return next((parameter.var for parameter in command.parameters if parameter.name == key), key)
+
+
+def _label(key: str) -> str:
+    return key.replace("_", " ").replace("-", " ").capitalize()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, dict | list):
+        return xml_safe(json.dumps(value, ensure_ascii=False))
+    return xml_safe(str(value))
