@@ -218,6 +218,9 @@ listen = ["127.0.0.1:{self.address.port}"]
 direct_tls = ["127.0.0.1:{self.address.tls_port}"]
 require_tls = false
 
+[s2s]
+enabled = false
+
 [limits]
 {limits}
 

@@ -1,0 +1,127 @@
+"""Brings the index of the archive up to date in the background, and keeps archives within their bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+
+from beamish.core.clock import Clock, Timer
+from beamish.core.tasks import TaskGroup
+from beamish.modules.mam import ids, store
+from beamish.storage.api import Cursor, Database, StorageError
+
+log = structlog.get_logger(__name__)
+
+INDEX_DELAY: Final = 10.0
+"""Seconds until a message is in the index if few come; until then queries find it by looking through the newest ones."""
+EXPIRY_EVERY: Final = 3_600.0
+
+
+class Keeper:
+    """Indexing, quotas and expiry. `appended` is called for each new message; bounds of 0 are none."""
+
+    def __init__(
+        self, db: Database, clock: Clock, tasks: TaskGroup, max_messages: int, max_bytes: int, keep_seconds: float
+    ) -> None:
+        top = (1 << 63) - 1
+        self._db = db
+        self._clock = clock
+        self._tasks = tasks
+        self._max_messages = max_messages or top
+        self._max_bytes = max_bytes or top
+        self._keep_seconds = keep_seconds
+        self._waiting = 0
+        self._timer: Timer | None = None
+        self._expiry: Timer | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Index what an earlier run left, and begin to look for what is too old."""
+        self._begin()
+        if self._keep_seconds:
+            self._expire_soon(0.0)
+
+    def stop(self) -> None:
+        """Cancel the timers; what is not indexed yet is taken up at the next start."""
+        for timer in (self._timer, self._expiry):
+            if timer is not None:
+                timer.cancel()
+
+    def appended(self) -> None:
+        """A message was queued."""
+        self._waiting += 1
+        if self._waiting >= store.INDEX_ROWS:
+            self._begin()
+        elif self._timer is None:
+            self._timer = self._clock.call_later(INDEX_DELAY, self._begin)
+
+    def _begin(self) -> None:
+        if self._running is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._waiting = 0
+        self._running = self._tasks.spawn(self._index(), "index")
+        self._running.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running = None
+        if self._waiting and self._timer is None and not task.cancelled():
+            self._timer = self._clock.call_later(INDEX_DELAY, self._begin)
+
+    async def _index(self) -> None:
+        try:
+            while True:
+                step = partial(store.index, max_messages=self._max_messages, max_bytes=self._max_bytes)
+                count, over = await self._db.write("mam.index", step)
+                for account in over:
+                    bounds = partial(
+                        store.trim, account=account, max_messages=self._max_messages, max_bytes=self._max_bytes
+                    )
+                    await self._repeat("mam.trim", bounds)
+                if count < store.INDEX_ROWS:
+                    return
+        except StorageError as exc:
+            log.warning("archive_index_late", error=repr(exc))
+            self._waiting = max(self._waiting, 1)  # tried again after the usual time
+
+    async def indexed(self) -> None:
+        """Return once every message queued before this call is in the index. Raises `StorageError`."""
+        while True:
+            step = partial(store.index, max_messages=self._max_messages, max_bytes=self._max_bytes)
+            count, over = await self._db.write("mam.index", step)
+            if over:
+                self._waiting = max(self._waiting, 1)
+            if count < store.INDEX_ROWS:
+                return
+
+    # ---- age ------------------------------------------------------------------------------------------------------------
+
+    def _expire_soon(self, seconds: float) -> None:
+        def begin() -> None:
+            self._tasks.spawn(self._expire(), "expire")
+
+        self._expiry = self._clock.call_later(seconds, begin)
+
+    async def _expire(self) -> None:
+        before = ids.first_at(max(0.0, self._clock.now() - self._keep_seconds))
+        try:
+            await self._repeat("mam.expire", partial(store.expire, before=before))
+        except StorageError as exc:
+            log.warning("archive_expiry_failed", error=repr(exc))
+        self._expire_soon(EXPIRY_EVERY)
+
+    async def forget(self, owner: str) -> None:
+        """Delete an account's archive. Raises `StorageError`."""
+        await self.indexed()
+        await self._repeat("mam.remove_account", partial(store.forget_account, owner=owner))
+
+    async def _repeat(self, name: str, step: Callable[[Cursor], bool]) -> None:
+        """Run a step as long as it says that there is more; others' writes get their turn in between."""
+        while await self._db.write(name, step):
+            pass

@@ -1,0 +1,255 @@
+"""The archive of accounts in the database: one row for each message and owner, and what finds it again.
+
+Messages are appended in the order of their ids and nowhere else, which costs a commit hardly anything. Everything that
+finds them by owner, contact or word is brought up to date later, thousands of rows at a time (`index`): a row here and
+there in large trees would cost ten times as much if done for each commit. `mam_state.indexed` says how far that
+has come; readers take what lies behind it from the messages themselves, which are few. All of it is plain SQL without
+triggers but for the full-text table, which is FTS5 of SQLite: another engine brings its own for `mam_text`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from beamish.storage.api import Cursor, Migration
+
+SENT: Final = 1
+"""`kind` bit: the owner sent it."""
+GRAVE: Final = 2
+"""Retracted: a tombstone is in its place (XEP-0424 §5)."""
+REMOVED: Final = 4
+"""Removed by its owner (XEP-0136 §6.3): an empty message is in its place, so that ids stay where they are."""
+
+INDEX_ROWS: Final = 4_000
+"""Messages indexed in one transaction: about 20 ms of the writer's time."""
+TRIM_ROWS: Final = 1_000
+"""Messages deleted in one transaction."""
+RETRACTION_REACH: Final = 10_000
+"""How many messages of the conversation back a retracted message is looked for."""
+
+MIGRATIONS: Final = (
+    Migration(
+        1,
+        (
+            "CREATE TABLE mam_message (id INTEGER PRIMARY KEY, salt INTEGER NOT NULL, owner TEXT NOT NULL, "
+            "peer TEXT NOT NULL, resource TEXT NOT NULL, sid TEXT NOT NULL, kind INTEGER NOT NULL, body TEXT, "
+            "wire {bytes} NOT NULL)",
+            "CREATE TABLE mam_account (num {pk}, jid TEXT NOT NULL UNIQUE, messages INTEGER NOT NULL DEFAULT 0, "
+            "bytes INTEGER NOT NULL DEFAULT 0)",
+            "CREATE TABLE mam_chat (num {pk}, account INTEGER NOT NULL, peer TEXT NOT NULL, "
+            "messages INTEGER NOT NULL DEFAULT 0, UNIQUE (account, peer))",
+            "CREATE TABLE mam_by_account (account INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (account, id)) "
+            "WITHOUT ROWID",
+            "CREATE TABLE mam_by_chat (chat INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (chat, id)) WITHOUT ROWID",
+            "CREATE VIRTUAL TABLE mam_text USING fts5(account, body, content='', columnsize=0, "
+            "tokenize='unicode61 remove_diacritics 2')",
+            "CREATE TABLE mam_state (one INTEGER PRIMARY KEY CHECK (one = 1), indexed INTEGER NOT NULL)",
+            "INSERT INTO mam_state (one, indexed) VALUES (1, 0)",
+            "CREATE TABLE mam_prefs (owner TEXT PRIMARY KEY, mode TEXT NOT NULL, always TEXT NOT NULL, "
+            "never TEXT NOT NULL, legacy TEXT NOT NULL)",
+        ),
+    ),
+)
+
+_COLUMNS = "id, salt, owner, peer, resource, sid, kind, body, wire"
+APPEND: Final = f"INSERT INTO mam_message ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_SIZE = "LENGTH(wire) + COALESCE(LENGTH(body), 0)"
+_NEW = "FROM mam_message m CROSS JOIN mam_account a ON a.jid = m.owner WHERE m.id > ? AND m.id <= ?"
+
+
+def last_id(c: Cursor) -> int:
+    """The largest id in the archive."""
+    return int(c.value("SELECT MAX(id) FROM mam_message") or 0)
+
+
+def index(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]:
+    """Enter the next messages into what finds them: how many, and the accounts that thereby exceed their quota."""
+    since = c.value("SELECT indexed FROM mam_state")
+    count, upto = c.row(  # type: ignore[misc]
+        "SELECT COUNT(*), MAX(id) FROM (SELECT id FROM mam_message WHERE id > ? ORDER BY id LIMIT ?)", since, INDEX_ROWS
+    )
+    if not count:
+        return 0, []
+    span = (since, upto)
+    c.run(
+        "INSERT INTO mam_account (jid) SELECT DISTINCT owner FROM mam_message WHERE id > ? AND id <= ? "
+        "ON CONFLICT (jid) DO NOTHING",
+        *span,
+    )
+    c.run(
+        f"INSERT INTO mam_chat (account, peer) SELECT DISTINCT a.num, m.peer {_NEW} ON CONFLICT (account, peer) DO NOTHING",
+        *span,
+    )
+    c.run(f"INSERT INTO mam_by_account (account, id) SELECT a.num, m.id {_NEW} ORDER BY 1, 2", *span)
+    chats = (
+        "FROM mam_message m CROSS JOIN mam_account a ON a.jid = m.owner "
+        "CROSS JOIN mam_chat t ON t.account = a.num AND t.peer = m.peer WHERE m.id > ? AND m.id <= ?"
+    )
+    c.run(f"INSERT INTO mam_by_chat (chat, id) SELECT t.num, m.id {chats} ORDER BY 1, 2", *span)
+    c.run(
+        f"INSERT INTO mam_text (rowid, account, body) SELECT m.id, 'a' || a.num, m.body {_NEW} "
+        "AND m.body IS NOT NULL ORDER BY 1",
+        *span,
+    )
+    c.run(
+        "UPDATE mam_account SET messages = messages + new.n, bytes = bytes + new.size FROM "
+        f"(SELECT owner, COUNT(*) AS n, SUM({_SIZE}) AS size FROM mam_message WHERE id > ? AND id <= ? GROUP BY owner) "
+        "AS new WHERE jid = new.owner",
+        *span,
+    )
+    c.run(
+        "UPDATE mam_chat SET messages = messages + new.n FROM "
+        f"(SELECT t.num AS chat, COUNT(*) AS n {chats} GROUP BY t.num) AS new WHERE num = new.chat",
+        *span,
+    )
+    c.run("UPDATE mam_state SET indexed = ?", upto)
+    over = c.rows(
+        "SELECT num FROM mam_account WHERE jid IN (SELECT DISTINCT owner FROM mam_message WHERE id > ? AND id <= ?) "
+        "AND (messages > ? OR bytes > ?)",
+        *span,
+        max_messages,
+        max_bytes,
+    )
+    return int(count), [int(num) for (num,) in over]
+
+
+# ---- deleting ---------------------------------------------------------------------------------------------------------
+
+
+def trim(c: Cursor, account: int, max_messages: int, max_bytes: int) -> bool:
+    """Delete the oldest messages of an account above its quota, at most `TRIM_ROWS`. True if more must go."""
+    usage = c.row("SELECT messages, bytes FROM mam_account WHERE num = ?", account)
+    if usage is None:
+        return False
+    messages, size = usage
+    most = min(TRIM_ROWS, messages - max_messages) if size <= max_bytes else TRIM_ROWS
+    if most <= 0:
+        return False
+    upto = freed = taken = 0
+    for id_, length in c.rows(
+        f"SELECT m.id, {_SIZE} FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? "
+        "ORDER BY e.id LIMIT ?",
+        account,
+        most,
+    ):
+        if messages - taken <= max_messages and size - freed <= max_bytes:
+            break
+        upto, taken, freed = id_, taken + 1, freed + length
+    if taken:
+        _delete_upto(c, account, upto)
+    return taken > 0 and (messages - taken > max_messages or size - freed > max_bytes)
+
+
+def expire(c: Cursor, before: int) -> bool:
+    """Delete messages with smaller ids, of one account, at most `TRIM_ROWS`. True if more must go."""
+    found = c.row("SELECT id, owner FROM mam_message WHERE id < ? ORDER BY id LIMIT 1", before)
+    if found is None:
+        return False
+    account = c.value("SELECT num FROM mam_account WHERE jid = ?", found[1])
+    upto = c.value(
+        "SELECT MAX(id) FROM (SELECT id FROM mam_by_account WHERE account = ? AND id < ? ORDER BY id LIMIT ?)",
+        account,
+        before,
+        TRIM_ROWS,
+    )
+    if upto is None:
+        return False  # not indexed yet: its turn comes
+    _delete_upto(c, account, upto)
+    return True
+
+
+def forget_account(c: Cursor, owner: str) -> bool:
+    """Delete an account's messages, at most `TRIM_ROWS`, and in the end all that names it. True if more must go.
+
+    Everything of the account must be indexed.
+    """
+    account = c.value("SELECT num FROM mam_account WHERE jid = ?", owner)
+    if account is not None:
+        upto = c.value(
+            "SELECT MAX(id) FROM (SELECT id FROM mam_by_account WHERE account = ? ORDER BY id LIMIT ?)",
+            account,
+            TRIM_ROWS,
+        )
+        if upto is not None:
+            _delete_upto(c, account, upto)
+            return True
+        c.run("DELETE FROM mam_account WHERE num = ?", account)
+    c.run("DELETE FROM mam_prefs WHERE owner = ?", owner)
+    return False
+
+
+def _delete_upto(c: Cursor, account: int, upto: int) -> None:
+    where = "FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? AND e.id <= ?"
+    c.run(
+        "INSERT INTO mam_text (mam_text, rowid, account, body) "
+        f"SELECT 'delete', m.id, 'a' || e.account, m.body {where} AND m.body IS NOT NULL",
+        account,
+        upto,
+    )
+    count, size = c.row(f"SELECT COUNT(*), COALESCE(SUM({_SIZE}), 0) {where}", account, upto)  # type: ignore[misc]
+    c.run(
+        "UPDATE mam_chat SET messages = messages - (SELECT COUNT(*) FROM mam_by_chat WHERE chat = num AND id <= ?) "
+        "WHERE account = ?",
+        upto,
+        account,
+    )
+    c.run(
+        "DELETE FROM mam_by_chat WHERE id <= ? AND chat IN (SELECT num FROM mam_chat WHERE account = ?)", upto, account
+    )
+    c.run("DELETE FROM mam_chat WHERE account = ? AND messages <= 0", account)
+    c.run(
+        "DELETE FROM mam_message WHERE id IN (SELECT id FROM mam_by_account WHERE account = ? AND id <= ?)",
+        account,
+        upto,
+    )
+    c.run("DELETE FROM mam_by_account WHERE account = ? AND id <= ?", account, upto)
+    c.run("UPDATE mam_account SET messages = messages - ?, bytes = bytes - ? WHERE num = ?", count, size, account)
+
+
+def replace(c: Cursor, owner: str, id_: int, kind: int, wire: bytes) -> None:
+    """Put something without content in the place of an archived message; id, time and addresses stay."""
+    old = c.row(f"SELECT body, {_SIZE} FROM mam_message WHERE id = ? AND owner = ?", id_, owner)
+    if old is None:
+        return
+    if id_ <= c.value("SELECT indexed FROM mam_state"):
+        account = c.value("SELECT num FROM mam_account WHERE jid = ?", owner)
+        if old[0] is not None:
+            c.run(
+                "INSERT INTO mam_text (mam_text, rowid, account, body) VALUES ('delete', ?, ?, ?)",
+                id_,
+                f"a{account}",
+                old[0],
+            )
+        c.run("UPDATE mam_account SET bytes = bytes + ? WHERE num = ?", len(wire) - old[1], account)
+    c.run("UPDATE mam_message SET kind = kind | ?, body = NULL, wire = ? WHERE id = ?", kind, wire, id_)
+
+
+def find_original(
+    c: Cursor, owner: str, peer: str, resource: str | None, sid: str, sent: bool
+) -> tuple[int, bytes] | None:
+    """The newest message in a conversation with this stanza id, sent by the owner or not: its id and bytes.
+
+    `resource`: only from (or to) this resource of the peer. Looks back over `RETRACTION_REACH` messages.
+    """
+    indexed = c.value("SELECT indexed FROM mam_state")
+    matches = "sid = ? AND kind & 7 = ? AND (? IS NULL OR resource = ?)"
+    wanted = (sid, SENT if sent else 0, resource, resource)
+    found = c.row(
+        f"SELECT id, wire FROM mam_message WHERE id > ? AND owner = ? AND peer = ? AND {matches} ORDER BY id DESC LIMIT 1",
+        indexed,
+        owner,
+        peer,
+        *wanted,
+    )
+    if found is None:
+        found = c.row(
+            "SELECT id, wire FROM (SELECT m.* FROM mam_account a JOIN mam_chat t ON t.account = a.num AND t.peer = ? "
+            "CROSS JOIN mam_by_chat e ON e.chat = t.num CROSS JOIN mam_message m ON m.id = e.id WHERE a.jid = ? "
+            f"ORDER BY e.id DESC LIMIT ?) WHERE {matches} LIMIT 1",
+            peer,
+            owner,
+            RETRACTION_REACH,
+            *wanted,
+        )
+    return None if found is None else (int(found[0]), bytes(found[1]))

@@ -1,0 +1,65 @@
+"""What messages are found to hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from beamish.core.content import Holds as H
+from beamish.core.content import body_text, chat_state_only, survey
+from beamish.xmpp.stanza import Stanza
+
+HINT = "xmlns='urn:xmpp:hints'"
+STATE = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+MUC = "http://jabber.org/protocol/muc#user"
+
+
+def message(inner: str, type: str = "chat") -> Stanza:
+    return Stanza.parse(f"<message type='{type}' id='1'>{inner}</message>".encode())
+
+
+@pytest.mark.parametrize(
+    ("inner", "held"),
+    [
+        ("", 0),
+        ("<body/>", 0),
+        ("<body>x</body>", H.BODY),
+        ("<body>x</body><thread>t</thread>", H.BODY | H.ASIDE),
+        (STATE, H.STATE),
+        ("<request xmlns='urn:xmpp:receipts'/>", H.RECEIPT_REQUEST),
+        ("<received xmlns='urn:xmpp:receipts' id='1'/>", H.RECEIPT),
+        ("<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>", H.MARKER),
+        ("<encrypted xmlns='urn:xmpp:omemo:2'/>", H.ENCRYPTED),
+        ("<propose xmlns='urn:xmpp:jingle-message:0' id='1'/>", H.CALL),
+        (f"<x xmlns='{MUC}'/>", H.MUC_USER),
+        (f"<x xmlns='{MUC}'><invite from='a@b'/></x>", H.INVITATION),
+        ("<x xmlns='jabber:x:conference' jid='r@c'/>", H.INVITATION),
+        (f"<no-copy {HINT}/><store {HINT}/>", H.NO_COPY | H.STORE),
+        ("<anything xmlns='urn:example'/>", H.OTHER),
+        ("<body xmlns='http://www.w3.org/1999/xhtml'>x</body>", H.OTHER),
+    ],
+)
+def test_survey(inner: str, held: int) -> None:
+    assert survey(message(inner)) == held
+
+
+def test_hints_in_errors_mean_nothing() -> None:
+    assert survey(message(f"<body>x</body><no-store {HINT}/>", "error")) == H.BODY
+
+
+@pytest.mark.parametrize(
+    ("inner", "only"),
+    [
+        (STATE, True),
+        (f"{STATE}<thread>t</thread><no-store {HINT}/>", True),
+        (f"{STATE}<body>x</body>", False),
+        (f"{STATE}<odd xmlns='urn:example'/>", False),
+        ("", False),
+    ],
+)
+def test_chat_states_alone(inner: str, only: bool) -> None:
+    assert chat_state_only(survey(message(inner))) is only
+
+
+def test_text_in_all_languages() -> None:
+    assert body_text(message("<body>good</body><body xml:lang='de'>gut</body><body/>")) == "good\ngut"
+    assert body_text(message("<subject>s</subject>")) is None
