@@ -151,6 +151,15 @@ async def test_subscriptions_with_component_users(server: FederatedServer) -> No
     )
 
 
+async def test_service_discovery_lists_components(server: FederatedServer) -> None:
+    romeo = await server.client("romeo@a.example/x")
+    items = await romeo.iq(
+        "<iq type='get' to='a.example' id='i'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>"
+    )
+    found = {item.get("jid") for item in items.iter("{http://jabber.org/protocol/disco#items}item")}
+    assert {"irc.a.example", "power.a.example"} <= found
+
+
 async def test_slixmpp_as_a_component(server: FederatedServer) -> None:
     romeo = await server.client("romeo@a.example/x", presence=True)
     echo = ComponentXMPP("irc.a.example", SECRET, "127.0.0.1", server.component_port)

@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from beamish.core.events import Context
 from beamish.net.dns import LookupFailed, Srv
+from beamish.net.s2s import Policy
+from beamish.stream.s2s_out import Unreachable
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
+from beamish.testing.match import show
 from beamish.testing.names import Directory
 from beamish.testing.plugin import ExpectedErrors
+from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
 
@@ -335,3 +342,148 @@ async def test_the_commands_show_streams_and_steps(two: Two) -> None:
     await exchange(a, b)
     listed = await a.kernel.commands.run("s2s.list", {})
     assert [(s["local"], s["remote"]) for s in listed if s["direction"] == "out"] == [("a.example", "b.example")]
+
+
+@pytest.mark.parametrize("bidi", [True, False])
+async def test_both_directions_survive_cuts(ca: Authority, names: Directory, bidi: bool) -> None:
+    total, window = 2_000, 200
+    limits = {"stanzas_per_second": 10**6, "stanza_burst": 10**6, "bytes_per_second": 10**9, "bytes_burst": 10**9}
+    settings = {"limits": limits, "s2s": {"stanzas_per_second": 10**6, "bytes_per_second": 10**9}}
+    a, b = pair(ca, names, settings=settings)
+    random = Random(11)
+    async with a, b, Relay(a.s2s_port) as to_a, Relay(b.s2s_port) as to_b:
+        for domain, relay in (("a.example", to_a), ("b.example", to_b)):
+            names.forget(domain)
+            names.serve(domain, relay.port)
+        for server in (a, b):
+            server.federation.settings = replace(server.federation.settings, bidi=bidi)
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        juliet = await b.client("juliet@b.example/y", presence=True)
+
+        async def play(sender: Client, receiver: Client) -> None:
+            sent, got = 0, 0
+            while got < total:
+                while sent < total and sent - got < window:
+                    sender.send(f"<message to='{receiver.jid}' type='chat' id='m{sent}'><body>{sent}</body></message>")
+                    sent += 1
+                message = await receiver.receive(30)
+                assert message.get("id") == f"m{got}", show(message)
+                got += 1
+                if random.random() < 0.005:
+                    random.choice((to_a, to_b)).cut()
+
+        async with asyncio.TaskGroup() as plays:
+            plays.create_task(play(romeo, juliet))
+            plays.create_task(play(juliet, romeo))
+        await romeo.expect_nothing()
+        await juliet.expect_nothing()
+        assert to_a.carried + to_b.carried > 4
+
+
+async def test_a_stop_says_goodbye_for_its_users(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names)
+    async with b:
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        async with a:
+            romeo = await a.client("romeo@a.example/x", presence=True)
+            romeo.send("<presence to='juliet@b.example/y'/>")
+            await juliet.expect("<presence from='romeo@a.example/x' type='!'/>")
+        await juliet.expect("<presence from='romeo@a.example/x' type='unavailable'/>")
+
+
+async def test_a_peer_that_confirms_nothing_any_more_is_given_up(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, settings={"s2s": {"retry_seconds": 0.01}})
+    async with a, b, Relay(b.s2s_port) as relay:
+        names.forget("b.example")
+        names.serve("b.example", relay.port)
+        romeo = await a.client("romeo@a.example/x")
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+        await juliet.expect("<message id='1'/>")
+        [link] = a.federation.links
+        await until(lambda: link.acks is not None and not link.acks.pending)
+        relay.silent = relay.broken = True
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='2'><body>Ho</body></message>")
+        await until(lambda: bool(link._asked))
+        link.sweep(a.federation.now() + 61)
+        error = await romeo.expect("<message from='juliet@b.example/y' type='error' id='2'/>")
+        assert error.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}remote-server-timeout") is not None
+
+
+async def test_the_queue_of_a_domain_is_bounded(ca: Authority, names: Directory) -> None:
+    a, _ = pair(ca, names, settings={"s2s": {"queue_stanzas": 3, "retry_seconds": 30, "backoff_seconds": 1}})
+    names.serve("b.example", 1)  # refused, and tried again
+    async with a:
+        romeo = await a.client("romeo@a.example/x")
+        for n in range(5):
+            romeo.send(f"<message to='juliet@b.example' type='chat' id='{n}'><body>Hi</body></message>")
+        for n in (3, 4):
+            await romeo.expect(
+                f"<message type='error' id='{n}'><error type='wait'>"
+                "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+            )
+        [waiting] = a.federation.list_streams()
+        assert (waiting["direction"], waiting["queued"], waiting["state"]) == ("waiting", 3, "connecting")
+
+
+async def test_a_remote_domain_is_slowed_down_and_loses_nothing(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, b={"settings": {"s2s": {"stanza_burst": 20, "stanzas_per_second": 400}}})
+    async with a, b:
+        romeo = await a.client("romeo@a.example/x")
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        for n in range(220):
+            romeo.send(f"<message to='juliet@b.example/y' type='chat' id='{n}'><body>Hi</body></message>")
+        for n in range(220):
+            await juliet.expect(f"<message id='{n}'/>")
+        began = asyncio.get_running_loop().time()
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='late'><body>Hi</body></message>")
+        await juliet.expect("<message id='late'/>")  # 200 above the burst at 400 a second
+        assert asyncio.get_running_loop().time() - began > 0.2
+
+
+async def test_a_domain_may_have_so_many_streams(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, b={"settings": {"s2s": {"streams_per_domain": 2}}})
+    async with a, b:
+        links = [await a.federation.open("a.example", "b.example") for _ in range(2)]
+        await until(lambda: len(b.federation.links) == 2)
+        with pytest.raises(Unreachable, match="resource-constraint"):
+            await a.federation.open("a.example", "b.example")
+        assert all(link.usable for link in links)
+
+
+async def test_only_our_own_domains_send(two: Two) -> None:
+    a, _ = two
+    forged = Stanza.build("message", sender=JID.parse("x@elsewhere.example"), to=JID.parse("juliet@b.example"))
+    with pytest.raises(StanzaError, match="not-allowed"):
+        a.federation.carry(Context(forged))
+
+
+async def test_nobody_may_say_that_it_is_one_of_our_domains(two: Two) -> None:
+    a, _ = two
+    assert a.federation.admits("a.example") == "a.example is served here"
+    assert a.federation.admits("conference.b.example") == ""
+
+
+@pytest.mark.parametrize(
+    ("policy", "domain", "refused"),
+    [
+        (Policy(), "b.example", False),
+        (Policy(deny=frozenset({"b.example"})), "b.example", True),
+        (Policy(deny=frozenset({"b.example"})), "conference.b.example", True),
+        (Policy(deny=frozenset({"b.example"})), "xb.example", False),
+        (Policy(deny=frozenset({"example"}), allow=frozenset({"b.example"})), "b.example", False),
+        (Policy(deny=frozenset({"c.b.example"}), allow=frozenset({"b.example"})), "c.b.example", True),
+        (Policy(deny=frozenset({"b.example"}), allow=frozenset({"b.example"})), "b.example", True),
+        (Policy(open=False), "b.example", True),
+        (Policy(open=False, allow=frozenset({"b.example"})), "muc.b.example", False),
+    ],
+)
+def test_policy(policy: Policy, domain: str, refused: bool) -> None:
+    assert bool(policy.refusal(domain)) is refused
+
+
+def test_exceptions_from_verification() -> None:
+    policy = Policy(unverified=frozenset({"old.example"}))
+    assert policy.must_verify("b.example")
+    assert not policy.must_verify("muc.old.example")
+    assert not Policy(require_verified=False).must_verify("b.example")

@@ -93,6 +93,8 @@ class Kernel:
         self.registry = Registry(self)
         self.ask_to_stop: Callable[[bool], None] | None = None
         """Ends the process in good order, and begins it anew if True; set by who runs the server."""
+        self.components: tuple[str, ...] = ()
+        """Domains of components, which are services but no module's (XEP-0114)."""
         self.started = 0.0
         self._services: dict[type, Any] = {}
         self._session_bound = self.hooks[events.session_bound]

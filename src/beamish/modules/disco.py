@@ -139,6 +139,18 @@ class DiscoModule(Module):
         """Whether the asker may know of the account: it is their own, or they may see its presence."""
         return True if asker.bare == user else self._presence.may_see(user, asker)
 
+    def disco_items(self, at: JID, asker: JID) -> Iterable[DiscoItem]:
+        """Components: those below the domain, and with the first domain those that are below none."""
+        if at != at.domain:
+            return ()
+        ours = self.kernel.domains
+
+        def belongs(component: str) -> bool:
+            above = [domain for domain in ours if component.endswith(f".{domain}")]
+            return at.domain in above or (not above and at.domain == ours[0])
+
+        return [DiscoItem(JID.of("", component)) for component in self.kernel.components if belongs(component)]
+
     def _items(self, at: JID, asker: JID) -> list[DiscoItem] | Awaitable[list[DiscoItem]]:
         modules = self.kernel.registry.modules
         found: list[DiscoItem] = []

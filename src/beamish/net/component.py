@@ -143,6 +143,7 @@ class ComponentServer:
         """Serve the components' domains from now on. Raises `ValueError` if one is taken by something else."""
         for domain, component in self._components.items():
             self.kernel.router.add_service(domain, lambda ctx, component=component: self._deliver(component, ctx))
+        self.kernel.components = tuple(sorted(self._components))
         self.kernel.commands.add(Command("component.list", "Show the components", OWNER, self.list_components))
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
 
@@ -163,6 +164,7 @@ class ComponentServer:
         for component in self._components.values():
             self._given_up(component)
             self.kernel.router.remove_service(component.domain)
+        self.kernel.components = ()
         self.kernel.commands.remove(OWNER)
         await self.tasks.close()
 

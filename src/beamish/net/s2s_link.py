@@ -331,7 +331,7 @@ class Link(TlsConnection):
             if event.by_peer:
                 self.why = peer_error(error.condition, error.text)
             else:
-                self.why = Unreachable(Cause.STREAM, f"the server broke the protocol: {error}")
+                self.why = Unreachable(Cause.STREAM, f"we closed the stream: {error}")
         self.answer()
         self._end()
 

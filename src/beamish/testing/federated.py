@@ -129,8 +129,7 @@ class FederatedServer(LiveServer):
         """The server's side that faces others."""
         return self.kernel.service(Federation)
 
-    async def _start(self) -> None:
-        await super()._start()
+    async def _before_clients(self) -> None:
         self.ca = self._authority.file
         for line in await listen_services(self.kernel, self.config, self.certificates, self._up, resolver=self._names):
             kind, address, how = line.split()

@@ -106,6 +106,7 @@ class LiveServer:
         self.certificates = CertificateStore(self.config.tls, self.config.server.domains, directory)
         self.certificates.load()
         self.ca = _certificate_alone(self.config, directory)
+        await self._before_clients()
         self.c2s = c2s_server(self.kernel, self.config, self.certificates)
         for line in await listen(self.c2s, self.config, self.certificates, self._up):
             _, address, kind = line.split()
@@ -116,6 +117,9 @@ class LiveServer:
                 self.tls_port = port
         self.c2s.start()
         self._up.push_async_callback(self._leave)
+
+    async def _before_clients(self) -> None:
+        """For subclasses: start what clients' last words must still reach when the server stops."""
 
     async def _leave(self) -> None:
         """Cut what clients are left, so that the server does not wait for their goodbye."""
