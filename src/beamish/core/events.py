@@ -193,6 +193,12 @@ undelivered: Final = HookPoint[Context](
     "No resource took a message that may be kept (RFC 6121 §8.5.4, column O). STOP: somebody took charge of it; otherwise "
     "the sender gets `service-unavailable`. Offline storage.",
 )
+releasing: Final = HookPoint[Delivery](
+    "releasing",
+    HookKind.OBSERVER,
+    "A message that was kept for an absent user is about to be given to a session. Plain functions only. STOP: it is not, "
+    "and is kept no longer. Message processing (expiry).",
+)
 presence_changed: Final = HookPoint[PresenceChanged](
     "presence_changed",
     HookKind.OBSERVER,
@@ -277,6 +283,7 @@ CATALOGUE: Final = (
     delivering,
     delivered,
     undelivered,
+    releasing,
     presence_changed,
     caps_known,
     subscription_changed,

@@ -153,6 +153,7 @@ class OfflineModule(Module):
         """Available sessions with a negative priority: the next presence may make them fit for stored messages."""
         self._held_back: dict[Session, _Box] = {}
         """Sessions for which new messages go behind the stored ones."""
+        self._releasing = self.kernel.hooks[events.releasing]
         self._max_messages: int = config.max_messages
         self._max_bytes: int = config.max_bytes
 
@@ -438,6 +439,8 @@ class OfflineModule(Module):
         stanza = StoredMessage(
             made.name, made.type, made.id, made.sender, made.to, made.lang, made.head, made.body
         )  # without the tree, which would hold the whole document as long as somebody keeps the stanza
+        if self._releasing.rows and self._releasing.run(Delivery(Context(stanza), stanza, session)) is STOP:
+            return None
         stanza.kept = True
         return stanza
 
