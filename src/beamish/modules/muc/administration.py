@@ -6,12 +6,13 @@ request is to be answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from beamish.modules.muc.config_form import Lists, RoomConfig
 from beamish.modules.muc.names import MUC_USER, Status
 from beamish.modules.muc.occupants import (
+    UNAVAILABLE,
     Closed,
     Done,
     Effect,
@@ -29,7 +30,7 @@ from beamish.modules.muc.privileges import (
     check_role_change,
     role_after,
 )
-from beamish.modules.muc.room import Room, Standing
+from beamish.modules.muc.room import Move, Room, Standing
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, Stanza
@@ -328,16 +329,26 @@ def destroy(room: Room, alternate: JID | None = None, reason: str = "", password
         occupant.affiliation = Affiliation.NONE  # §10.9, example: nothing is left of it
         occupant.changed()
         effects += room.farewell(occupant, extra=extra)[0]
+        room.moves += ((Move.ROSE, jid, "") for jid in occupant.seats)
     room.occupants.clear()
     room.seats.clear()
     return [*effects, Done(), Closed()]
 
 
-def shut_down(room: Room) -> list[Effect]:
-    """The service stops: every session is told so (332, §11.2); what is stored stays."""
+def shut_down(room: Room, stays: Callable[[JID], bool]) -> list[Effect]:
+    """The service stops: sessions are told so (332, §11.2), but for those that stay and will find themselves inside."""
     effects: list[Effect] = []
     for occupant in room.occupants.values():
-        effects += room.farewell(occupant, statuses=(Status.SHUTDOWN,))[0]
-    room.occupants.clear()
-    room.seats.clear()
+        seats = tuple(seat for jid, seat in occupant.seats.items() if not stays(jid))
+        stanza = occupant.build(UNAVAILABLE, real=True, statuses=(Status.SELF, Status.SHUTDOWN))
+        effects.append(Tell(stanza, seats))
     return effects
+
+
+def left_behind(room: Room, nick: str, bare: JID) -> list[Effect]:
+    """Somebody who was here before the restart is not here any more (333); for those who are still, or again."""
+    occupant = Occupant(
+        room.jid.with_resource(nick), bare, room.occupant_id(bare), room.affiliation_of(bare), Role.NONE
+    )
+    stanza = occupant.build(UNAVAILABLE, real=False, statuses=(Status.TECHNICAL,))
+    return [Tell(stanza, tuple(room.seats.values()))]

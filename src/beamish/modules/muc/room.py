@@ -12,6 +12,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.history import History, Kept, Subject, Wanted
@@ -59,6 +60,15 @@ class Standing:
     reason: str = ""
 
 
+class Move(Enum):
+    """What happened to occupants and seats, for whoever keeps books on who is where."""
+
+    CAME = auto()
+    WENT = auto()
+    SAT = auto()
+    ROSE = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Hat:
     """A title that occupants may wear (XEP-0317)."""
@@ -102,6 +112,8 @@ class Room:
         """(invitee, inviter): whose decline may be passed on."""
         self.spoke: OrderedDict[JID, float] = OrderedDict()
         """When users spoke last, in rooms with slow mode: of the account, so that coming back does not help (XEP-0500 §8)."""
+        self.moves: list[tuple[Move, Occupant | JID, str]] = []
+        """Who came and went (an occupant and its nickname then), who sat and rose (a real address), since somebody looked."""
         self._shown_roles = config.shown_roles()
 
     def __repr__(self) -> str:
@@ -237,18 +249,49 @@ class Room:
             )
             occupant.visible = self.is_shown(role)
             self.occupants[nick_key(nick)] = occupant
+            self.moves.append((Move.CAME, occupant, nick))
         elif len(self.seats) >= self.bounds.occupants + _ADMIN_RESERVE:
             raise StanzaError(Condition.SERVICE_UNAVAILABLE, text="this room is full")
         seat = Seat(who, occupant, shown, lang, now)
         seat.allowance = self.bounds.burst
         others = self._others(occupant)
-        occupant.sit(seat)
-        self.seats[who] = seat
+        self._sit(occupant, seat)
         statuses = [Status.CREATED] if created else []
         if assigned:
             statuses.append(Status.NICK_ASSIGNED)
         effects = self.show(occupant, among=others, leave_out=seat)
         return effects + self._introduce(seat, wanted, now, id, statuses)
+
+    def _sit(self, occupant: Occupant, seat: Seat) -> None:
+        occupant.sit(seat)
+        self.seats[seat.jid] = seat
+        self.moves.append((Move.SAT, seat.jid, ""))
+
+    def seat_again(self, who: JID, nick: str, role: Role, shown: bytes, lang: str, now: float) -> bool:
+        """A session that outlived the server takes its place again; nobody is told, as for nobody anything has changed.
+
+        False if it may not be here any more, or somebody else has the nickname.
+        """
+        affiliation = self.affiliation_of(who)
+        occupant = self.find(nick)
+        if (
+            affiliation is Affiliation.OUTCAST
+            or (affiliation is Affiliation.NONE and self.config.members_only)
+            or (occupant is not None and occupant.bare != who.bare)
+        ):
+            return False
+        if occupant is None:
+            bare = who.bare
+            role = Role.MODERATOR if affiliation >= Affiliation.ADMIN else max(role, Role.VISITOR)
+            occupant = Occupant(
+                self.jid.with_resource(nick), bare, self.occupant_id(bare), affiliation, role, self.hat_bytes(bare)
+            )
+            occupant.visible = self.is_shown(role)
+            self.occupants[nick_key(nick)] = occupant
+        seat = Seat(who, occupant, shown, lang, now)
+        seat.allowance = self.bounds.burst
+        self._sit(occupant, seat)
+        return True
 
     def _check_size(self, shown: bytes) -> None:
         if len(shown) > self.bounds.presence_bytes:
@@ -372,8 +415,10 @@ class Room:
         """Take an occupant out; its own farewell and that to the others, which includes the end of an empty room."""
         own, others = self.farewell(occupant, statuses=statuses, note=note, extra=extra, shown=shown)
         del self.occupants[nick_key(occupant.nick)]
+        self.moves.append((Move.WENT, occupant, occupant.nick))
         for jid in occupant.seats:
             del self.seats[jid]
+            self.moves.append((Move.ROSE, jid, ""))
         if not self.occupants and (self.locked or not self.config.persistent):
             others.append(Closed())
         return own, others
@@ -427,14 +472,15 @@ class Room:
         """§7.6: the old nickname goes with 303, the new one comes. All sessions of the occupant go with it."""
         own, others = self.farewell(occupant, statuses=(Status.NEW_NICK,), new_nick=nick)
         del self.occupants[nick_key(occupant.nick)]
+        self.moves.append((Move.WENT, occupant, occupant.nick))
         there = self.find(nick)
         if there is None:
             occupant.rename(self.jid.with_resource(nick))
             self.occupants[nick_key(nick)] = occupant
+            self.moves.append((Move.CAME, occupant, nick))
             there = occupant
-        else:  # another session of the same user is there already
-            for seat in occupant.seats.values():
-                there.sit(seat)
+        for seat in tuple(occupant.seats.values()):  # or another session of the same user is there already
+            self._sit(there, seat)
         return own + others + self.show(there)
 
     def leave(self, who: JID, shown: bytes = b"", *, statuses: Iterable[int] = ()) -> list[Effect]:
@@ -455,6 +501,7 @@ class Room:
             was_main = occupant.main is seat
             occupant.rise(seat)
             del self.seats[who]
+            self.moves.append((Move.ROSE, who, ""))
             own, others = [Tell(farewell, (seat,))], self.show(occupant) if was_main else []
         return own + others
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.disco import DiscoItem
-from beamish.core.events import AccountEvent, Context
+from beamish.core.events import AccountEvent, Context, SessionNotes
 from beamish.core.iq import IqTimeout, check_request
 from beamish.core.kernel import Kernel
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
@@ -43,6 +43,7 @@ from beamish.modules.muc.requests import Requests
 from beamish.modules.muc.room import Bounds, Room, Standing
 from beamish.modules.muc.store import SqlRoomStore, StoredRoom
 from beamish.modules.muc.talk import Talk, error_condition
+from beamish.modules.muc.visits import Visits
 from beamish.modules.muc.wardrobe import Wardrobe
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
@@ -142,6 +143,7 @@ class MucModule(Module):
         self.talk = Talk(self)
         self.between = Between(self)
         self.requests = Requests(self)
+        self.visits = Visits(self)
         self._locks: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[JID, asyncio.Task[None]] = {}
         self._sweeps = 0
@@ -150,20 +152,26 @@ class MucModule(Module):
         """Read the rooms and answer for their domains."""
         for stored in await self.store.load():
             self._enter(_restored(stored, self.bounds), stored.creator)
+            self.visits.was_inside(stored.jid, stored.occupants)
         for host in self.hosts:
             self.kernel.router.add_service(host, self.handle)
         self._timer = self.kernel.clock.call_later(SWEEP_SECONDS, self._sweep)
 
+    async def ready(self) -> None:
+        """Sessions that outlived the server are back in their rooms; nobody else is."""
+        await self.visits.settle()
+
     async def stop(self) -> None:
-        """Tell whoever is left (332), and answer no more."""
+        """Tell whoever is left and does not come back (332), and answer no more."""
         self._timer.cancel()
+        self.visits.stop()
         self._say_goodbye()
         for host in self.hosts:
             self.kernel.router.remove_service(host)
 
     def _say_goodbye(self) -> None:
         for room in self.rooms.values():
-            for effect in shut_down(room):
+            for effect in shut_down(room, lambda jid: jid in self.kernel.sessions.by_full):
                 if isinstance(effect, Tell):
                     self.fanout.tell(effect.stanza, effect.seats)
 
@@ -283,6 +291,7 @@ class MucModule(Module):
                 config,
                 room.secret,
                 standings=tuple(standings.items()),
+                occupants=tuple((o.nick, o.bare) for o in room.occupants.values()),
             )
         )
         if self.rooms.get(room.jid) is not room:  # its creator left while it was being stored
@@ -309,16 +318,21 @@ class MucModule(Module):
         self, room: Room, effects: Sequence[Effect], ctx: Context | None = None, *, cause: Context | None = None
     ) -> Awaitable[None] | None:
         """Do what a room decided; with `ctx`, its request is answered where the effects say `Done`."""
+        self.visits.note(room)
         if any(isinstance(effect, Closed) for effect in effects):
-            if not room.locked:
-                self.store.forget(room.jid)
-            self._forget(room)
+            self.close(room)
         self.settle(room)
         done: Callable[[], None] | None = None
         if ctx is not None:
             request = ctx
             done = lambda: self.kernel.router.answer(request, request.stanza.reply())  # noqa: E731
         return self.fanout.run(room.jid, effects, done=done, cause=cause)
+
+    def close(self, room: Room) -> None:
+        """End a room in which nobody is left, with everything that is stored of it."""
+        if not room.locked:
+            self.store.forget(room.jid)
+        self._forget(room)
 
     def settle(self, room: Room) -> None:
         """An empty room needs no history in memory."""
@@ -413,6 +427,18 @@ class MucModule(Module):
         )
         if gone:
             self._remove_ghost(room, jid)
+
+    @on(events.session_saving)
+    def session_saving(self, event: SessionNotes) -> None:
+        """A session's visits belong to what it is."""
+        visits = self.visits.of(event.session.jid)
+        if visits:
+            event.notes["muc"] = visits
+
+    @on(events.session_restored)
+    def session_restored(self, event: SessionNotes) -> None:
+        """See `Visits.restored`."""
+        self.visits.restored(event)
 
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:

@@ -37,6 +37,13 @@ MIGRATIONS: Final = (
             "CREATE INDEX muc_archive_stamp ON muc_archive (room, stamp)",
         ),
     ),
+    Migration(
+        2,
+        (
+            "CREATE TABLE muc_occupant (room TEXT NOT NULL, nick TEXT NOT NULL, bare TEXT NOT NULL, "
+            "PRIMARY KEY (room, nick))",
+        ),
+    ),
 )
 
 
@@ -54,13 +61,15 @@ class StoredRoom:
     standings: tuple[tuple[JID, Standing], ...] = ()
     hats: tuple[Hat, ...] = ()
     wearers: tuple[tuple[JID, str], ...] = ()
+    occupants: tuple[tuple[str, JID], ...] = ()
+    """Who was inside when the server ended: nickname and bare JID."""
 
 
 class RoomStore(Protocol):
     """Where rooms are kept."""
 
     async def load(self) -> list[StoredRoom]:
-        """All persistent rooms. Temporary ones, which nobody can be in any more, are deleted first."""
+        """All rooms. In temporary ones there may be sessions that outlive the server."""
 
     async def create(self, room: StoredRoom) -> None:
         """Enter a room with its affiliations."""
@@ -76,6 +85,12 @@ class RoomStore(Protocol):
 
     def set_subject(self, room: JID, subject: Subject) -> int:
         """Store a subject; the position in the queue of the database."""
+
+    def came(self, room: JID, nick: str, bare: JID) -> None:
+        """Note, without waiting, that somebody is inside. Raises `StorageBusy`."""
+
+    def went(self, room: JID, nick: str) -> None:
+        """Note, without waiting, that somebody is not inside any more. Raises `StorageBusy`."""
 
     async def set_vcard(self, room: JID, vcard: bytes, avatars: Sequence[str]) -> None:
         """Store the room's vCard and the hashes of the pictures in it."""
@@ -103,11 +118,6 @@ class SqlRoomStore:
         """See `RoomStore.load`."""
 
         def txn(c: Cursor) -> list[StoredRoom]:
-            c.run("DELETE FROM muc_archive WHERE room IN (SELECT room FROM muc_room WHERE persistent = 0)")
-            c.run("DELETE FROM muc_wearer WHERE room IN (SELECT room FROM muc_room WHERE persistent = 0)")
-            c.run("DELETE FROM muc_hat WHERE room IN (SELECT room FROM muc_room WHERE persistent = 0)")
-            c.run("DELETE FROM muc_standing WHERE room IN (SELECT room FROM muc_room WHERE persistent = 0)")
-            c.run("DELETE FROM muc_room WHERE persistent = 0")
             standings: dict[str, list[tuple[JID, Standing]]] = {}
             for room, jid, affiliation, nick, reason in c.rows(
                 "SELECT room, jid, affiliation, nick, reason FROM muc_standing"
@@ -120,6 +130,9 @@ class SqlRoomStore:
             wearers: dict[str, list[tuple[JID, str]]] = {}
             for room, jid, uri in c.rows("SELECT room, jid, uri FROM muc_wearer ORDER BY jid, uri"):
                 wearers.setdefault(room, []).append((JID.parse(jid), uri))
+            inside: dict[str, list[tuple[str, JID]]] = {}
+            for room, nick, bare in c.rows("SELECT room, nick, bare FROM muc_occupant ORDER BY nick"):
+                inside.setdefault(room, []).append((nick, JID.parse(bare)))
             return [
                 StoredRoom(
                     JID.parse(room),
@@ -134,6 +147,7 @@ class SqlRoomStore:
                     tuple(standings.get(room, ())),
                     tuple(hats.get(room, ())),
                     tuple(wearers.get(room, ())),
+                    tuple(inside.get(room, ())),
                 )
                 for room, creator, created, config, secret, content, sender, occupant, stamp, text, avatars in c.rows(
                     "SELECT room, creator, created, config, secret, subject, subject_sender, subject_occupant, "
@@ -158,6 +172,10 @@ class SqlRoomStore:
                 room.secret,
             )
             _store_standings(c, room.jid, room.standings)
+            c.many(
+                "INSERT INTO muc_occupant (room, nick, bare) VALUES (?, ?, ?)",
+                [(str(room.jid), nick, str(bare)) for nick, bare in room.occupants],
+            )
 
         await self._db.write("muc.create", txn)
 
@@ -200,6 +218,19 @@ class SqlRoomStore:
                 str(room),
             ),
         )
+
+    def came(self, room: JID, nick: str, bare: JID) -> None:
+        """See `RoomStore.came`."""
+        self._db.append(
+            "muc.came",
+            "INSERT INTO muc_occupant (room, nick, bare) VALUES (?, ?, ?) "
+            "ON CONFLICT (room, nick) DO UPDATE SET bare = excluded.bare",
+            (str(room), nick, str(bare)),
+        )
+
+    def went(self, room: JID, nick: str) -> None:
+        """See `RoomStore.went`."""
+        self._db.append("muc.went", "DELETE FROM muc_occupant WHERE room = ? AND nick = ?", (str(room), nick))
 
     async def set_vcard(self, room: JID, vcard: bytes, avatars: Sequence[str]) -> None:
         """See `RoomStore.set_vcard`."""
@@ -270,5 +301,5 @@ def _store_standings(c: Cursor, room: JID, standings: Iterable[tuple[JID, Standi
 
 
 def _delete(c: Cursor, room: JID) -> None:
-    for table in ("muc_archive", "muc_wearer", "muc_hat", "muc_standing", "muc_room"):
+    for table in ("muc_occupant", "muc_archive", "muc_wearer", "muc_hat", "muc_standing", "muc_room"):
         c.run(f"DELETE FROM {table} WHERE room = ?", str(room))
