@@ -1,0 +1,283 @@
+"""The archive in the database: cost of a page, quotas, expiry, and that nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from time import perf_counter
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tests.modules.mam.play import ask
+
+from beamish.modules.mam import ids, pages, store
+from beamish.modules.mam.keeper import INDEX_DELAY
+from beamish.storage.api import Cursor, Database
+from beamish.storage.memory import MemoryDatabase
+from beamish.storage.migrate import migrate
+from beamish.testing.world import World
+from beamish.xmpp.payload import rsm
+
+TOP = (1 << 63) - 1
+OWNER, OTHER = "juliet@example.org", "nurse@example.org"
+
+
+@pytest_asyncio.fixture
+async def db() -> AsyncIterator[MemoryDatabase]:
+    async with MemoryDatabase() as made:
+        await migrate(made, "mam", store.MIGRATIONS)
+        yield made
+
+
+def rows(count: int, owner: str = OWNER, start: float = 1_000.0) -> Iterator[tuple[Any, ...]]:
+    source = ids.IdSource()
+    for n in range(count):
+        number, salt = source.next(start + n)
+        peer = f"contact{n % 7}@example.net"
+        wire = f"<message type='chat' from='{peer}/r' to='{owner}' id='m{n}'><body>word{n} all</body></message>"
+        yield number, salt, owner, peer, "r", f"m{n}", 0, f"word{n} all", wire.encode()
+
+
+async def fill(db: Database, count: int, owner: str = OWNER, start: float = 1_000.0) -> None:
+    made = list(rows(count, owner, start))
+    await db.write("fill", lambda c: c.many(store.APPEND, made))
+
+
+async def index(db: Database, max_messages: int = TOP, max_bytes: int = TOP) -> list[int]:
+    over: list[int] = []
+    while True:
+        count, more = await db.write("index", lambda c: store.index(c, max_messages, max_bytes))
+        over += more
+        if count < store.INDEX_ROWS:
+            return over
+
+
+async def check(db: Database) -> None:
+    """Tables, counters and the full-text index agree with the messages."""
+
+    def look(c: Cursor) -> None:
+        assert c.rows("SELECT account, id FROM mam_by_account ORDER BY 2") == c.rows(
+            "SELECT a.num, m.id FROM mam_message m JOIN mam_account a ON a.jid = m.owner ORDER BY 2"
+        )
+        assert c.rows(
+            "SELECT t.account, t.peer, e.id FROM mam_by_chat e JOIN mam_chat t ON t.num = e.chat ORDER BY 3"
+        ) == (c.rows("SELECT a.num, m.peer, m.id FROM mam_message m JOIN mam_account a ON a.jid = m.owner ORDER BY 3"))
+        for num, jid, messages, size in c.rows("SELECT num, jid, messages, bytes FROM mam_account"):
+            assert (messages, size) == c.row(
+                "SELECT COUNT(*), COALESCE(SUM(LENGTH(wire) + COALESCE(LENGTH(body), 0)), 0) FROM mam_message "
+                "WHERE owner = ?",
+                jid,
+            )
+            found = c.rows("SELECT rowid FROM mam_text WHERE mam_text MATCH ? ORDER BY 1", f'account : "a{num}"')
+            assert found == c.rows("SELECT id FROM mam_message WHERE owner = ? AND body IS NOT NULL ORDER BY 1", jid)
+        for num, messages in c.rows("SELECT num, messages FROM mam_chat"):
+            assert messages == c.value("SELECT COUNT(*) FROM mam_by_chat WHERE chat = ?", num) > 0
+        c.run("INSERT INTO mam_text (mam_text) VALUES ('integrity-check')")
+
+    await db.write("check", look)
+
+
+async def test_index_in_steps(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "INDEX_ROWS", 30)
+    await fill(db, 100)
+    await index(db)
+    await check(db)
+    await fill(db, 25, OTHER, start=5_000.0)
+    await index(db)
+    await check(db)
+    assert await index(db) == []
+
+
+@pytest.mark.parametrize("bound", ["messages", "bytes"])
+async def test_a_quota_takes_the_oldest(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(store, "TRIM_ROWS", 7)
+    await fill(db, 10, OTHER, start=1.0)
+    await fill(db, 50)
+    await index(db)
+    size = (await db.fetch("SELECT bytes FROM mam_account WHERE jid = ?", OWNER))[0][0]
+    limits = (20, TOP) if bound == "messages" else (TOP, size * 2 // 5)
+    await fill(db, 1, start=2_000.0)
+    (account,) = await index(db, *limits)
+    while await db.write("trim", lambda c: store.trim(c, account, *limits)):
+        pass
+    await check(db)
+    left = await db.fetch("SELECT sid FROM mam_message WHERE owner = ? ORDER BY id", OWNER)
+    expected = [f"m{n}" for n in range(31 if bound == "messages" else 0, 50)] + ["m0"]
+    assert [sid for (sid,) in left] == expected[-len(left) :]
+    assert 18 <= len(left) <= 21
+    assert len(await db.fetch("SELECT 1 FROM mam_message WHERE owner = ?", OTHER)) == 10
+    assert not await db.write("trim", lambda c: store.trim(c, account, *limits))
+
+
+async def test_expiry_takes_what_is_older_of_everybody(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "TRIM_ROWS", 7)
+    await fill(db, 30, OTHER, start=500.0)
+    await fill(db, 30)
+    before = ids.first_at(1_010.0)
+    assert not await db.write("expire", lambda c: store.expire(c, before))  # not before it is indexed
+    await index(db)
+    while await db.write("expire", lambda c: store.expire(c, before)):
+        pass
+    await check(db)
+    assert [sid for (sid,) in await db.fetch("SELECT sid FROM mam_message ORDER BY id")] == [
+        f"m{n}" for n in range(10, 30)
+    ]
+
+
+async def test_replaced_messages_are_no_longer_found_by_words(db: MemoryDatabase) -> None:
+    await fill(db, 10)
+    await index(db)
+    number = (await db.fetch("SELECT id FROM mam_message WHERE sid = 'm3'"))[0][0]
+    await db.write("replace", lambda c: store.replace(c, OWNER, number, store.GRAVE, b"<message/>"))
+    await check(db)
+    assert (
+        await db.write("find", lambda c: store.find_original(c, OWNER, "contact3@example.net", None, "m3", False))
+        is None
+    )
+    found = await db.write("find", lambda c: store.find_original(c, OWNER, "contact4@example.net", "r", "m4", False))
+    assert found is not None
+    assert b"id='m4'" in found[1]
+    for args in (
+        (OWNER, "contact4@example.net", "other", "m4", False),
+        (OWNER, "contact4@example.net", None, "m4", True),
+        (OTHER, "contact4@example.net", None, "m4", False),
+    ):
+        assert await db.write("find", lambda c, args=args: store.find_original(c, *args)) is None  # type: ignore[misc]
+
+
+QUERIES = {
+    "first": pages.Query(OWNER, page=rsm.Request(50)),
+    "last": pages.Query(OWNER, page=rsm.Request(50, before="")),
+    "middle": pages.Query(OWNER, page=rsm.Request(50), start=ids.first_at(30_000.0)),
+    "contact": pages.Query(OWNER, "contact3@example.net", page=rsm.Request(50, before="")),
+    "contact_at": pages.Query(
+        OWNER, "contact3@example.net", end=ids.first_at(30_000.0), page=rsm.Request(50, before="")
+    ),
+    "word": pages.Query(OWNER, text="word77", page=rsm.Request(50)),
+    "words": pages.Query(OWNER, text="all", page=rsm.Request(50, before="")),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+async def test_pages_are_found_by_seeking(db: MemoryDatabase, name: str) -> None:
+    """No query reads a table or sorts: its plan has searches alone."""
+    await fill(db, 200)
+    await index(db)
+    query = QUERIES[name]
+    seen: list[tuple[str, tuple[Any, ...]]] = []
+
+    class Watching:
+        def __init__(self, cursor: Cursor) -> None:
+            self.rows_of = cursor.rows
+
+        def rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+            seen.append((sql, params))
+            return self.rows_of(sql, *params)
+
+        def row(self, sql: str, *params: Any) -> tuple[Any, ...] | None:
+            found = self.rows(sql, *params)
+            return found[0] if found else None
+
+        def value(self, sql: str, *params: Any) -> Any:
+            found = self.row(sql, *params)
+            return None if found is None else found[0]
+
+    await db.read("page", lambda c: pages.page(Watching(c), query))  # type: ignore[arg-type]
+    assert len(seen) > 3
+    for sql, params in seen:
+        if "mam_state" in sql:
+            continue  # one row
+        for *_, step in await db.fetch(f"EXPLAIN QUERY PLAN {sql}", *params):
+            assert step.startswith(("SEARCH", "CO-ROUTINE", "SCAN e VIRTUAL TABLE INDEX", "SCAN (subquery")), (
+                step,
+                sql,
+            )
+
+
+async def test_a_page_costs_the_same_from_a_small_and_a_large_archive(db: MemoryDatabase) -> None:
+    async def fastest(query: pages.Query) -> float:
+        times = []
+        for _ in range(5):
+            began = perf_counter()
+            result = await db.read("page", lambda c: pages.page(c, query))
+            times.append(perf_counter() - began)
+            assert result.rows
+        return min(times)
+
+    await fill(db, 2_000)
+    await index(db)
+    small = {name: await fastest(query) for name, query in QUERIES.items() if name != "middle"}
+    await fill(db, 60_000, start=100_000.0)
+    await index(db)
+    for name, before in small.items():
+        assert await fastest(QUERIES[name]) < 0.020, name
+        if name != "words":  # its count stops at a bound, which the small archive does not reach
+            assert await fastest(QUERIES[name]) < 3 * before + 0.002, name
+
+
+async def test_counts_stop_at_a_bound_where_no_counter_knows_them(
+    db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "COUNTED", 100)
+    await fill(db, 300)
+    await index(db)
+
+    async def count(**changes: Any) -> tuple[int | None, int | None]:
+        query = pages.Query(OWNER, **({"page": rsm.Request(5)} | changes))
+        result = await db.read("page", lambda c: pages.page(c, query))
+        return result.count, result.index
+
+    assert await count() == (300, None)
+    assert await count(with_bare="contact1@example.net") == (43, 0)
+    assert await count(start=ids.first_at(1_100.0)) == (None, None)
+    assert await count(start=ids.first_at(1_250.0)) == (50, 0)
+    assert await count(text="all") == (None, None)
+    assert await count(start=ids.first_at(1_100.0), page=rsm.Request(0)) == (200, None)
+
+
+async def test_words_find_nothing_of_other_accounts(db: MemoryDatabase) -> None:
+    await fill(db, 20)
+    await fill(db, 20, OTHER, start=9_000.0)
+    await index(db)
+    for owner in (OWNER, OTHER):
+        found = await db.read("page", lambda c, owner=owner: pages.page(c, pages.Query(owner, text="word5")))  # type: ignore[misc]
+        assert len(found.rows) == 1
+        assert owner.encode() in found.rows[0].wire
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("one two", 'account : "a7" AND body : ("one" AND "two")'),
+        ('say "in one go"', 'account : "a7" AND body : ("say" AND "in one go")'),
+        ("'; DROP", 'account : "a7" AND body : ("DROP")'),
+        ('"', 'account : "nobody"'),
+        ("*** ---", 'account : "nobody"'),
+    ],
+)
+def test_expressions(text: str, expected: str) -> None:
+    assert pages.match_of(text, 7) == expected
+
+
+# ---- in a server -----------------------------------------------------------------------------------------------------
+
+
+async def test_indexing_begins_by_itself_and_bounds_hold() -> None:
+    settings = {"modules": {"mam": {"max_messages": 3, "keep_days": 1.0}}}
+    async with World(settings=settings) as world:
+        romeo = await world.login("romeo@example.org/r")
+        for n in range(5):
+            romeo.send(f"<message to='benvolio@example.net' type='chat'><body>{n}</body></message>")
+        await world.settle()
+        assert (await ask(romeo)).bodies == ["0", "1", "2", "3", "4"]
+        await world.pass_time(INDEX_DELAY + 1)
+        page = await ask(romeo)
+        assert (page.bodies, page.rsm("count")) == (["2", "3", "4"], "3")
+        await world.pass_time(86_400)
+        romeo = await world.login("romeo@example.org/again")  # the first one was silent for too long
+        romeo.send("<message to='benvolio@example.net' type='chat'><body>new</body></message>")
+        await world.pass_time(INDEX_DELAY + 1)
+        await world.pass_time(3_600)
+        romeo = await world.login("romeo@example.org/later")
+        assert (await ask(romeo)).bodies == ["new"]
