@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 import structlog
@@ -142,7 +143,7 @@ class ComponentServer:
     def start(self) -> None:
         """Serve the components' domains from now on. Raises `ValueError` if one is taken by something else."""
         for domain, component in self._components.items():
-            self.kernel.router.add_service(domain, lambda ctx, component=component: self._deliver(component, ctx))
+            self.kernel.router.add_service(domain, partial(self._deliver, component))
         self.kernel.components = tuple(sorted(self._components))
         self.kernel.commands.add(Command("component.list", "Show the components", OWNER, self.list_components))
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)

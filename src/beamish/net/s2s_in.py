@@ -57,7 +57,7 @@ class S2SInLink(Link):
     @property
     def idle_limit(self) -> float:
         """See `Link.idle_limit`: the side that opened a stream is the one to close it first."""
-        return self.federation.limits.idle_seconds * 2
+        return float(self.federation.limits.idle_seconds) * 2
 
     def secured(self) -> None:
         """See `TlsConnection.secured`."""

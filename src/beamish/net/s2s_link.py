@@ -384,7 +384,7 @@ class Link(TlsConnection):
         ctx = Context(stanza)
         rest = federation.kernel.router.from_elsewhere(ctx)
         if is_later(rest):
-            return self._routed(ctx, rest)  # type: ignore[arg-type]
+            return self._routed(ctx, rest)
         if ctx.settled > self._settled:
             self._settled = ctx.settled
         return None
@@ -534,7 +534,7 @@ class Link(TlsConnection):
     @property
     def idle_limit(self) -> float:
         """Seconds without a stanza after which the stream is closed."""
-        return self.federation.limits.idle_seconds
+        return float(self.federation.limits.idle_seconds)
 
     def describe(self) -> dict[str, Any]:
         """What `s2s list` shows."""
