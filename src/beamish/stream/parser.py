@@ -162,6 +162,7 @@ class StreamParser:
             return False
         self._pull = None
         self._root = None
+        self.taken = []  # what was taken last holds its tree, and a tree holds the parser it came from
         return True
 
     def rebase(self) -> None:
