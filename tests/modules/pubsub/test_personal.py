@@ -347,7 +347,9 @@ async def test_blocking_hooks_see_notifications(stage: Stage) -> None:
         blocked = ctx.stanza.sender == "juliet@example.org" and ctx.stanza.to is not None
         return STOP if blocked and ctx.stanza.to.bare == "romeo@example.org" else None  # type: ignore[union-attr]
 
-    stage.kernel.hooks[events.incoming].add(Row(50, "test", refuse))
+    stage.kernel.hooks[events.incoming].add(Row(50, "test", refuse, guarded=True))
+    for session in stage.kernel.sessions.of(romeo.jid.bare).all:
+        session.guarded = True
     await stage.set(juliet, publish("One"), to="")
     assert await titles(stage, romeo) == []
     assert await titles(stage, juliet) == ["One"]

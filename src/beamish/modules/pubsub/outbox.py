@@ -79,7 +79,6 @@ class Outbox:
     def __init__(self, kernel: Kernel, presences: Presences) -> None:
         self._kernel = kernel
         self._presences = presences
-        self._incoming = kernel.hooks[events.incoming]
         self._delivering = kernel.hooks[events.delivering]
         self._tracked: OrderedDict[str, tuple[JID, str]] = OrderedDict()
         self.caps: CapsService | None = None
@@ -259,16 +258,23 @@ class Outbox:
             self.to_sessions(full, plan.sessions)
 
     def to_sessions(self, stanza: Stanza, sessions: Iterable[Session]) -> None:
-        """Send to local sessions: straight while nobody listens on the way, otherwise through the router and its hooks."""
-        if self._incoming.rows or self._delivering.rows:
-            post = self._kernel.router.post
+        """Send to local sessions.
+
+        Headlines go straight to those whose accounts have no rules of their own: neither archive nor offline storage
+        take them. Everything else goes through the router and its hooks.
+        """
+        post = self._kernel.router.post
+        if stanza.type != "headline" or MESSAGE in self._delivering.everyone:
             for session in sessions:
                 post(stanza.replace(to=session.jid))
             return
         frozen = stanza.freeze()
         before, after = frozen.before, frozen.after
         for session in sessions:
-            session.outlet.deliver(b"".join((before, session.jid.wire, after)), stanza)
+            if session.guarded:
+                post(stanza.replace(to=session.jid))
+            else:
+                session.outlet.deliver(b"".join((before, session.jid.wire, after)), stanza)
 
     # ---- single addressees ------------------------------------------------------------------------------------------
 
