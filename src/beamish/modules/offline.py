@@ -219,7 +219,8 @@ class OfflineModule(Module):
         box = self._box(account)
         if box.removed:
             return None
-        now = self.kernel.clock.now()
+        before = ctx.note("sm.when")  # it was handed to a session then, whose client never confirmed it
+        now = before if isinstance(before, float) else self.kernel.clock.now()
         if not box.known:
             return self._keep_later(ctx, stanza, box, now)
         self._store(ctx, stanza, box, now)

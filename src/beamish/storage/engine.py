@@ -194,6 +194,10 @@ class Engine:
         """Close the connection."""
         self._conn.close()
 
+    def take_from(self, other: Engine) -> None:
+        """Become a copy of what is committed in another database."""
+        other._conn.backup(self._conn)
+
     def fetch(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """All rows of one query. Raises `StorageError`."""
         started = perf_counter()

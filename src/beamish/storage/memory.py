@@ -69,6 +69,12 @@ class MemoryDatabase(CommitQueue):
             self._commit()
             self._engine.close()
 
+    def copy(self) -> MemoryDatabase:
+        """Another database with what is committed in this one: what a crash at this moment would leave."""
+        made = MemoryDatabase(queue_limit=self._limit, queue_bytes=self._bytes_limit)
+        made._engine.take_from(self._engine)
+        return made
+
     def hold(self) -> None:
         """Make no commit until `release`, like a disk that stalls. Reads go on."""
         self._held = True

@@ -6,6 +6,7 @@ the sender, who was told that they are safe. Requests get an error. The rest mea
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -28,59 +29,89 @@ log = structlog.get_logger(__name__)
 
 SINCE: Final = "sm.since"
 """Note of a session: since when it gets messages to its account."""
+WHEN: Final = "sm.when"
+"""Note of a context: the message was first handed to a session at this time; that is what a stamp should say."""
 _KEPT_TYPES: Final = frozenset(("", "normal", "chat"))
 _COPY: Final = b"urn:xmpp:carbons:2"
 
 
-async def bring_elsewhere(sm: StreamManagementModule, managed: Managed, left: list[Sent]) -> None:
-    """Give away what an ended session's client has not confirmed, in order; each row goes with its message's new one."""
-    moved = 0
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A stanza that was not confirmed, and who gets it: `others`, or whoever keeps messages if there is none."""
+
+    sent: Sent
+    stanza: Stanza
+    others: tuple[Session, ...]
+
+
+def sort_out(sm: StreamManagementModule, session: Session, left: list[Sent]) -> list[Parcel]:
+    """What of an ended session's stanzas goes elsewhere. Decided when it ends, as long as it is known who else is there.
+
+    The rest is done with.
+    """
+    account = sm.kernel.sessions.of(session.bare)
+    parcels = []
     for sent in left:
+        stanza = None if sent.elsewhere else _stanza(sent, session)
+        if stanza is None:
+            continue
+        others: tuple[Session, ...] = ()
+        if stanza.name == MESSAGE:
+            if stanza.type not in _KEPT_TYPES or _is_personal(stanza, session):
+                continue
+            others = tuple(other for other in account.routable if not _has(sm, other, stanza, sent.when))
+            if account.routable and not others:
+                continue  # every resource that is there has it
+        elif stanza.name != IQ or stanza.type not in ("get", "set"):
+            continue
+        parcels.append(Parcel(sent, stanza, others))
+    kept = {id(parcel.sent) for parcel in parcels}
+    sm.journal.confirmed([sent.row for sent in left if sent.row and id(sent) not in kept])
+    return parcels
+
+
+def _stanza(sent: Sent, session: Session) -> Stanza | None:
+    if sent.stanza is not None or sent.data.startswith(b"<presence"):
+        return sent.stanza
+    try:
+        return Stanza.parse(sent.data)  # it comes from the store
+    except ValueError as exc:
+        log.error("unconfirmed_stanza_damaged", jid=str(session.jid), error=str(exc))
+        return None
+
+
+async def bring(sm: StreamManagementModule, managed: Managed, parcels: list[Parcel]) -> None:
+    """Give away what an ended session's client has not confirmed, in order; each row goes in the commit of its new one."""
+    for parcel in parcels:
         try:
-            moved += await _bring(sm, managed.session, sent)
+            await _bring(sm, managed.session, parcel)
         except Exception:
             log.exception("unconfirmed_stanza_lost", jid=str(managed.session.jid))
-        if sent.row:
-            sm.journal.confirmed((sent.row,))
+        if parcel.sent.row:
+            sm.journal.confirmed((parcel.sent.row,))
     sm.forget(managed)
-    log.info("unconfirmed_brought_elsewhere", jid=str(managed.session.jid), stanzas=len(left), messages=moved)
+    log.info("unconfirmed_brought_elsewhere", jid=str(managed.session.jid), stanzas=len(parcels))
 
 
-async def _bring(sm: StreamManagementModule, session: Session, sent: Sent) -> bool:
-    """Whether it was a message that somebody took."""
-    stanza = sent.stanza
-    if stanza is None:
-        if sent.data.startswith(b"<presence"):
-            return False
-        try:
-            stanza = Stanza.parse(sent.data)
-        except ValueError as exc:
-            log.error("unconfirmed_stanza_damaged", jid=str(session.jid), error=str(exc))
-            return False
+async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -> None:
+    stanza, when = parcel.stanza, parcel.sent.when
+    router = sm.kernel.router
     if stanza.name == IQ:
-        if stanza.type in ("get", "set"):
-            sm.kernel.router.bounce(Context(stanza), StanzaError(Condition.SERVICE_UNAVAILABLE))
-        return False
-    if stanza.name != MESSAGE or stanza.type not in _KEPT_TYPES or _is_personal(stanza, session):
-        return False
-    account = sm.kernel.sessions.of(session.bare)
-    others = tuple(other for other in account.routable if not _has(sm, other, session, stanza, sent.when))
-    if account.routable and not others:
-        return False  # every resource that is there has it
-    ctx = Context(_stamped(stanza, session, sent.when))
+        router.bounce(Context(stanza), StanzaError(Condition.SERVICE_UNAVAILABLE))
+        return
+    ctx = Context(_stamped(stanza, session, when))
+    ctx.notes[WHEN] = when
     try:
-        if others and sm.kernel.router.hand_over(ctx, others):
-            return True
-        rest = sm.kernel.router.keep(ctx)
+        if parcel.others and router.hand_over(ctx, parcel.others):
+            return
+        rest = router.keep(ctx)
         if rest is not None:
             await rest
     except StanzaError as error:
         log.info("unconfirmed_message_dropped", jid=str(session.jid), condition=error.condition.value)
-        return False
-    return True
 
 
-def _has(sm: StreamManagementModule, other: Session, session: Session, stanza: Stanza, when: float) -> bool:
+def _has(sm: StreamManagementModule, other: Session, stanza: Stanza, when: float) -> bool:
     """Whether another resource got the message at the time when the ended session did."""
     since = other.note(SINCE)
     if not isinstance(since, (int, float)) or since > when:

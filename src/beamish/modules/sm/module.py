@@ -22,7 +22,7 @@ from beamish.core.kernel import new_id
 from beamish.core.module import Module, ModuleConfig, Xep, command, nonza, on
 from beamish.core.services import DeliveryReceipts, SessionKeeper
 from beamish.core.sessions import Link, Session
-from beamish.modules.sm.elsewhere import SINCE, bring_elsewhere
+from beamish.modules.sm.elsewhere import SINCE, bring, sort_out
 from beamish.modules.sm.outlet import Managed
 from beamish.modules.sm.restart import restore
 from beamish.modules.sm.store import MIGRATIONS, Journal
@@ -271,10 +271,10 @@ class StreamManagementModule(Module):
         self._give_away(managed)
 
     def _give_away(self, managed: Managed) -> None:
-        left = managed.end()
-        if left:
+        parcels = sort_out(self, managed.session, managed.end())
+        if parcels:
             self.journal.ended(managed)
-            self.kernel.tasks.spawn(bring_elsewhere(self, managed, left), "unconfirmed")
+            self.kernel.tasks.spawn(bring(self, managed, parcels), "unconfirmed")
         else:
             self.forget(managed)
 
@@ -293,7 +293,7 @@ class StreamManagementModule(Module):
         elif session.note(SINCE) is None:
             session.notes[SINCE] = self.clock.now()
 
-    @on(events.account_removed)
+    @on(events.account_removed, at=95)  # its sessions have just ended: after those who took what they had left
     async def account_removed(self, event: AccountEvent) -> None:
         """Nothing stays behind of an account."""
         await self.journal.remove_account(str(event.user))

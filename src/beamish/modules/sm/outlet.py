@@ -41,7 +41,7 @@ class Sent:
     `stanza` is None for presence, which is not sent anywhere else. `count` is only set for what comes from the store.
     """
 
-    __slots__ = ("count", "data", "row", "stanza", "when")
+    __slots__ = ("count", "data", "elsewhere", "row", "stanza", "when")
 
     def __init__(self, data: bytes, stanza: Stanza | None, when: float, row: int = 0, count: int | None = None) -> None:
         self.data = data
@@ -49,6 +49,8 @@ class Sent:
         self.when = when
         self.row = row
         self.count = count
+        self.elsewhere = False
+        """Another session of the account has it, too, and takes care of it."""
 
 
 class Managed:

@@ -6,6 +6,7 @@ has seen; it tells so itself when it resumes.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -32,7 +33,7 @@ async def restore(sm: StreamManagementModule) -> None:
     now = sm.clock.now()
     stored = await sm.journal.load(now)
     accounts = sm.kernel.service(AccountsService)
-    back = 0
+    over: list[Managed] = []
     for one in stored:
         try:
             jid = JID.parse(one.jid)
@@ -49,12 +50,28 @@ async def restore(sm: StreamManagementModule) -> None:
         sm.adopt(managed)
         alive = managed.resumable and managed.expires is not None and managed.expires > now
         if not alive or sm.kernel.sessions.get(jid) is not None:
-            sm.over_at_start(managed)
+            over.append(managed)
             continue
         await _bring_back(sm, managed, one.state)
-        back += 1
+    _each_once(over)
+    for managed in over:
+        sm.over_at_start(managed)
     if stored:
-        log.info("sessions_restored", sessions=back, ended=len(stored) - back)
+        log.info("sessions_restored", sessions=len(stored) - len(over), ended=len(over))
+
+
+def _each_once(over: list[Managed]) -> None:
+    """Of a message that several ended sessions of an account have, only one goes elsewhere."""
+    given: dict[JID, Counter[bytes]] = {}
+    for managed in over:
+        account = given.setdefault(managed.session.bare, Counter())
+        own: Counter[bytes] = Counter()
+        for sent in managed.queue:
+            own[sent.data] += 1
+            if own[sent.data] <= account[sent.data]:
+                sent.elsewhere = True
+        account |= own
+        given[managed.session.bare] = account
 
 
 def _made(sm: StreamManagementModule, one: StoredSession, jid: JID, now: float) -> Managed:

@@ -97,17 +97,18 @@ class Journal:
             *(managed.key, managed.id, str(managed.session.jid), managed.session.created, managed.seconds),
             json.dumps(managed.state()),
         )
-        self._db.append("sm.begin", _SESSION, row)
+        self._db.append("sm.begin", _SESSION, row, partial(_not_stored, managed))
 
     def message(self, managed: Managed, sent: Sent, count: int | None) -> int:
         """A message was handed to a session; the position in the database queue. 0: it cannot be stored."""
         self._last_message += 1
         sent.row = self._last_message
         try:
-            return self._db.append("sm.message", _MESSAGE, (sent.row, managed.key, count, sent.when, sent.data))
+            row = (sent.row, managed.key, count, sent.when, sent.data)
+            return self._db.append("sm.message", _MESSAGE, row, partial(_not_stored, managed))
         except StorageError as exc:
             sent.row = 0
-            log.error("unconfirmed_message_not_stored", jid=str(managed.session.jid), error=repr(exc))
+            _not_stored(managed, exc)
             return 0
 
     # ---- what joins the commit of the tick --------------------------------------------------------------------------
@@ -283,6 +284,10 @@ class _Batch:
             c.many("DELETE FROM sm_message WHERE id = ?", [(row,) for row in self.confirmed])
         for sql, params in self.jobs:
             c.run(sql, *params)
+
+
+def _not_stored(managed: Managed, exc: Exception) -> None:
+    log.error("session_not_stored", jid=str(managed.session.jid), error=repr(exc))
 
 
 def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:

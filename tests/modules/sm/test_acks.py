@@ -1,0 +1,249 @@
+"""Enabling, and acknowledgements in both directions (XEP-0198 §3, §4, §6)."""
+
+from __future__ import annotations
+
+import pytest
+from tests.modules.sm.conftest import SM, back, bodies, enable, handled, managed, say, settings
+
+from beamish.storage.api import StorageUnavailable
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.plugin import ExpectedErrors
+from beamish.testing.world import World
+
+FAILED = f"<failed xmlns='{SM}'><{{}} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+JULIET = "juliet@example.org/balcony"
+
+
+async def test_the_feature_is_offered_once_authenticated(world: World) -> None:
+    client = world.connect()
+    features = await client.open_stream("example.org")
+    assert features.find(f"{{{SM}}}sm") is None
+    features = await client.authenticate("juliet", "correct horse")
+    assert features.find(f"{{{SM}}}sm") is not None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "answer"),
+    [
+        ("", f"<enabled xmlns='{SM}' resume='!' id='!' max='!'/>"),
+        ("resume='false'", f"<enabled xmlns='{SM}' resume='!'/>"),
+        ("resume='true'", f"<enabled xmlns='{SM}' resume='true' max='600'/>"),
+        ("resume='1' max='30'", f"<enabled xmlns='{SM}' resume='true' max='30'/>"),
+        ("resume='1' max='99999'", f"<enabled xmlns='{SM}' resume='true' max='600'/>"),
+        ("resume='1' max='0'", FAILED.format("bad-request")),
+        ("resume='1' max='soon'", FAILED.format("bad-request")),
+    ],
+)
+async def test_enable(world: World, attributes: str, answer: str) -> None:
+    juliet = await world.login(JULIET)
+    juliet.send(f"<enable xmlns='{SM}' {attributes}/>")
+    await juliet.expect(answer)
+
+
+async def test_enable_before_binding_fails_and_binding_goes_on(world: World) -> None:
+    client = await back(world, "juliet")
+    client.send(f"<enable xmlns='{SM}'/><iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+    await client.expect(FAILED.format("unexpected-request"))
+    await client.expect("<iq type='result' id='b'/>")
+
+
+async def test_a_second_enable_ends_the_stream(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    juliet.send(f"<enable xmlns='{SM}'/>")
+    await juliet.expect(FAILED.format("unexpected-request"))
+    await juliet.expect("<stream:error xmlns:stream='http://etherx.jabber.org/streams'/>")
+
+
+@pytest.mark.parametrize("element", ["<r xmlns='urn:xmpp:sm:3'/>", "<a xmlns='urn:xmpp:sm:3' h='0'/>"])
+async def test_acknowledgements_without_enabling_are_unexpected(world: World, element: str) -> None:
+    juliet = await world.login(JULIET)
+    juliet.send(element)
+    await juliet.expect(FAILED.format("unexpected-request"))
+
+
+async def test_every_stanza_is_counted_and_nothing_else(world: World) -> None:
+    juliet = await world.login(JULIET)
+    say(juliet, "romeo@example.org", "before")
+    await enable(juliet)
+    assert await handled(juliet) == 0
+    juliet.send("<presence/>")
+    await juliet.expect("<presence/>")
+    assert await handled(juliet) == 1
+    say(juliet, "romeo@example.org", "x")
+    juliet.send("<message to='@no jid@'><body>x</body></message>")
+    await juliet.expect("<message type='error'/>")
+    juliet.send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await juliet.expect("<iq type='result' id='p'/>")
+    juliet.send(" <r xmlns='urn:xmpp:sm:3'/> ")
+    await juliet.expect(f"<a xmlns='{SM}' h='4'/>")
+
+
+async def test_a_stanza_counts_when_what_it_causes_is_committed(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    say(juliet, "romeo@example.org", "for later")
+    juliet.send(f"<r xmlns='{SM}'/>")
+    await juliet.expect_nothing()
+    world.db.release()
+    await juliet.expect(f"<a xmlns='{SM}' h='1'/>")
+
+
+async def test_without_resumption_it_counts_by_the_same_rule(world: World) -> None:
+    juliet = await world.login(JULIET)
+    await enable(juliet, "")
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    say(juliet, "romeo@example.org", "for later")
+    juliet.send(f"<r xmlns='{SM}'/>")
+    await juliet.expect_nothing()
+    world.db.release()
+    await juliet.expect(f"<a xmlns='{SM}' h='1'/>")
+
+
+async def test_a_message_is_on_disk_before_its_receiver_sees_it(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    say(romeo, JULIET, "x")
+    romeo.send(f"<iq type='get' id='v' to='{JULIET}'><query xmlns='jabber:iq:version'/></iq>")
+    await world.settle()
+    assert not juliet.inbox
+    world.db.release()
+    await juliet.expect("<message id='x'/>")
+
+
+async def test_a_commit_that_fails_delays_the_acknowledgement_only(
+    world: World, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.events |= {"sessions_not_stored"}
+    juliet, _ = await managed(world, JULIET)
+    assert isinstance(world.db, MemoryDatabase)
+    juliet.send("<presence/>")
+    await juliet.expect("<presence/>")
+    world.db.fail_next(StorageUnavailable("disk full"))
+    juliet.send(f"<r xmlns='{SM}'/>")
+    await juliet.expect_nothing()
+    await world.pass_time(1.0)
+    await juliet.expect(f"<r xmlns='{SM}'/>")
+    await juliet.expect(f"<a xmlns='{SM}' h='1'/>")
+
+
+async def test_a_message_that_cannot_be_stored_is_delivered_all_the_same(
+    world: World, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.events |= {"session_not_stored"}
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.fail_next(StorageUnavailable("disk full"))
+    say(romeo, JULIET, "x")
+    await juliet.expect("<message id='x'/>")
+
+
+# ---- requests of the server -----------------------------------------------------------------------------------------
+
+
+async def test_the_server_asks_after_a_while(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, JULIET, "x")
+    await world.settle()
+    assert bodies(juliet) == ["x"]
+    await world.pass_time(1.0)
+    await juliet.expect(f"<r xmlns='{SM}'/>")
+    await world.pass_time(10.0)
+    await juliet.expect_nothing()
+    juliet.send(f"<a xmlns='{SM}' h='1'/>")
+    await world.pass_time(10.0)
+    await juliet.expect_nothing()
+
+
+async def test_the_server_asks_at_once_after_many(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard")
+    for number in range(25):
+        say(romeo, JULIET, str(number))
+    await world.settle()
+    assert juliet.inbox[-1].tag == f"{{{SM}}}r"
+    assert len(bodies(juliet)) == 25
+
+
+async def test_confirmed_messages_are_deleted(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, JULIET, "x")
+    say(romeo, JULIET, "y")
+    await world.settle()
+    assert len(await world.db.fetch("SELECT id FROM sm_message")) == 2
+    juliet.send(f"<a xmlns='{SM}' h='1'/>")
+    await world.pass_time(1.0)
+    assert len(await world.db.fetch("SELECT id FROM sm_message")) == 1
+
+
+async def test_what_means_nothing_later_is_not_stored(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    romeo.send(
+        f"<message to='{JULIET}' type='headline'><body>news</body></message>"
+        f"<message to='{JULIET}' type='chat'><active xmlns='http://jabber.org/protocol/chatstates'/></message>"
+        f"<presence to='{JULIET}'/>"
+    )
+    await world.settle()
+    assert len(juliet.inbox) == 3
+    assert await world.db.fetch("SELECT id FROM sm_message") == []
+
+
+@pytest.mark.parametrize("h", ["", "x", "-1", "4294967296"])
+async def test_an_h_that_is_no_count_ends_the_stream(world: World, h: str) -> None:
+    juliet, _ = await managed(world, JULIET)
+    juliet.send(f"<a xmlns='{SM}' h='{h}'/>")
+    await juliet.expect("<stream:error xmlns:stream='http://etherx.jabber.org/streams'/>")
+
+
+async def test_an_h_that_is_too_high_ends_the_stream(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    juliet.send(f"<a xmlns='{SM}' h='3'/>")
+    await juliet.expect(
+        "<stream:error xmlns:stream='http://etherx.jabber.org/streams'>"
+        "<undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
+        f"<handled-count-too-high xmlns='{SM}' h='3' send-count='0'/></stream:error>"
+    )
+
+
+async def test_a_client_that_does_not_answer_has_lost_its_connection(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, JULIET, "x")
+    await world.pass_time(1.0)
+    await world.pass_time(62.0)
+    assert juliet.disconnected
+    assert not juliet.closed
+    session = world.kernel.sessions.get(juliet.jid)
+    assert session is not None
+
+
+async def test_the_queue_is_bounded() -> None:
+    async with World(settings=settings(queue_stanzas=10)) as world:
+        juliet, _ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard")
+        for number in range(12):
+            say(romeo, JULIET, str(number))
+        await world.settle()
+        assert juliet.disconnected or juliet.closed
+        assert world.kernel.sessions.get(juliet.jid) is None
+        again = await world.login(JULIET, presence=True)
+        await world.settle()
+        assert bodies(again) == [str(number) for number in range(12)]
+
+
+async def test_the_queue_is_bounded_in_bytes() -> None:
+    async with World(settings=settings(queue_bytes=65_536)) as world:
+        juliet, _ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard")
+        for _ in range(3):
+            say(romeo, JULIET, "x" * 30_000)
+        await world.settle()
+        assert world.kernel.sessions.get(juliet.jid) is None
+        assert len(await world.db.fetch("SELECT id FROM offline_message")) == 3

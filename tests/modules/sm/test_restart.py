@@ -1,0 +1,356 @@
+"""Sessions outlive the server: an orderly stop, and a crash."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, managed, resume, say
+
+from beamish.core import events
+from beamish.core.events import SessionNotes
+from beamish.core.module import Module, on
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client
+from beamish.testing.world import World
+
+JULIET = "juliet@example.org/balcony"
+BARE = "juliet@example.org"
+
+
+@asynccontextmanager
+async def after_stop(world: World, *, later: float = 0.0, **more: Any) -> AsyncIterator[World]:
+    """Stop the server in an orderly way and start it anew on what it left."""
+    db = world.db
+    assert isinstance(db, MemoryDatabase)
+    await world.__aexit__(None, None, None)
+    async with _again(world, db, later, more) as new:
+        yield new
+
+
+@asynccontextmanager
+async def after_crash(world: World, *, later: float = 0.0, **more: Any) -> AsyncIterator[World]:
+    """A server on what a crash at this moment would leave of another one."""
+    assert isinstance(world.db, MemoryDatabase)
+    async with _again(world, world.db.copy(), later, more) as new:
+        yield new
+
+
+@asynccontextmanager
+async def _again(world: World, db: MemoryDatabase, later: float, more: dict[str, Any]) -> AsyncIterator[World]:
+    new = World(database=db, settings={"c2s": CALM}, **more)
+    new.clock.advance(world.clock.now() - new.clock.now() + later)
+    async with new:
+        yield new
+
+
+@asynccontextmanager
+async def first_world(**more: Any) -> AsyncIterator[World]:
+    """A server whose database the test goes on with; it is stopped by `after_stop`, or left behind by `after_crash`."""
+    async with MemoryDatabase() as db:
+        world = World(database=db, settings={"c2s": CALM}, **more)
+        await world.__aenter__()
+        yield world
+
+
+def sent_to(world: World, client: Client) -> int:
+    session = world.kernel.sessions.get(client.jid)
+    assert session is not None
+    return int(session.outlet.queue.sent)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", [after_stop, after_crash])
+async def test_a_session_goes_on_after_a_restart(how: Any) -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo, romeos = await managed(world, "romeo@example.org/orchard")
+        await world.befriend(juliet, romeo)
+        say(romeo, BARE, "seen")
+        await world.settle()
+        count = sent_to(world, juliet)
+        sent = sent_to(world, romeo)
+        juliet.drop()
+        await world.settle()
+        say(romeo, BARE, "not seen")
+        romeo.send(f"<r xmlns='{SM}'/>")
+        await world.settle()
+        acked = int(romeo.inbox[-1].get("h") or 0)
+        async with how(world) as new:
+            nurse = await new.login("nurse@example.org/house")
+            say(nurse, BARE, "meanwhile")
+            again = await resume(new, juliet, id_, count)
+            await again.expect("<message id='not seen'/>")
+            await again.expect("<message id='meanwhile'/>")
+            his = await resume(new, romeo, romeos, sent, expected=acked)
+            his.inbox.clear()
+            again.send("<presence><show>away</show></presence>")
+            await his.expect("<presence><show>away</show></presence>")
+            await new.settle()
+            again.inbox.clear()
+            say(his, BARE, "and on")
+            await again.expect("<message id='and on'/>")
+            again.send(f"<a xmlns='{SM}' h='{sent_to(new, again)}'/>")
+            await new.pass_time(1.0)
+            assert await new.db.fetch("SELECT id FROM sm_message") == []
+
+
+@pytest.mark.parametrize("how", [after_stop, after_crash])
+async def test_a_session_that_nobody_resumes_ends_after_the_restart(how: Any) -> None:
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        romeo, romeos = await managed(world, "romeo@example.org/orchard")
+        await world.befriend(juliet, romeo)
+        say(romeo, BARE, "x")
+        await world.settle()
+        count = sent_to(world, romeo)
+        async with how(world) as new:
+            assert new.kernel.sessions.get(juliet.jid) is not None
+            his = await resume(new, romeo, romeos, count)
+            await new.pass_time(601.0)
+            await his.expect(f"<presence type='unavailable' from='{JULIET}'/>")
+            again = await new.login(JULIET, presence=True)
+            await new.settle()
+            assert bodies(again) == ["x"]
+
+
+@pytest.mark.parametrize("how", [after_stop, after_crash])
+async def test_a_session_that_expired_while_the_server_was_down(how: Any) -> None:
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        juliet.drop()
+        await world.settle()
+        async with how(world, later=700.0) as new:
+            await new.settle()
+            assert new.kernel.sessions.get(juliet.jid) is None
+            assert await new.db.fetch("SELECT id FROM sm_message") == []
+            again = await new.login(JULIET, presence=True)
+            await new.settle()
+            assert bodies(again) == ["x"]
+
+
+@pytest.mark.parametrize("how", [after_stop, after_crash])
+async def test_without_resumption_messages_are_not_lost_either(how: Any) -> None:
+    async with first_world() as world:
+        juliet = await world.login(JULIET, presence=True)
+        await enable(juliet, "")
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        await world.settle()
+        async with how(world) as new:
+            again = await new.login(JULIET, presence=True)
+            await new.settle()
+            assert bodies(again) == ["x"]
+
+
+async def test_after_an_orderly_stop_stanzas_of_every_kind_are_there() -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        await world.befriend(juliet, romeo)
+        count = sent_to(world, juliet)
+        romeo.send("<presence><show>dnd</show></presence>")
+        say(romeo, BARE, "x")
+        romeo.send(f"<iq type='get' id='v' to='{JULIET}'><query xmlns='jabber:iq:version'/></iq>")
+        await world.settle()
+        async with after_stop(world) as new:
+            again = await resume(new, juliet, id_, count)
+            await again.expect("<presence from='romeo@example.org/orchard'><show>dnd</show></presence>")
+            await again.expect("<message id='x'/>")
+            await again.expect("<iq id='v'/>")
+            await again.expect("<presence from='romeo@example.org/orchard' type='unavailable'/>")
+
+
+async def test_an_orderly_stop_leaves_the_stream_open() -> None:
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        nurse = await world.login("nurse@example.org/house", presence=True)
+        await world.c2s.drain(1.0)
+        assert juliet.disconnected
+        assert not juliet.closed
+        assert nurse.closed
+        await world.__aexit__(None, None, None)
+
+
+async def test_after_a_crash_the_clients_own_count_decides() -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        for number in range(3):
+            romeo.send(f"<presence to='{JULIET}'><status>{number}</status></presence>")
+            say(romeo, JULIET, str(number))
+        await world.settle()
+        async with after_crash(world) as new:
+            say(await new.login("nurse@example.org/house"), JULIET, "new")
+            # presence 0, message 0, presence 1 were seen; presence 2 is lost
+            again = await resume(new, juliet, id_, 3)
+            await new.settle()
+            assert bodies(again) == ["1", "2", "new"]
+            again.drop()
+            await new.settle()
+            again = await resume(new, juliet, id_, 5)
+            await new.settle()
+            assert bodies(again) == ["new"]
+
+
+async def test_two_crashes_in_a_row() -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        for number in range(3):
+            say(romeo, JULIET, str(number))
+        await world.settle()
+        async with after_crash(world) as second:
+            say(await second.login("nurse@example.org/house"), JULIET, "new")
+            await second.settle()
+            async with after_crash(second) as third:
+                again = await resume(third, juliet, id_, 2)
+                await third.settle()
+                assert bodies(again) == ["2", "new"]
+                async with after_crash(third) as fourth:
+                    again = await resume(fourth, juliet, id_, 3)
+                    await fourth.settle()
+                    assert bodies(again) == ["new"]
+
+
+async def test_a_crash_after_an_orderly_stop() -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        romeo.send(f"<presence to='{JULIET}'/>")
+        say(romeo, JULIET, "a")
+        romeo.send(f"<presence to='{JULIET}'><status>b</status></presence>")
+        await world.settle()
+        async with after_stop(world) as second:
+            say(await second.login("nurse@example.org/house"), JULIET, "c")
+            await second.settle()
+            async with after_crash(second) as third:
+                again = await resume(third, juliet, id_, 1)
+                await again.expect("<message id='a'/>")
+                await again.expect("<presence><status>b</status></presence>")
+                await third.settle()
+                assert bodies(again) == ["c"]
+
+
+async def test_what_a_sender_repeats_after_a_crash_was_never_handled() -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo, romeos = await managed(world, "romeo@example.org/orchard")
+        say(romeo, JULIET, "committed")
+        await world.settle()
+        assert bodies(juliet) == ["committed"]
+        assert isinstance(world.db, MemoryDatabase)
+        world.db.hold()
+        say(romeo, JULIET, "lost")
+        await world.settle()
+        assert bodies(juliet) == []
+        async with after_crash(world) as new:
+            his = await resume(new, romeo, romeos, 0, expected=1)
+            say(his, JULIET, "lost")
+            again = await resume(new, juliet, id_, 1)
+            await new.settle()
+            assert bodies(again) == ["lost"]
+        world.db.release()
+
+
+async def test_other_modules_get_their_state_back() -> None:
+    restored: list[dict[str, Any]] = []
+
+    class Mind(Module):
+        """Keeps something with sessions."""
+
+        name = "test_mind"
+
+        @on(events.session_saving)
+        def saving(self, event: SessionNotes) -> None:
+            """Write it down."""
+            event.notes[self.name] = {"list": [1, 2]}
+
+        @on(events.session_restored)
+        def restored(self, event: SessionNotes) -> None:
+            """Get it back."""
+            restored.append(event.notes | {"plain": event.session.note("test_mind.plain")})
+
+    async with first_world(extra=(Mind,)) as world:
+        juliet = await world.login(JULIET, presence=True, roster=True)
+        id_ = await enable(juliet)
+        session = world.kernel.sessions.get(juliet.jid)
+        assert session is not None
+        session.notes["test_mind.plain"] = True
+        juliet.send(
+            "<presence to='romeo@example.org/x'/><presence><priority>5</priority></presence>"
+            "<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>"
+        )
+        await world.settle()
+        async with after_crash(world, extra=(Mind,)) as new:
+            assert restored == [{"test_mind": {"list": [1, 2]}, "plain": True}]
+            back_again = new.kernel.sessions.get(juliet.jid)
+            assert back_again is not None
+            assert (back_again.priority, back_again.interested) == (5, True)
+            assert back_again.directed == {"romeo@example.org/x"}
+            await resume(new, juliet, id_, 100)
+
+
+async def test_carbons_go_on_after_a_restart() -> None:
+    async with first_world() as world:
+        phone, id_ = await managed(world, "juliet@example.org/phone")
+        phone.send("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await world.settle()
+        count = sent_to(world, phone)
+        async with after_stop(world) as new:
+            desk = await new.login("juliet@example.org/desk", presence=True)
+            again = await resume(new, phone, id_, count)
+            await new.settle()
+            again.inbox.clear()
+            say(desk, "romeo@example.org", "x")
+            await again.expect("<message><sent xmlns='urn:xmpp:carbons:2'/></message>")
+
+
+async def test_damaged_rows_and_removed_accounts_do_not_stop_the_start(expected_errors: Any) -> None:
+    expected_errors.events |= {"session_damaged"}
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        await managed(world, "romeo@example.org/orchard")
+        say(juliet, "romeo@example.org", "x")
+        await world.settle()
+
+        def damage(c: Any) -> None:
+            c.run("UPDATE sm_session SET jid = 'nobody@example.org/x' WHERE jid LIKE 'romeo%'")
+            c.run("UPDATE sm_session SET jid = '@@' WHERE jid LIKE 'juliet%'")
+
+        await world.db.write("damage", damage)
+        async with after_crash(world) as new:
+            await new.settle()
+            assert len(new.kernel.sessions) == 0
+            assert await new.db.fetch("SELECT * FROM sm_session") == []
+            assert await new.db.fetch("SELECT * FROM sm_message") == []
+
+
+async def test_an_id_is_not_given_twice_after_a_restart() -> None:
+    async with first_world() as world:
+        _, id_ = await managed(world, JULIET)
+        async with after_stop(world) as new:
+            _, other = await managed(new, "juliet@example.org/other")
+            assert id_ != other
+            client = await back(new, "juliet")
+            client.send(f"<resume xmlns='{SM}' h='{0}' previd='{id_}'/>")
+            await client.expect(f"<resumed xmlns='{SM}'/>")
+
+
+async def test_two_resources_that_expired_while_the_server_was_down_leave_one_message() -> None:
+    async with first_world() as world:
+        await managed(world, JULIET)
+        await managed(world, "juliet@example.org/other")
+        romeo = await world.login("romeo@example.org/orchard")
+        say(romeo, BARE, "for both")
+        say(romeo, JULIET, "for one")
+        await world.settle()
+        async with after_crash(world, later=700.0) as dead:
+            await dead.settle()
+            assert len(await dead.db.fetch("SELECT id FROM sm_message")) == 3  # they wait from the start of the server
+        async with after_stop(world, later=700.0) as new:
+            await new.settle()
+            again = await new.login(JULIET, presence=True)
+            await new.settle()
+            assert sorted(bodies(again)) == ["for both", "for one"]
