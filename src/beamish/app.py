@@ -334,7 +334,10 @@ async def listen_services(
                 lines.append(f"s2s {format_peer(sock.getsockname())} {'direct-tls' if direct else 'starttls'}")
     if config.components:
         components = component_server(kernel, config)
-        components.start()
+        try:
+            components.start()
+        except ValueError as error:
+            raise CommandFailed(f"a component cannot be served: {error}") from error
         up.push_async_callback(components.stop, config.server.shutdown_grace)
         for sock in bind_all(config.component_listener.listen):
             listener = await loop.create_server(components.connection, sock=sock, backlog=BACKLOG)

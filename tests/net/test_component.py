@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from beamish.app import CommandFailed
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.live import connect
@@ -158,6 +159,13 @@ async def test_service_discovery_lists_components(server: FederatedServer) -> No
     )
     found = {item.get("jid") for item in items.iter("{http://jabber.org/protocol/disco#items}item")}
     assert {"irc.a.example", "power.a.example"} <= found
+
+
+async def test_a_component_in_the_place_of_something_else(tmp_path: Path) -> None:
+    settings = {"components": {"a.example": {"secret": SECRET}}}
+    with pytest.raises(CommandFailed, match="a component cannot be served: a.example is served already"):
+        async with FederatedServer(Authority(tmp_path), Directory(), accounts=(), settings=settings):
+            pass
 
 
 async def test_slixmpp_as_a_component(server: FederatedServer) -> None:

@@ -487,3 +487,19 @@ def test_exceptions_from_verification() -> None:
     assert policy.must_verify("b.example")
     assert not policy.must_verify("muc.old.example")
     assert not Policy(require_verified=False).must_verify("b.example")
+
+
+async def test_a_stanza_that_the_peer_does_not_bear_comes_back_once(ca: Authority, names: Directory) -> None:
+    """It ends the stream; resuming that and sending it again would do so for ever."""
+    a, b = pair(ca, names, b={"settings": {"limits": {"stanza_bytes": 10_000}}})
+    async with a, b:
+        romeo, juliet = await exchange(a, b)
+        [link] = a.federation.links
+        await until(lambda: link.acks is not None and not link.acks.pending)
+        romeo.send(f"<message to='juliet@b.example/y' type='chat' id='big'><body>{'x' * 50_000}</body></message>")
+        error = await romeo.expect("<message from='juliet@b.example/y' type='error' id='big'/>")
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text is not None and text.startswith("stream-error: the server closed the stream with policy-violation")
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='small'><body>Hi</body></message>")
+        await juliet.expect("<message id='small'/>")
+        await romeo.expect_nothing()

@@ -393,27 +393,25 @@ class Federation:
         if self.draining and not self.links:
             self._empty.set()
         abnormal = link.why is not None
+        acks = link.acks
+        kept = False
         if isinstance(link, S2SInLink):
-            acks = link.acks
             if acks is not None and acks.id and self.resumable.get(acks.id) is link:
                 if abnormal and not self.draining:
                     self.kernel.clock.call_later(self.limits.resume_seconds, lambda: self._forget(link))
                 else:
                     self.resumable.pop(acks.id, None)
             for route in tuple(link.routes):
-                route.detach(link, ours=False, again=False)
+                kept = route.detach(link, ours=False, again=False) or kept
             if abnormal and not self.draining:
                 for local, remote in link.machine.pairs:
                     self._is_there(local, remote)
         elif isinstance(link, S2SOutLink):
             for route in tuple(link.routes):
                 again = abnormal and (link.machine.bidi or self.presences.of(link.machine.remote) > 0)
-                route.detach(link, ours=True, again=again and not self.draining)
-        acks = link.acks
-        if acks is not None and acks.pending and not acks.id:
+                kept = route.detach(link, ours=True, again=again and not self.draining) or kept
+        if acks is not None and acks.pending and not kept:
             self.bounce_pending(acks, link.why)
-        elif acks is not None and acks.pending and not abnormal:
-            self.bounce_pending(acks, None)
         if link.pings is not None and link.why is not None:
             for stanza in link.pings.lost(self.now()):
                 self.bounce(stanza, link.why)

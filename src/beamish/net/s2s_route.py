@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 8.0
 _FIRST_BACKOFF: Final = 5.0
+_BROKEN: Final = frozenset((Cause.LOST, Cause.TIMEOUT, Cause.NETWORK))
+"""Ends of a stream after which it may be resumed."""
 
 
 class Route:
@@ -156,24 +158,30 @@ class Route:
 
     # ---- losing it --------------------------------------------------------------------------------------------------
 
-    def detach(self, link: Link, *, ours: bool, again: bool) -> None:
-        """The stream is gone. `ours`: we opened it; `again`: look at once whether the peer is still there."""
+    def detach(self, link: Link, *, ours: bool, again: bool) -> bool:
+        """The stream is gone. `ours`: we opened it; `again`: look at once whether the peer is still there.
+
+        True if its counters were kept, because it may be resumed.
+        """
         link.routes.discard(self)
         if self.link is not link:
-            return
+            return False
         self.link = None
         acks = link.acks
-        if acks is not None and acks.id and link.why is not None:
+        kept = False
+        # After a stream error it would only happen again: one of the stanzas may be what the peer does not bear.
+        if acks is not None and acks.id and link.why is not None and link.why.cause in _BROKEN:
             if ours:
                 self.held = acks
-                again = True
+                kept = again = True
             elif acks.pending:
                 self.holder = link
                 seconds = self._federation.limits.resume_seconds
                 self._hold_timer = self._federation.kernel.clock.call_later(seconds, self._not_resumed)
-                return
+                return True
         if self._queue or again:
             self.wake()
+        return kept
 
     def _release(self) -> None:
         self.holder = None
