@@ -224,6 +224,10 @@ enabled = false
 [limits]
 {limits}
 
+[modules.muc]
+stanzas_per_second = {NO_LIMIT}.0
+stanza_burst = {NO_LIMIT}
+
 [modules]
 disable = [{disabled}]
 """
