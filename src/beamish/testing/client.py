@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from lxml import etree
 from beamish.testing.match import mismatch, pattern, show
 from beamish.xmpp import ns
 from beamish.xmpp.jid import JID
-from beamish.xmpp.xml import Element
+from beamish.xmpp.xml import Element, escape_attr, escape_text
 
 _HEADER = "<?xml version='1.0'?><stream:stream to='{to}' version='1.0' xml:lang='en' xmlns='jabber:client' xmlns:stream='{ns}'>"
 _PATIENCE = 10.0
@@ -175,6 +175,27 @@ class Client:
         if got.get("type") != type:
             raise ClientError(f"{self.jid}: expected an IQ {type}, got: {show(got)}")
         return got
+
+    async def command(
+        self, node: str, fields: Mapping[str, str | Sequence[str]] | None = None, *, at: str = "", type: str = "result"
+    ) -> Element:
+        """Run an ad-hoc command (XEP-0050) of one stage and return the answer's IQ, which must have this type.
+
+        A form that comes is answered with `fields` (name → value or values); `at` defaults to the client's own domain.
+        """
+        to, id_ = at or self.jid.domain, secrets.token_hex(4)
+        space = "http://jabber.org/protocol/commands"
+        head = f"<iq type='set' id='{id_}' to='{to}'><command xmlns='{space}' node='{escape_attr(node)}'"
+        answer = await self.iq(f"{head} action='execute'/></iq>", type if fields is None else "result")
+        if fields is None:
+            return answer
+        session = answer[0].get("sessionid", "")
+        inner = ""
+        for var, given in fields.items():
+            values = (given,) if isinstance(given, str) else given
+            inner += f"<field var='{var}'>" + "".join(f"<value>{escape_text(v)}</value>" for v in values) + "</field>"
+        form = f"<x xmlns='{ns.DATA}' type='submit'>{inner}</x>"
+        return await self.iq(f"{head} sessionid='{session}' action='complete'>{form}</command></iq>", type)
 
     # ---- the session ------------------------------------------------------------------------------------------------
 
