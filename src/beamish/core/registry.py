@@ -125,7 +125,7 @@ class Registry:
                 await module.tasks.close()
                 await module.stop()
             except Exception:
-                log.exception("module_stop_failed", module=module.name)
+                log.exception("module_stop_failed", owner=module.name)
             self._kernel.hooks.remove(module.name)
             self._kernel.iq.remove(module.name)
             self._kernel.commands.remove(module.name)

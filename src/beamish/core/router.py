@@ -366,7 +366,9 @@ class Router:
             return None
         # RFC 6121 §8.5.3.1: a request must not reveal presence to those who may not see it
         assert self._presence is not None and stanza.sender is not None
-        allowed = stanza.sender.bare == to.bare or self._presence.may_see(to.bare, stanza.sender)
+        sender = stanza.sender
+        # … which the account itself and its own server know anyway
+        allowed = sender.bare == to.bare or sender == to.domain or self._presence.may_see(to.bare, sender)
         if is_later(allowed):
             return self._iq_when_allowed(ctx, to, cast("Awaitable[bool]", allowed))
         if not allowed or not self.hand_over(ctx, (session,)):

@@ -1,0 +1,123 @@
+"""Finding, ordering, starting and stopping modules, and the kernel they live in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pytest
+
+from beamish.core import events
+from beamish.core.events import SessionEvent
+from beamish.core.module import Module, iq, on
+from beamish.core.registry import ModuleError, discover, select, start_order
+from beamish.testing import World
+from beamish.testing.plugin import ExpectedErrors
+
+
+class One(Protocol):
+    """A service."""
+
+
+class Two(Protocol):
+    """Another one."""
+
+
+def module(name_: str, **attributes: object) -> type[Module]:
+    return type(name_, (Module,), {"name": name_, **attributes})
+
+
+def test_what_ships_is_found_by_itself() -> None:
+    found = [cls.name for cls in discover()]
+    assert found == sorted(found)
+    assert {"accounts", "roster", "presence"} <= set(found)
+
+
+def test_selection() -> None:
+    classes = [module("a"), module("b", default=False), module("c", essential=True)]
+    names = lambda **choice: [cls.name for cls in select(classes, choice.get("on", ()), choice.get("off", ()))]  # noqa: E731
+    assert names() == ["a", "c"]
+    assert names(on=["b"], off=["a"]) == ["b", "c"]
+    with pytest.raises(ModuleError, match="c cannot be disabled"):
+        names(off=["c"])
+
+
+def test_providers_start_first() -> None:
+    user = module("a", requires=(One, Two))
+    one, two = module("y", provides=(One,), requires=(Two,)), module("z", provides=(Two,))
+    assert [cls.name for cls in start_order([user, one, two])] == ["z", "y", "a"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((module("a", requires=(One,)),), "a requires One"),
+        ((module("a", provides=(One,)), module("b", provides=(One,))), "both provide One"),
+        ((module("a", provides=(One,), requires=(Two,)), module("b", provides=(Two,), requires=(One,))), "ring"),
+    ],
+)
+def test_sets_that_cannot_start_say_why(classes: tuple[type[Module], ...], message: str) -> None:
+    with pytest.raises(ModuleError, match=message):
+        start_order(classes)
+
+
+class Probe(Module):
+    """Notes its life."""
+
+    name = "probe"
+    life: list[str] = []  # noqa: RUF012
+
+    async def start(self) -> None:
+        self.life.append("start")
+
+    async def stop(self) -> None:
+        self.life.append("stop")
+        raise RuntimeError("bug")
+
+    @on(events.session_bound)
+    def bound(self, event: SessionEvent) -> None:
+        self.life.append(str(event.session.jid))
+
+    @iq(get="{urn:probe}q")
+    def query(self, ctx: events.Context) -> object:
+        return ctx.stanza.reply()
+
+
+async def test_a_modules_marks_live_as_long_as_it_does(expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("module_stop_failed")
+    Probe.life.clear()
+    async with World(extra=[Probe]) as world:
+        romeo = await world.login("romeo@example.org/a")
+        await romeo.iq("<iq type='get' id='1'><q xmlns='urn:probe'/></iq>")
+        kernel = world.kernel
+        assert kernel.registry.modules[-1].name == "probe" or any(m.name == "probe" for m in kernel.registry.modules)
+    assert Probe.life == ["start", "romeo@example.org/a", "stop"]
+    assert not any(row.owner == "probe" for row in kernel.hooks[events.session_bound].rows)
+    assert kernel.registry.modules == ()
+
+
+async def test_services_are_asked_for_by_their_protocol(world: World) -> None:
+    provider = object()
+    with pytest.raises(LookupError, match="One"):
+        world.kernel.service(One)
+    assert world.kernel.service_or_none(One) is None
+    world.kernel.provide(One, provider)
+    assert world.kernel.service(One) is provider
+
+
+async def test_names_are_granted_by_the_hour(world: World) -> None:
+    world.kernel.names.lose(100_000, "romeo@example.org")
+    assert world.kernel.names.exhausted("romeo@example.org")
+    await world.pass_time(3_601)
+    assert not world.kernel.names.exhausted("romeo@example.org")
+
+
+async def test_a_session_ends_once(world: World) -> None:
+    seen: list[str] = []
+    from beamish.core.hooks import Row
+
+    world.kernel.hooks[events.session_closed].add(Row(1, "test", lambda event: seen.append(event.reason)))
+    romeo = await world.login("romeo@example.org/a")
+    [session] = world.kernel.sessions.of(romeo.jid.bare).all
+    world.kernel.end_session(session, "first")
+    world.kernel.end_session(session, "second")
+    assert seen == ["first"]

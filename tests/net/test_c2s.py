@@ -1,0 +1,664 @@
+"""Client connections: in memory with a clock that stands still, and on real sockets with both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from beamish.core import events
+from beamish.core.events import Context, SessionClosed
+from beamish.core.hooks import Row
+from beamish.core.services import AccountsService
+from beamish.net.c2s import C2SConnection
+from beamish.testing import Client, World
+from beamish.testing.live import LiveServer, trust
+from beamish.testing.plugin import ExpectedErrors
+from beamish.testing.world import PASSWORD
+from beamish.xmpp.jid import JID
+
+STREAM = "http://etherx.jabber.org/streams"
+HEADER = f"<stream:stream to='example.org' version='1.0' xmlns='jabber:client' xmlns:stream='{STREAM}'>"
+SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
+STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def plain(user: str, password: str) -> str:
+    message = "\0".join(("", user, password)).encode()
+    return f"<auth xmlns='{SASL}' mechanism='PLAIN'>{base64.b64encode(message).decode()}</auth>"
+
+
+def endings(world: World) -> list[tuple[str, str]]:
+    """Sessions that end, with the reason."""
+    seen: list[tuple[str, str]] = []
+
+    def note(event: SessionClosed) -> None:
+        seen.append((str(event.session.jid), event.reason))
+
+    world.kernel.hooks[events.session_closed].add(Row(1, "test", note))
+    return seen
+
+
+# ---- the end of a connection ------------------------------------------------------------------------------------------
+
+
+async def test_an_orderly_end(world: World) -> None:
+    ended = endings(world)
+    romeo = await world.login("romeo@example.org/orchard")
+    await romeo.close()
+    await world.settle()
+    assert romeo.disconnected
+    assert ended == [("romeo@example.org/orchard", "closed")]
+    assert not world.c2s.connections
+    assert not world.c2s.per_network
+
+
+async def test_a_peer_that_vanishes(world: World) -> None:
+    ended = endings(world)
+    romeo = await world.login("romeo@example.org/orchard")
+    romeo.drop()
+    await world.settle()
+    assert ended == [("romeo@example.org/orchard", "lost")]
+    assert not world.c2s.connections
+
+
+async def test_half_a_connection_still_gets_its_answers(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    romeo.send("<iq type='get' id='1' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+    assert world.transports[romeo]._protocol.eof_received()
+    await romeo.expect("<iq type='result' id='1'/>")
+    await romeo.expect_closed()
+    await world.settle()
+    assert romeo.disconnected
+
+
+async def test_an_end_behind_a_slow_stanza_waits_for_it(world: World) -> None:
+    gate = asyncio.Event()
+
+    async def slow(ctx: Context) -> None:
+        await gate.wait()
+
+    romeo = await world.login("romeo@example.org/orchard")
+    juliet = await world.login("juliet@example.org/a")
+    world.kernel.hooks[events.inbound].add(Row(1, "test", slow))
+    romeo.send(f"<message to='{juliet.jid}' id='1'/><message to='{juliet.jid}' id='2'/>")
+    world.transports[romeo]._protocol.eof_received()
+    await juliet.expect_nothing()
+    gate.set()
+    await juliet.expect("<message id='1'/>")
+    await juliet.expect("<message id='2'/>")
+    await romeo.expect_closed()
+
+
+async def test_an_error_waits_for_the_peers_goodbye_but_not_for_ever(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    juliet = await world.login("juliet@example.org/a")
+    romeo.send(f"<!-- x --><message to='{juliet.jid}'/>")
+    await romeo.expect_closed("restricted-xml")
+    assert not romeo.disconnected
+    romeo.send(f"<message to='{juliet.jid}'/>")
+    await juliet.expect_nothing()
+    await world.pass_time(4)
+    assert romeo.disconnected
+
+
+@pytest.mark.parametrize("goodbye", ["</stream:stream>", "eof"])
+async def test_after_both_have_closed_the_connection_goes(goodbye: str, world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    romeo.send("<!-- x -->")
+    await romeo.expect_closed("restricted-xml")
+    if goodbye == "eof":
+        world.transports[romeo]._protocol.eof_received()
+    else:
+        romeo.send(goodbye)
+    await world.settle()
+    assert romeo.disconnected
+
+
+async def test_the_peers_error_closes_the_stream(world: World) -> None:
+    ended = endings(world)
+    romeo = await world.login("romeo@example.org/orchard")
+    romeo.send("<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>")
+    await world.settle()
+    assert romeo.closed
+    assert not romeo.inbox
+    assert romeo.disconnected
+    assert ended == [("romeo@example.org/orchard", "error:policy-violation")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "condition"),
+    [
+        ("<pubsub><publish/></pubsub>", "unsupported-stanza-type"),
+        ("<x xmlns='urn:x'/>", "unsupported-stanza-type"),
+        ("<message xmlns='urn:x'/>", "unsupported-stanza-type"),
+        ("<message xmlns='jabber:server'/>", "invalid-namespace"),
+    ],
+)
+async def test_elements_that_are_no_stanzas(sent: str, condition: str, world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    juliet = await world.login("juliet@example.org/a")
+    romeo.send(f"<message to='{juliet.jid}' id='1'/>{sent}<message to='{juliet.jid}' id='2'/>")
+    await romeo.expect_closed(condition)
+    await juliet.expect("<message id='1'/>")
+    await juliet.expect_nothing()
+
+
+async def test_a_mistake_of_ours_costs_one_stream(world: World, expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("stream_failed")
+    romeo = await world.login("romeo@example.org/orchard")
+    juliet = await world.login("juliet@example.org/a")
+    [connection] = [c for c in world.c2s.connections if c.session is not None and c.session.jid == romeo.jid]
+    assert connection.session is not None
+
+    def broken(_: object) -> None:
+        raise RuntimeError("bug")
+
+    connection.session.handled = broken
+    romeo.send("<message to='juliet@example.org/a'/>")
+    await romeo.expect_closed("internal-server-error")
+    await juliet.iq("<iq type='get' id='1' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+
+
+# ---- becoming somebody ------------------------------------------------------------------------------------------------
+
+
+async def test_everything_may_come_in_one_piece(world: World) -> None:
+    bind = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>"
+    client = world.connect()
+    client.send(HEADER)
+    await client.receive()
+    sent: list[bytes] = []
+    # what the client's own parser would make of a restarted stream in the middle is of no interest here
+    client.feed = sent.append  # type: ignore[method-assign]
+    bound = asyncio.Event()
+    world.kernel.hooks[events.session_bound].add(Row(1, "test", lambda _: bound.set()))
+    client.send(
+        plain("romeo", PASSWORD) + HEADER + bind + "<message to='juliet@example.org/none' id='m' type='normal'/>"
+    )
+    await bound.wait()
+    await world.settle()
+    text = b"".join(sent)
+    order = [
+        text.index(part) for part in (b"<success", b"<stream:features", b"<jid>romeo@example.org/x</jid>", b"id='m'")
+    ]
+    assert order == sorted(order)
+
+
+async def test_the_newer_session_wins(world: World) -> None:
+    ended = endings(world)
+    old = await world.login("romeo@example.org/orchard")
+    new = await world.login("romeo@example.org/orchard")
+    await old.expect_closed("conflict")
+    assert ended == [("romeo@example.org/orchard", "replaced")]
+    await new.iq("<iq type='get' id='1' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+    assert len(world.kernel.sessions.of(new.jid.bare).all) == 1
+
+
+async def test_resources_are_made_up_unguessably(world: World) -> None:
+    client = [await world.login("romeo@example.org") for _ in range(3)]
+    resources = {c.jid.resource for c in client}
+    assert len(resources) == 3
+    assert all(len(resource) >= 16 for resource in resources)
+
+
+async def test_sessions_of_an_account_are_bounded() -> None:
+    async with World(settings={"limits": {"resources_per_account": 2}}) as world:
+        for name in "ab":
+            await world.login(f"romeo@example.org/{name}")
+        third = world.connect()
+        await third.open_stream("example.org")
+        await third.authenticate("romeo", PASSWORD)
+        got = await third.iq("<iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>", "error")
+        assert got.find(".//{*}resource-constraint") is not None
+        bind = "<iq type='set' id='2'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>a</resource></bind></iq>"
+        await third.iq(bind)
+
+
+async def test_who_does_not_log_in_in_time_is_sent_away(world: World) -> None:
+    slow = world.connect()
+    await slow.open_stream("example.org")
+    quick = await world.login("romeo@example.org/x")
+    await world.pass_time(29)
+    assert not slow.closed
+    await world.pass_time(2)
+    await slow.expect_closed("connection-timeout")
+    assert not quick.closed
+
+
+async def test_connections_of_one_address_are_bounded() -> None:
+    async with World(settings={"limits": {"connections_per_address": 2}}) as world:
+        first, second = world.connect(), world.connect()
+        third = world.connect()
+        await third.expect_closed("policy-violation")
+        await world.pass_time(4)
+        first.drop()
+        await world.settle()
+        await world.connect().open_stream("example.org")
+        await second.open_stream("example.org")
+
+
+async def failed_login(world: World, user: str, password: str) -> str:
+    client = world.connect()
+    await client.open_stream("example.org")
+    client.send(plain(user, password))
+    got = await client.receive()
+    client.drop()
+    await world.settle()
+    return str(got[0].tag).rpartition("}")[2] if len(got) else str(got.tag).rpartition("}")[2]
+
+
+async def test_guessing_a_password_is_slowed_down_whatever_the_case_of_the_name() -> None:
+    settings = {"limits": {"login_failures_per_account": 3, "login_failure_window": 100.0}}
+    async with World(settings=settings) as world:
+        for name in ("romeo", "Romeo", "ROMEO"):
+            assert await failed_login(world, name, "wrong") == "not-authorized"
+        assert await failed_login(world, "romeo", PASSWORD) == "temporary-auth-failure"
+        assert await failed_login(world, "juliet", PASSWORD) == "success"
+        await world.pass_time(101)
+        assert await failed_login(world, "romeo", PASSWORD) == "success"
+
+
+async def test_success_forgives_and_other_failures_are_no_guesses() -> None:
+    async with World(settings={"limits": {"login_failures_per_account": 2}}) as world:
+        for _ in range(5):
+            assert await failed_login(world, "romeo", "wrong") == "not-authorized"
+            assert await failed_login(world, "romeo", PASSWORD) == "success"
+        for _ in range(5):
+            client = world.connect()
+            await client.open_stream("example.org")
+            client.send(
+                f"<auth xmlns='{SASL}' mechanism='SCRAM-SHA-1'>{base64.b64encode(b'n,,n=romeo,r=x').decode()}</auth>"
+            )
+            await client.receive()
+            client.send(f"<abort xmlns='{SASL}'/>")
+            await client.expect(f"<failure xmlns='{SASL}'><aborted/></failure>")
+            client.drop()
+        assert await failed_login(world, "romeo", PASSWORD) == "success"
+
+
+async def test_an_address_that_guesses_is_slowed_down_over_all_accounts() -> None:
+    async with World(settings={"limits": {"login_failures_per_address": 3}}) as world:
+        for user in ("a", "b", "romeo"):
+            assert await failed_login(world, user, "wrong") == "not-authorized"
+        assert await failed_login(world, "juliet", PASSWORD) == "temporary-auth-failure"
+
+
+async def test_a_removed_account_cannot_bind_what_it_began(world: World) -> None:
+    romeo = world.connect()
+    await romeo.open_stream("example.org")
+    await romeo.authenticate("romeo", PASSWORD)
+    await world.kernel.service(AccountsService).remove(JID.parse("romeo@example.org"))
+    await romeo.expect_closed("not-authorized")
+
+
+async def test_without_certificates_starttls_ends_the_connection(world: World) -> None:
+    client = world.connect()
+    await client.open_stream("example.org")
+    client.send(STARTTLS)
+    await world.settle()
+    assert client.disconnected
+
+
+# ---- rates, silence, slowness -----------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_sends_too_much_is_read_more_slowly() -> None:
+    async with World(settings={"limits": {"stanzas_per_second": 10, "stanza_burst": 20}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        juliet = await world.login("juliet@example.org/a")
+        for n in range(100):
+            romeo.send(f"<message to='{juliet.jid}' id='{n}'/>")
+        await world.settle()
+        first = len(juliet.inbox)
+        assert 15 <= first <= 25
+        await world.pass_time(2)
+        assert first < len(juliet.inbox) <= first + 25
+        await world.pass_time(20)
+        assert [el.get("id") for el in juliet.inbox] == [str(n) for n in range(100)], "nothing is lost, order is kept"
+
+
+async def test_bytes_count_too() -> None:
+    limits = {"bytes_per_second": 1_000, "bytes_burst": 10_000}
+    async with World(settings={"limits": limits}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        juliet = await world.login("juliet@example.org/a")
+        for n in range(20):
+            romeo.send(f"<message to='{juliet.jid}' id='{n}'><body>{'x' * 1_000}</body></message>")
+        await world.settle()
+        assert len(juliet.inbox) < 12
+        await world.pass_time(30)
+        assert [el.get("id") for el in juliet.inbox] == [str(n) for n in range(20)]
+
+
+async def test_a_slow_reader_is_cut_and_nobody_else_waits() -> None:
+    async with World(settings={"limits": {"unsent_bytes": 50_000}}) as world:
+        ended = endings(world)
+        romeo = await world.login("romeo@example.org/orchard")
+        juliet = await world.login("juliet@example.org/a")
+        transport = world.transports[juliet]
+        connection = transport._protocol
+        transport.stuck = True
+        for n in range(60):
+            romeo.send(f"<message to='{juliet.jid}' id='{n}' type='headline'><body>{'x' * 1_000}</body></message>")
+            await world.settle()
+        assert ended == [("juliet@example.org/a", "slow")]
+        assert not connection._out
+        await romeo.iq("<iq type='get' id='1' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+
+
+async def test_a_silent_client_is_asked_and_then_dropped() -> None:
+    async with World(settings={"c2s": {"probe_after": 240, "probe_timeout": 60}}) as world:
+        ended = endings(world)
+        romeo = await world.login("romeo@example.org/orchard")
+        await world.pass_time(230)
+        await romeo.expect_nothing()
+        await world.pass_time(30)
+        ping = await romeo.expect("<iq type='get' from='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+        romeo.send(f"<iq type='result' id='{ping.get('id')}' to='example.org'/>")
+        await world.pass_time(230)
+        assert not romeo.closed
+        await world.pass_time(30)
+        await romeo.expect("<iq type='get'><ping xmlns='urn:xmpp:ping'/></iq>")
+        await world.pass_time(80)
+        await romeo.expect_closed("connection-timeout")
+        assert ended == [("romeo@example.org/orchard", "timeout")]
+
+
+async def test_white_space_is_a_sign_of_life(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    for _ in range(20):
+        await world.pass_time(100)
+        romeo.send(" ")
+    await romeo.expect_nothing()
+
+
+async def test_the_parser_of_a_quiet_client_is_freed_and_nothing_is_lost(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    juliet = await world.login("juliet@example.org/a")
+    [connection] = [c for c in world.c2s.connections if c.session is not None and c.session.jid == romeo.jid]
+    assert connection._machine is not None
+    parser = connection._machine._parser
+    await world.pass_time(60)
+    assert parser.idle
+    for piece in (" ", "<mess", f"age to='{juliet.jid}' id='/>", "'", "/>"):
+        romeo.send(piece)
+        await world.pass_time(60)
+    await juliet.expect("<message id='/&gt;'/>")
+
+
+async def test_a_shutdown_says_so_and_waits_for_goodbyes() -> None:
+    async with World() as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        stranger = world.connect()
+        await stranger.open_stream("example.org")
+        draining = asyncio.ensure_future(world.c2s.drain(5.0))
+        await romeo.expect_closed("system-shutdown")
+        await stranger.expect_closed("system-shutdown")
+        late = world.connect()
+        await late.expect_closed("system-shutdown")
+        for client in (romeo, stranger, late):
+            client.send("</stream:stream>")
+        await asyncio.wait_for(draining, 1.0)
+        assert not world.c2s.connections
+
+
+async def test_a_shutdown_does_not_wait_for_ever() -> None:
+    async with World() as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        await world.c2s.drain(0.01)
+        await world.settle()
+        assert romeo.disconnected
+
+
+async def test_credentials_do_not_reach_the_wire_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    from beamish.net import wirelog
+
+    lines: list[str] = []
+
+    class Log:
+        def debug(self, event: str, **keys: str) -> None:
+            lines.append(keys["data"])
+
+    monkeypatch.setattr(wirelog, "log", Log())
+    async with World(settings={"server": {"log": {"wire": True}}}) as world:
+        client = world.connect()
+        await client.open_stream("example.org")
+        for byte in plain("romeo", PASSWORD).encode():
+            client.send(bytes([byte]))
+            await world.settle()
+        await client.expect(f"<success xmlns='{SASL}'/>")
+        client.drop()
+        await world.settle()
+        assert not world.c2s.wire_log._maskers
+    text = "".join(lines)
+    assert "mechanism='PLAIN'" in text
+    assert base64.b64encode(f"\0romeo\0{PASSWORD}".encode()).decode()[:8] not in text
+
+
+# ---- real sockets -----------------------------------------------------------------------------------------------------
+
+
+async def opened(server: LiveServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(HEADER.encode())
+    await reader.readuntil(b"</stream:features>")
+    return reader, writer
+
+
+class Watched(set[C2SConnection]):
+    """The server's connections, for those who wait until there are none."""
+
+    def __init__(self, connections: set[C2SConnection]) -> None:
+        super().__init__(connections)
+        self.empty = asyncio.Event()
+
+    def discard(self, connection: C2SConnection) -> None:
+        super().discard(connection)
+        if not self:
+            self.empty.set()
+
+
+async def gone(server: LiveServer) -> None:
+    """Wait until the server holds no connection any more."""
+    if server.c2s.connections:
+        server.c2s.connections = watched = Watched(server.c2s.connections)
+        await asyncio.wait_for(watched.empty.wait(), 5)
+    assert not server.c2s.per_network
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["starttls", "direct"])
+def test_over_tls(direct: bool, run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            romeo = await server.client("romeo@example.org/orchard", direct_tls=direct)
+            juliet = await server.client("juliet@example.org/a", direct_tls=not direct)
+            romeo.send(f"<message to='{juliet.jid}' id='1'><body>{'x' * 100_000}</body></message>")
+            await juliet.expect("<message id='1'/>")
+            romeo.send("</stream:stream>")
+            await romeo.expect_closed()
+
+    run(play())
+
+
+@pytest.mark.parametrize("behind", [b"<iq/>", HEADER.encode(), b"\x16\x03\x01"], ids=["stanza", "header", "hello"])
+def test_bytes_behind_starttls_are_an_error(behind: bytes, run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode() + behind)
+            answer = await reader.readuntil(b"</stream:stream>")
+            assert b"<policy-violation " in answer
+            assert b"<proceed" not in answer
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_bytes_injected_into_the_handshake_are_not_heard(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode())
+            await reader.readuntil(b"/>")
+            writer.write(HEADER.encode() + plain("romeo", PASSWORD).encode())
+            rest = await reader.read()
+            assert b"success" not in rest
+            assert b"stream:features" not in rest
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+@pytest.mark.parametrize("way", ["garbage", "vanish", "half"])
+def test_a_handshake_that_fails_leaves_nothing_behind(way: str, run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode())
+            await reader.readuntil(b"/>")
+            if way == "garbage":
+                writer.write(b"\x00" * 100)
+                await reader.read()
+            elif way == "half":
+                writer.write(b"\x16\x03\x01\x02\x00")
+                writer.write_eof()
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_a_stranger_in_the_handshake_is_sent_away_in_time(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer(settings={"limits": {"unauthenticated_seconds": 0.2}}) as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode())
+            await reader.readuntil(b"/>")
+            rest = await reader.read()
+            assert b"stream:error" not in rest, "nothing in the clear goes into a handshake"
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_garbage_instead_of_direct_tls(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await asyncio.open_connection(server.host, server.tls_port)
+            writer.write(b"<stream:stream>" * 10)
+            await reader.read()
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_half_a_connection_over_tcp(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer(settings={"c2s": {"require_tls": False}}) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(HEADER.encode() + plain("romeo", PASSWORD).encode())
+            await reader.readuntil(b"<success")
+            bind = b"<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>"
+            ping = b"<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
+            writer.write(HEADER.encode() + bind + ping)
+            writer.write_eof()
+            answer = await reader.read()  # to the end: the server closes too
+            assert b"id='p'" in answer
+            assert answer.endswith(b"</stream:stream>")
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_a_reset_in_the_middle_of_a_session(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            romeo = await server.client("romeo@example.org/orchard")
+            romeo.send("<message to='juliet@exa")
+            romeo.drop()
+            await gone(server)
+            assert not len(server.kernel.sessions)
+
+    run(play())
+
+
+def test_a_reader_that_stops_is_cut_over_tcp(run: Run) -> None:
+    async def play() -> None:
+        limits = {"unsent_bytes": 300_000, "stanza_bytes": 100_000}
+        async with LiveServer(settings={"limits": limits, "c2s": {"require_tls": False}}) as server:
+            plug = socket.socket()
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            plug.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(plug, (server.host, server.port))
+            reader, writer = await asyncio.open_connection(sock=plug, limit=1_024)
+            writer.write(HEADER.encode() + plain("juliet", PASSWORD).encode())
+            await reader.readuntil(b"<success")
+            bind = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>a</resource></bind></iq>"
+            bound = asyncio.Event()
+            server.kernel.hooks[events.session_bound].add(Row(1, "test", lambda _: bound.set()))
+            writer.write((HEADER + bind).encode())
+            await bound.wait()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            romeo = await server.client("romeo@example.org/orchard")
+            async with asyncio.timeout(8):
+                n = 0
+                while server.kernel.sessions.of(JID.parse("juliet@example.org")).all:
+                    romeo.send(
+                        f"<message to='juliet@example.org/a' type='headline'><body>{'x' * 50_000}</body></message>"
+                    )
+                    n += 1
+                    await romeo.iq(f"<iq type='get' id='{n}' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+            writer.transport.abort()
+
+    run(play())
+
+
+def test_alpn_and_the_version_of_tls(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            context = trust(server.ca)
+            reader, writer = await asyncio.open_connection(
+                server.host, server.tls_port, ssl=context, server_hostname="example.org"
+            )
+            session: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            assert session.selected_alpn_protocol() == "xmpp-client"
+            assert session.version() in ("TLSv1.2", "TLSv1.3")
+            writer.write(HEADER.encode())
+            features = await reader.readuntil(b"</stream:features>")
+            assert b"SCRAM-SHA-256-PLUS" in features
+            assert b"<starttls" not in features
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_clients_of_the_kit_are_real(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            client: Client = await server.connect()
+            features = await client.open_stream("example.org")
+            assert [str(el.tag).rpartition("}")[2] for el in features] == ["starttls"]
+            client.send("<message/>")
+            await client.expect_closed("not-authorized")
+
+    run(play())
