@@ -164,6 +164,34 @@ async def test_interests_known_before_the_presence_are_served_with_it(stages: St
     assert await titles(stages, tablet) == ["Heroes"]
 
 
+async def test_312_what_was_missed(stage: Stage) -> None:
+    juliet, _, _ = await cast(stage)
+    await stage.set(juliet, publish("Old", max_items="10"), to="")
+    await stage.world.pass_time(3600)
+    for title in ("One", "Two"):
+        await stage.set(juliet, tune(title, id=title), to="")
+    stage.caps.of("romeo@example.org/tablet", TUNE)
+    for secs, expected in (("1000", ["One", "Two"]), ("9999", ["Old", "One", "Two"]), ("soon", ["Two"])):
+        tablet = await stage.login("romeo@example.org/tablet", presence=False)
+        tablet.send(f"<presence><ago xmlns='urn:xmpp:ago:0' secs='{secs}'/></presence>")
+        assert await titles(stage, tablet) == expected
+    await stage.world.pass_time(3600)
+    tablet = await stage.login("romeo@example.org/tablet", presence=False)
+    tablet.send("<presence><ago xmlns='urn:xmpp:ago:0' secs='60'/></presence>")
+    assert await titles(stage, tablet) == []
+
+
+async def test_312_what_was_missed_at_a_service(stage: Stage) -> None:
+    juliet, romeo, _ = await cast(stage)
+    await stage.create(juliet, "news")
+    await stage.subscribe(romeo, "news")
+    for id_ in ("a", "b", "c"):
+        await stage.publish(juliet, "news", id_)
+    tablet = await stage.login("romeo@example.org/tablet", presence=False)
+    tablet.send("<presence><ago xmlns='urn:xmpp:ago:0' secs='60'/></presence>")
+    assert await stage.ids(tablet) == ["a", "b", "c"]
+
+
 async def test_nothing_is_sent_on_presence_where_it_is_never_sent(stages: Stage) -> None:
     juliet, _, _ = await cast(stages)
     await stages.set(juliet, publish("Heroes", send_last_published_item="never"), to="")

@@ -51,6 +51,7 @@ COMMON: Final = (
     "retrieve-items",
     "retrieve-subscriptions",
     "rsm",
+    "since",
     "subscribe",
     "subscription-notifications",
     "subscription-options",

@@ -24,6 +24,10 @@ HOSTS: Final = 20_000
 CACHED_ITEM: Final = 16_384
 """Larger last items are read again each time."""
 
+SINCE: Final = 100
+"""Missed items of one node that a resource gets when it comes back."""
+SINCE_BYTES: Final = 262_144
+
 
 class Hosts:
     """Loads hosts and keeps those used last.
@@ -131,6 +135,23 @@ class Hosts:
             if node.last_known and node.last is not None:
                 read[node.name] = node.last
         return read
+
+    async def fresh(self, host: Host, nodes: list[Node], since: float | None) -> list[tuple[Node, Item]]:
+        """What a resource that appears is to get of these nodes: the last item of each, or, if it was here before, what
+        was published since (XEP-0312), oldest first and at most `SINCE` of each.
+        """
+        if since is None:
+            found = await self.last(host, nodes)
+            return [(node, found[node.name]) for node in nodes if node.name in found]
+        wanted = [node for node in nodes if not node.last_known or (node.last and node.last.published > since)]
+        if not wanted:
+            return []
+        return await self._db.write(
+            "pubsub.since",
+            lambda c: [
+                (node, item) for node in wanted for item in store.latest(c, node.id, SINCE, since, SINCE_BYTES)[0]
+            ],
+        )
 
     def remember(self, node: Node, item: Item | None) -> None:
         """Note the last item of a node, if it is not too large to be kept."""

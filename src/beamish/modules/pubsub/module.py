@@ -28,7 +28,7 @@ from beamish.modules.pubsub.names import OWNER, PUBSUB
 from beamish.modules.pubsub.outbox import Outbox
 from beamish.modules.pubsub.owning import Owning
 from beamish.modules.pubsub.personal import Personal
-from beamish.modules.pubsub.presences import Presences
+from beamish.modules.pubsub.presences import Presences, since_of
 from beamish.modules.pubsub.publishing import Publishing
 from beamish.modules.pubsub.requests import Requests
 from beamish.modules.pubsub.service import Service, sweep
@@ -98,19 +98,20 @@ class PubsubModule(Module):
     xeps = (
         Xep(60, "1.30.0", note="no collections, no payment, nodes are not addressed by resource"),
         Xep(163, "1.2.2"),
-        Xep(222, "1.0.2"),
+        Xep(222, "1.0"),
         Xep(223, "1.1.1"),
         Xep(84, "1.1.4"),
-        Xep(107, "1.2.1"),
-        Xep(108, "1.3.1"),
+        Xep(107, "1.2.2"),
+        Xep(108, "1.3"),
         Xep(118, "1.3.0"),
-        Xep(80, "1.9.1"),
+        Xep(80, "1.10.0"),
         Xep(172, "1.1"),
-        Xep(384, "0.9.0", note="what it needs of a server"),
+        Xep(384, "0.9.1", note="what it needs of a server"),
         Xep(402, "1.2.0", status="partial", note="unified with nodes of XEP-0048"),
-        Xep(472, "0.2.0", note="what it needs of a server"),
-        Xep(277, "0.6.7", note="what it needs of a server"),
-        Xep(4, "2.13.1"),
+        Xep(472, "0.2.1", note="what it needs of a server"),
+        Xep(277, "0.6.5", note="what it needs of a server"),
+        Xep(312, "0.3"),
+        Xep(4, "2.13.2"),
         Xep(59, "1.0"),
         Xep(68, "1.3.0"),
     )
@@ -224,10 +225,11 @@ class PubsubModule(Module):
         self._personal.presence_changed(event)
         session = event.session
         if event.initial:
+            since = since_of(event.stanza, self.kernel.clock.now())
             for service in self._services.values():
                 host = self._hosts.cached(service.jid)
                 if host is None or host.count_of(session.bare):
-                    self.tasks.spawn(service.appeared(session.jid), "appeared")
+                    self.tasks.spawn(service.appeared(session.jid, since), "appeared")
         elif event.was and not session.available:
             self._left(session)
 

@@ -20,7 +20,7 @@ from beamish.modules.pubsub.model import Host, Node
 from beamish.modules.pubsub.names import NOTIFY
 from beamish.modules.pubsub.outbox import Relations
 from beamish.modules.pubsub.owning import Owning
-from beamish.modules.pubsub.presences import NOTHING
+from beamish.modules.pubsub.presences import NOTHING, since_of
 from beamish.modules.pubsub.publishing import Publication, Publishing
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload.forms import Submission
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 _SERVED: Final = "pubsub.served"
 """Note of a session: the interests whose last items it got."""
+_SINCE: Final = "pubsub.since"
+"""Note of a session: when its client was last here."""
 INTERESTS: Final = 200
 """Nodes that one resource can be interested in."""
 _SLICE: Final = 400
@@ -66,6 +68,7 @@ class Personal:
         session = event.session
         if event.initial:
             session.notes[_SERVED] = NOTHING
+            session.notes[_SINCE] = since_of(event.stanza, self._kernel.clock.now())
             self._serve(session, interests(self._features(session.jid)))
 
     def caps_known(self, event: CapsKnown) -> None:
@@ -78,7 +81,7 @@ class Personal:
             fresh = wanted - watcher.served
             if fresh and at.local:
                 watcher.served |= fresh
-                self._spawn(self._serve_one(at, event.jid, fresh))
+                self._spawn(self._serve_from(at, event.jid, fresh, None, watcher.since))
 
     def contact_presence(self, ctx: Context) -> None:
         """Presence arrived for an account from elsewhere, or directed to it (§9.1.3)."""
@@ -99,7 +102,7 @@ class Personal:
             wanted = interests(self._features(sender))
             if wanted:
                 watcher.served = wanted
-                self._spawn(self._serve_one(to.bare, sender, wanted))
+                self._spawn(self._serve_from(to.bare, sender, wanted, None, watcher.since))
 
     def _serve(self, session: Session, wanted: frozenset[str]) -> None:
         served = cast("frozenset[str]", session.note(_SERVED) or NOTHING)
@@ -114,7 +117,8 @@ class Personal:
     async def _serve_session(self, session: Session, wanted: frozenset[str]) -> None:
         """Send a local session the last items of its own account and of all local contacts."""
         engine = self._engine
-        await self._serve_from(session.bare, session.jid, wanted, session)
+        since = cast("float | None", session.note(_SINCE))
+        await self._serve_from(session.bare, session.jid, wanted, session, since)
         roster = await engine.roster(session.bare)
         contacts = [jid for jid in roster.subscriptions() if engine.presences.is_local(jid)]
         names = sorted(wanted)
@@ -133,19 +137,20 @@ class Personal:
             for jid in known:
                 if not session.available:
                     return
-                await self._serve_from(jid, session.jid, wanted, session)
+                await self._serve_from(jid, session.jid, wanted, session, since)
 
-    async def _serve_one(self, owner: JID, full: JID, wanted: frozenset[str]) -> None:
-        await self._serve_from(owner, full, wanted, None)
-
-    async def _serve_from(self, owner: JID, full: JID, wanted: Iterable[str], session: Session | None) -> None:
+    async def _serve_from(
+        self, owner: JID, full: JID, wanted: Iterable[str], session: Session | None, since: float | None
+    ) -> None:
         """Send one resource the last items of an account's nodes that it wants and may see."""
         engine = self._engine
         host = await engine.host(owner, account=True)
         nodes = [node for name in wanted if (node := host.nodes.get(name)) is not None]
-        await self._send_last(host, [n for n in nodes if _sends_last(n)], full, session)
+        await self._send_last(host, [n for n in nodes if _sends_last(n)], full, session, since)
 
-    async def _send_last(self, host: Host, nodes: list[Node], full: JID, session: Session | None) -> None:
+    async def _send_last(
+        self, host: Host, nodes: list[Node], full: JID, session: Session | None, since: float | None = None
+    ) -> None:
         engine = self._engine
         if not nodes:
             return
@@ -155,10 +160,8 @@ class Personal:
                 return
             of: dict[str, Relations] = {node.name: await engine.relations(host, node) for node in nodes}
             nodes = [node for node in nodes if access.may_receive(node, bare, of[node.name](bare))]
-        found = await engine.hosts.last(host, nodes)
-        for node in nodes:
-            item = found.get(node.name)
-            if item is not None and item.published > engine.oldest(node):
+        for node, item in await engine.hosts.fresh(host, nodes, since):
+            if item.published > engine.oldest(node):
                 engine.outbox.last_item(host, node, item, full, interested=session)
 
     # ---- what else changes access -----------------------------------------------------------------------------------

@@ -21,19 +21,24 @@ PER_ADDRESS: Final = 5000
 """Resources known to one account or service."""
 TOTAL: Final = 200_000
 """Resources known in all."""
+SKEW: Final = 300.0
+"""Seconds that a client's clock may be wrong (XEP-0312 §2)."""
+_AGO: Final = "urn:xmpp:ago:0"
 NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Watcher:
     """A resource that shares its presence with an address of ours.
 
-    `show` is its state as `pubsub#show-values` names it; `served` are the interests whose last items it got.
+    `show` is its state as `pubsub#show-values` names it; `served` are the interests whose last items it got; `since` is
+    when it was last here, if it said so.
     """
 
-    __slots__ = ("served", "show")
+    __slots__ = ("served", "show", "since")
 
-    def __init__(self, show: str) -> None:
+    def __init__(self, show: str, since: float | None) -> None:
         self.show = show
+        self.since = since
         self.served: frozenset[str] = NOTHING
 
 
@@ -43,6 +48,17 @@ def show_of(presence: Stanza | None) -> str:
         return "online"
     show = (presence.text("{jabber:client}show") or "").strip()
     return show if show in ("away", "chat", "dnd", "xa") else "online"
+
+
+def since_of(presence: Stanza | None, now: float) -> float | None:
+    """When a resource was last here, if its initial presence says so (XEP-0312), with an allowance for its clock."""
+    if presence is None or _AGO.encode() not in presence.body:
+        return None
+    el = presence.child(f"{{{_AGO}}}ago")
+    seconds = "" if el is None else el.get("secs", "")
+    if not seconds.isascii() or not seconds.isdigit() or len(seconds) > 10:
+        return None
+    return now - int(seconds) - SKEW
 
 
 class Presences:
@@ -71,7 +87,7 @@ class Presences:
                 return None
             self.gone(at, next(iter(known)))
             known = self._known.setdefault(at, OrderedDict())
-        watcher = known[full] = Watcher(show_of(stanza))
+        watcher = known[full] = Watcher(show_of(stanza), since_of(stanza, self._kernel.clock.now()))
         self._by_entity.setdefault(full, set()).add(at)
         self._total += 1
         return watcher

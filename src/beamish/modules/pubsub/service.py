@@ -230,7 +230,7 @@ class Service:
         elif stanza.type == "" and sender.resource:
             watcher = presences.available(self.jid, sender, stanza)
             if watcher is not None and not presences.is_local(sender):
-                return self.appeared(sender)
+                return self.appeared(sender, watcher.since)
         elif (
             stanza.type in ("unavailable", "error")
             and presences.gone(self.jid, sender)
@@ -239,8 +239,8 @@ class Service:
             return self.left(sender)
         return None
 
-    async def appeared(self, full: JID) -> None:
-        """A subscriber's resource became available: send it the last items (§12.1)."""
+    async def appeared(self, full: JID, since: float | None) -> None:
+        """A subscriber's resource became available: send it the last items (§12.1), or what it missed (XEP-0312)."""
         host = await self.host()
         nodes: dict[str, Node] = {}
         for node, s in host.subscriptions_of(full.bare):
@@ -257,10 +257,8 @@ class Service:
                 nodes[node.name] = node
         if not nodes:
             return
-        found = await self._engine.hosts.last(host, list(nodes.values()))
-        for name, node in nodes.items():
-            item = found.get(name)
-            if item is not None and item.published > self._engine.oldest(node):
+        for node, item in await self._engine.hosts.fresh(host, list(nodes.values()), since):
+            if item.published > self._engine.oldest(node):
                 self._engine.outbox.last_item(host, node, item, full)
 
     async def left(self, full: JID) -> None:
