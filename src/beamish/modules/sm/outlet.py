@@ -325,6 +325,7 @@ class Managed:
 
     def take_over(self, link: Link) -> None:
         """The client is back on another connection; one that still hangs is closed (XEP-0198 §5)."""
+        self.session.uncover()  # XEP-0352 §5.2: a resumed stream is active
         old = self.link
         if old is not None:
             old.release()
