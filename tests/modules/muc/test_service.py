@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from beamish.core.commands import CommandError
-from beamish.core.events import Context, remote
+from beamish.core.events import Context, RemoteLost, remote, remote_lost
 from beamish.core.hooks import STOP, Row
 from beamish.core.services import AccountsService
 from beamish.storage.memory import MemoryDatabase
@@ -293,6 +293,16 @@ async def test_silent_occupants_elsewhere_are_asked_whether_they_are_there(rooms
         await world.pass_time(31)
         got = [el for el in await stage.take(romeo) if el.tag.endswith("}presence")]
         assert [codes_of(el) for el in got] == ([] if answer in ("result", "service-unavailable") else [{333}])
+
+
+async def test_a_server_that_is_gone_takes_its_users_with_it(rooms: Any) -> None:
+    """Status 333: occupants of a server that died (§16.1.2)."""
+    (romeo,) = await rooms.login("romeo")
+    await rooms.full(romeo)
+    await enter_from_elsewhere(rooms, [])
+    await rooms.clear(romeo)
+    rooms.world.kernel.hooks[remote_lost].run(RemoteLost("example.com", "timeout"))
+    assert [codes_of(el) for el in await rooms.take(romeo)] == [{333}]
 
 
 async def test_a_session_that_vanished_without_a_word_is_swept_out(rooms: Any) -> None:

@@ -15,6 +15,7 @@ from beamish.modules.muc.store import MIGRATIONS, SqlRoomStore, StoredRoom
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate
 from beamish.xmpp.jid import JID
+from beamish.xmpp.payload.rsm import Request
 from beamish.xmpp.stanza import MESSAGE, Stanza
 
 ROOM, OTHER = JID("cave@c.example.org"), JID("heath@c.example.org")
@@ -129,6 +130,20 @@ async def test_what_is_kept_for_history_alone_is_not_in_the_archive(db: MemoryDa
     assert [row.uid for row in result.rows] == ["u1"] and result.complete
     assert await archive.ends(ROOM) == (("u1", 1.0), ("u1", 1.0))
     assert await archive.ends(OTHER) is None
+
+
+async def test_a_page_is_bounded_in_bytes(db: MemoryDatabase) -> None:
+    archive = Archive(db)
+    for n in range(5):
+        content = b"<body>" + b"x" * 400_000 + b"</body>"
+        big = Kept(
+            f"u{n}", 1.0, Stanza.build(MESSAGE, "groupchat", sender=ROOM.with_resource("n"), content=content), ANN
+        )
+        archive.append(ROOM, big, ANN, TALK, True)
+    first = await archive.query(ROOM, Query())
+    assert [row.uid for row in first.rows] == ["u0", "u1"] and not first.complete
+    last = await archive.query(ROOM, Query(page=Request(before="")))
+    assert [row.uid for row in last.rows] == ["u3", "u4"] and not last.complete
 
 
 async def test_only_the_author_retracts(db: MemoryDatabase) -> None:

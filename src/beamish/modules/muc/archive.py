@@ -25,6 +25,8 @@ from beamish.xmpp.xml import Element, escape_attr, escape_text, to_bytes
 PAGE: Final = 50
 """Messages in a page when the request names no number."""
 MAX_PAGE: Final = 250
+MAX_PAGE_BYTES: Final = 1_048_576
+"""Bytes of messages in a page, so that a reader cannot ask for more than a connection may hold."""
 MAX_IDS: Final = 250
 
 TALK: Final = 0
@@ -334,11 +336,22 @@ def _query(c: Cursor, room: JID, query: Query) -> Result:
         *params,
         size + 1,
     )
-    complete = len(rows) <= size
-    rows = rows[:size]
+    fits = _fitting(rows[:size])
+    complete = len(rows) <= size and fits == len(rows)
+    rows = rows[:fits]
     if backwards:
         rows.reverse()
     return Result(tuple(Row(i, uid, when, sender, bytes(data)) for i, uid, when, sender, data in rows), complete)
+
+
+def _fitting(rows: list[tuple[Any, ...]]) -> int:
+    """How many of the rows go into one page by their size; at least one."""
+    total = 0
+    for at, row in enumerate(rows):
+        total += len(row[4])
+        if total > MAX_PAGE_BYTES and at:
+            return at
+    return len(rows)
 
 
 def _position(c: Cursor, room: JID, uid: str) -> int:

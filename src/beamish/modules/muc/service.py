@@ -15,7 +15,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.disco import DiscoItem
-from beamish.core.events import AccountEvent, Context, SessionNotes
+from beamish.core.events import AccountEvent, Context, RemoteLost, SessionNotes
 from beamish.core.iq import IqTimeout, check_request
 from beamish.core.kernel import Kernel
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
@@ -388,7 +388,7 @@ class MucModule(Module):
         for room in tuple(self.rooms.values()):
             for jid, seat in tuple(room.seats.items()):
                 if self.kernel.is_local_domain(jid.domain):
-                    if jid not in by_full and jid in room.seats:
+                    if jid not in by_full:
                         self._remove_ghost(room, jid)
                 elif self.config.ping_seconds and now - seat.heard > self.config.ping_seconds:
                     silent.append((room, jid))
@@ -427,6 +427,13 @@ class MucModule(Module):
         )
         if gone:
             self._remove_ghost(room, jid)
+
+    @on(events.remote_lost)
+    def remote_lost(self, event: RemoteLost) -> None:
+        """A server is gone: so is everybody who came from it, should anybody not have been signed off (§16.1.2)."""
+        for room in tuple(self.rooms.values()):
+            for jid in [jid for jid in room.seats if jid.domain == event.domain]:
+                self._remove_ghost(room, jid)
 
     @on(events.session_saving)
     def session_saving(self, event: SessionNotes) -> None:
