@@ -219,6 +219,8 @@ class C2SConnection(Connection):
         self._backlog.clear()
         server.wire_log.forget(self._id)
         self._log.info("disconnected", error=None if error is None else str(error))
+        if self._machine is not None:
+            self._machine.discard()
         self._machine = None
 
     def too_slow(self) -> None:

@@ -139,9 +139,13 @@ class C2SMachine:
         self.stream_id = ""
         self.jid: JID | None = None
         self.have = Has.SECURE if secure else Has.NOTHING
-        self._new_stream()
+        self._begin()
 
     def _new_stream(self) -> None:
+        self._parser.discard()
+        self._begin()
+
+    def _begin(self) -> None:
         owner = self.jid.bare if self.jid is not None else None
         self.state = State.HEADER
         self._parser = StreamParser(self._settings.limits, self._settings.ledger, owner)
@@ -197,6 +201,10 @@ class C2SMachine:
     def closed(self) -> bool:
         """Whether nothing is read from the peer any more."""
         return self.state is State.CLOSED
+
+    def discard(self) -> None:
+        """The stream is over and will be fed no more: free its parser."""
+        self._parser.discard()
 
     def park(self) -> bool:
         """Free the parser while the stream is idle between stanzas; see `StreamParser.park`."""

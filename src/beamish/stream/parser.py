@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
@@ -160,10 +161,23 @@ class StreamParser:
             return True
         if self._root is None or self._depth != 1 or self._size or self._held:
             return False
-        self._pull = None
-        self._root = None
-        self.taken = []  # what was taken last holds its tree, and a tree holds the parser it came from
+        self.discard()
         return True
+
+    def discard(self) -> None:
+        """Free the underlying parser now; without this it waits for the garbage collector.
+
+        A parser, its context and its tree refer to one another until the document is finished, so it is finished here.
+        """
+        pull, root, self._pull, self._root = self._pull, self._root, None, None
+        self.taken = []  # what was taken last holds its tree, and a tree holds the parser it came from
+        if pull is None or root is None:
+            return
+        with suppress(etree.XMLSyntaxError):
+            pull.feed(f"</{self._prefix}:stream>" if self._prefix else "</stream>")
+            for _ in pull.read_events():
+                pass
+            pull.close()
 
     def rebase(self) -> None:
         """Read what follows the stream's header with `jabber:client` in the place of the header's default namespace.
