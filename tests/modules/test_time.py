@@ -21,7 +21,7 @@ async def test_the_account_does_not_know_where_its_user_is(world: World) -> None
 
 
 @pytest.mark.parametrize(
-    ("minutes", "text"), [(0, "Z"), (60, "+01:00"), (-210, "-03:30"), (345, "+05:45"), (-360, "-06:00")]
+    ("minutes", "text"), [(0, "+00:00"), (60, "+01:00"), (-210, "-03:30"), (345, "+05:45"), (-360, "-06:00")]
 )
 def test_offsets(minutes: int, text: str) -> None:
     assert offset(0.0, timedelta(minutes=minutes)) == text

@@ -32,6 +32,4 @@ def offset(at: float, zone: timedelta | None = None) -> str:
     if zone is None:
         zone = datetime.fromtimestamp(at, UTC).astimezone().utcoffset() or timedelta(0)
     minutes = round(zone.total_seconds() / 60)
-    if not minutes:
-        return "Z"
     return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
