@@ -52,6 +52,8 @@ class HookPoint(Generic[E]):
 
 
 STANZAS: Final = frozenset(("message", "presence", "iq"))
+SUBSCRIPTION: Final = "subscription"
+"""In the place of `presence` in `Row.only`: presence stanzas about subscriptions, which nobody sends to many."""
 
 
 @dataclass(frozen=True)

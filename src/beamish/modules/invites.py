@@ -19,6 +19,7 @@ from beamish.core import events
 from beamish.core.clock import stamp
 from beamish.core.commands import Access, Caller, Param
 from beamish.core.events import AccountEvent, Context
+from beamish.core.hooks import SUBSCRIPTION
 from beamish.core.later import is_later
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import AccountsService, Invitation, InvitesService, RosterItem, RosterService
@@ -139,7 +140,7 @@ class InvitesModule(Module):
     # ---- redeeming, by a subscription request -----------------------------------------------------------------------
 
     # after those who refuse a stanza: a blocked contact must not use up an invitation
-    @on(events.incoming, at=80, only=(PRESENCE,))
+    @on(events.incoming, at=80, only=(SUBSCRIPTION,))
     def incoming(self, ctx: Context) -> Any:
         """A subscription request with a token of the user's (XEP-0379 §3.5) is granted before it is looked at."""
         stanza = ctx.stanza

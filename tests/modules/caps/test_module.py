@@ -366,6 +366,12 @@ async def test_without_the_option_nothing_is_left_out() -> None:
         assert CAPS in features_ and f"{CAPS}#optimize" not in features_
 
 
+async def test_nobody_looks_at_every_presence(world: World) -> None:
+    """A handler that does would take broadcasts off the fast way, and with it the optimisation: see `Hook.everyone`."""
+    for point in (events.incoming, events.delivering):
+        assert "presence" not in world.kernel.hooks[point].everyone
+
+
 async def test_only_so_many_are_remembered() -> None:
     async with World(settings={"modules": {"caps": {"remembered": 0}}}) as world:
         juliet, romeo = await friends(world)

@@ -164,8 +164,12 @@ class PrivacyList:
 
 def _first(step: dict[str, list[Rule]], kind: Kind, peer: JID) -> Rule | None:
     best: Rule | None = None
-    for key in dict.fromkeys((str(peer), str(peer.bare), peer.domain)):
-        for rule in step.get(key, ()):
+    for rules in (
+        step.get(peer),
+        step.get(peer.bare) if peer.resource else None,
+        step.get(peer.domain) if peer.local or peer.resource else None,
+    ):
+        for rule in rules or ():
             if rule.kinds & kind:
                 if best is None or rule.order < best.order:
                     best = rule

@@ -83,7 +83,9 @@ class Broadcast:
         blocking = self._kernel.service_or_none(BlockingService)
         shows = blocking.shows(origin) if blocking is not None else None
         if shows is not None:
-            audience = Audience(tuple(filter(shows, audience.key)), self.is_account)
+            shown = tuple(filter(shows, audience.key))
+            if len(shown) < len(audience.key):
+                audience = Audience(shown, self.is_account)
         if len(audience.key) > SLICE:
             return self._in_slices(stanza, audience, origin, current)
         self._to_others(stanza, audience.others)
