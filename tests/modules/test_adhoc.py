@@ -1,0 +1,149 @@
+"""Plays for ad-hoc commands (XEP-0050)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from beamish.testing.match import mismatch
+from beamish.testing.world import World
+from beamish.xmpp.xml import Element
+
+CMD = "http://jabber.org/protocol/commands"
+ADMIN = "http://jabber.org/protocol/admin"
+ADD = f"{ADMIN}#add-user"
+ITEMS = (
+    f"<iq type='get' id='i' to='example.org'><query xmlns='http://jabber.org/protocol/disco#items' node='{CMD}'/></iq>"
+)
+
+
+@pytest_asyncio.fixture
+async def court() -> AsyncIterator[World]:
+    async with World(settings={"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}) as made:
+        yield made
+
+
+def step(inner: str = "", **attrs: str) -> str:
+    given = "".join(f" {key}='{value}'" for key, value in attrs.items())
+    return f"<iq type='set' id='c' to='example.org'><command xmlns='{CMD}'{given}>{inner}</command></iq>"
+
+
+def refused(answer: Element, condition: str, reason: str = "") -> None:
+    app = f"<{reason} xmlns='{CMD}'/>" if reason else ""
+    wanted = f"<iq type='error'><error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>{app}</error></iq>"
+    assert mismatch(wanted, answer) == ""
+
+
+async def test_everybody_sees_the_commands_that_are_for_them(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    juliet = await court.login("juliet@example.org/balcony")
+    his = {item.get("node"): item.get("name") for item in (await romeo.iq(ITEMS))[0]}
+    hers = {item.get("node") for item in (await juliet.iq(ITEMS))[0]}
+    assert his[ADD] == "Make an account"
+    assert "urn:xmpp:invite#invite" in hers and ADD not in hers
+    assert hers < his.keys()
+    info = f"<iq type='get' id='i' to='example.org'><query xmlns='http://jabber.org/protocol/disco#info' node='{ADD}'/></iq>"
+    described = await romeo.iq(info)
+    wanted = (
+        "<iq><query xmlns='http://jabber.org/protocol/disco#info'><identity category='automation' type='command-node'/>"
+        f"<feature var='{CMD}'/><feature var='jabber:x:data'/></query></iq>"
+    )
+    assert mismatch(wanted, described) == ""
+    refused(await juliet.iq(info, "error"), "forbidden")
+    support = await juliet.iq(
+        "<iq type='get' id='s' to='example.org'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>"
+    )
+    assert any(el.get("var") == CMD for el in support[0])
+
+
+async def test_a_form_is_filled_in_and_the_command_carried_out(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    asked = await romeo.iq(step(node=ADD, action="execute"))
+    wanted = (
+        f"<iq><command xmlns='{CMD}' node='{ADD}' sessionid='*' status='executing'><actions execute='complete'><complete/>"
+        "</actions><x xmlns='jabber:x:data' type='form'><field var='FORM_TYPE' type='hidden'>"
+        f"<value>{ADMIN}</value></field><field var='accountjid' type='jid-single'><required/></field>"
+        "<field var='password' type='text-private'><required/></field>"
+        "<field var='password-verify' type='text-private'/></x></command></iq>"
+    )
+    assert mismatch(wanted, asked) == ""
+    session = asked[0].get("sessionid", "")
+    form = (
+        "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>tybalt@example.org</value></field>"
+        "<field var='password'><value>prince of cats</value></field><field var='surname'><value>Capulet</value></field></x>"
+    )
+    done = await romeo.iq(step(form, node=ADD, sessionid=session))
+    assert mismatch(f"<iq><command xmlns='{CMD}' sessionid='{session}' status='completed'/></iq>", done) == ""
+    tybalt = court.connect()
+    await tybalt.open_stream("example.org")
+    await tybalt.authenticate("tybalt", "prince of cats")
+    # the form was for one use
+    refused(await romeo.iq(step(form, node=ADD, sessionid=session), "error"), "bad-request", "bad-sessionid")
+
+
+async def test_a_mistake_in_the_form_can_be_corrected(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    form = "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>{}</value></field>{}</x>"
+    password = "<field var='password'><value>cat</value></field>"
+    again = "<field var='password-verify'><value>dog</value></field>"
+    for given, condition in (
+        (form.format("tybalt@example.org", ""), "not-acceptable"),
+        (form.format("@@@", password), "not-acceptable"),
+        (form.format("tybalt@example.org", password + again), "not-acceptable"),
+        (form.format("juliet@example.org", password), "conflict"),
+        (form.format("tybalt@elsewhere.example", password), "item-not-found"),
+    ):
+        refused(await romeo.iq(step(given, node=ADD, sessionid=session, action="complete"), "error"), condition)
+    await romeo.iq(step(form.format("tybalt@example.org", password), node=ADD, sessionid=session, action="complete"))
+
+
+async def test_cancelling_closes_the_form(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    gone = await romeo.iq(step(node=ADD, sessionid=session, action="cancel"))
+    assert mismatch(f"<iq><command xmlns='{CMD}' status='canceled' sessionid='{session}'/></iq>", gone) == ""
+    refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "bad-request", "bad-sessionid")
+
+
+async def test_what_is_wrong_with_a_request_is_said(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    juliet = await court.login("juliet@example.org/balcony")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    refused(await romeo.iq(step(node=ADD, action="dance"), "error"), "bad-request", "malformed-action")
+    refused(await romeo.iq(step(node=ADD, sessionid=session, action="prev"), "error"), "bad-request", "bad-action")
+    refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "bad-request", "bad-payload")
+    refused(await romeo.iq(step(node="urn:none"), "error"), "item-not-found")
+    refused(await juliet.iq(step(node=ADD), "error"), "forbidden")
+    other = await court.login("romeo@example.org/street")
+    refused(await other.iq(step(node=ADD, sessionid=session), "error"), "bad-request", "bad-sessionid")
+    await court.pass_time(901)
+    refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "not-allowed", "session-expired")
+
+
+async def test_open_forms_are_bounded_and_run_out(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    for _ in range(20):
+        await romeo.iq(step(node=ADD))
+    refused(await romeo.iq(step(node=ADD), "error"), "resource-constraint")
+    await court.pass_time(901)
+    await romeo.iq(step(node=ADD))
+
+
+async def test_results_are_forms_tables_or_notes(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    number = await romeo.command(f"{ADMIN}#get-registered-users-num")
+    wanted = (
+        f"<iq><command xmlns='{CMD}' status='completed'><x xmlns='jabber:x:data' type='result'><field var='FORM_TYPE'>"
+        f"<value>{ADMIN}</value></field><field var='registeredusersnum'><value>4</value></field></x></command></iq>"
+    )
+    assert mismatch(wanted, number) == ""
+    table = await romeo.command("urn:beamish:command:user.list")
+    wanted = (
+        f"<iq><command xmlns='{CMD}'><x xmlns='jabber:x:data' type='result'><reported><field var='jid'/></reported>"
+        "<item><field var='jid'><value>juliet@example.org</value></field></item></x></command></iq>"
+    )
+    assert mismatch(wanted, table) == ""
+    nothing = await romeo.command("urn:beamish:command:invite.list")
+    assert mismatch(f"<iq><command xmlns='{CMD}' status='completed'><note type='info'/></command></iq>", nothing) == ""

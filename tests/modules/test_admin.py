@@ -1,0 +1,253 @@
+"""Plays for service administration (XEP-0133), one for each command, named after it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client, ClientError
+from beamish.testing.match import mismatch
+from beamish.testing.world import PASSWORD, World
+from beamish.xmpp.jid import JID
+from beamish.xmpp.xml import Element
+
+ADMIN = "http://jabber.org/protocol/admin"
+COURT: dict[str, Any] = {"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}
+
+
+@pytest_asyncio.fixture
+async def court() -> AsyncIterator[World]:
+    async with World(settings=COURT) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def romeo(court: World) -> Client:
+    return await court.login("romeo@example.org/orchard", presence=True)
+
+
+def values(answer: Element, var: str) -> list[str]:
+    """The values of a field of the result."""
+    field = answer.find(f".//{{jabber:x:data}}field[@var='{var}']")
+    return [] if field is None else [v.text or "" for v in field.findall("{jabber:x:data}value")]
+
+
+def error(answer: Element, condition: str) -> None:
+    wanted = f"<iq type='error'><error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+    assert mismatch(wanted, answer) == ""
+
+
+async def can_log_in(court: World, user: str, password: str = PASSWORD) -> bool:
+    client = court.connect()
+    await client.open_stream(user.partition("@")[2])
+    try:
+        await client.authenticate(user.partition("@")[0], password)
+    except ClientError:
+        return False
+    return True
+
+
+async def test_all_thirty_are_there(court: World, romeo: Client) -> None:
+    items = await romeo.iq(
+        "<iq type='get' id='i' to='example.org'><query xmlns='http://jabber.org/protocol/disco#items' "
+        "node='http://jabber.org/protocol/commands'/></iq>"
+    )
+    nodes = {item.get("node", "").removeprefix(f"{ADMIN}#") for item in items[0] if ADMIN in item.get("node", "")}
+    assert nodes == {
+        *("add-user", "delete-user", "disable-user", "reenable-user", "end-user-session", "change-user-password"),
+        *("get-user-roster", "get-user-lastlogin", "user-stats", "edit-blacklist", "edit-whitelist"),
+        *(f"get-{kind}-users-num" for kind in ("registered", "disabled", "online", "active", "idle")),
+        *(f"get-{kind}-users-list" for kind in ("registered", "disabled", "online")),
+        *("get-active-users", "get-idle-users", "announce", "set-motd", "edit-motd", "delete-motd"),
+        *("set-welcome", "delete-welcome", "edit-admin", "restart", "shutdown"),
+    }
+    assert len(nodes) == 30
+
+
+async def test_add_user(court: World, romeo: Client) -> None:
+    await romeo.command(f"{ADMIN}#add-user", {"accountjid": "tybalt@example.net", "password": "prince of cats"})
+    assert await can_log_in(court, "tybalt@example.net", "prince of cats")
+
+
+async def test_delete_user(court: World, romeo: Client) -> None:
+    juliet = await court.login("juliet@example.org/balcony")
+    done = {"accountjids": ["juliet@example.org", "nurse@example.org"]}
+    await romeo.command(f"{ADMIN}#delete-user", done)
+    await juliet.expect_closed("not-authorized")
+    assert not await can_log_in(court, "juliet@example.org")
+    error(await romeo.command(f"{ADMIN}#delete-user", done, type="error"), "item-not-found")
+
+
+async def test_disable_user_and_reenable_user(court: World, romeo: Client) -> None:
+    juliet = await court.login("juliet@example.org/balcony")
+    await romeo.command(f"{ADMIN}#disable-user", {"accountjids": "juliet@example.org"})
+    await juliet.expect_closed("not-authorized")
+    assert not await can_log_in(court, "juliet@example.org")
+    plain = court.connect()
+    await plain.open_stream("example.org")
+    plain.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldABjb3JyZWN0IGhvcnNl</auth>")
+    await plain.expect("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
+    assert values(await romeo.command(f"{ADMIN}#get-disabled-users-num"), "disabledusersnum") == ["1"]
+    assert values(await romeo.command(f"{ADMIN}#get-disabled-users-list", {}), "disableduserjids") == [
+        "juliet@example.org"
+    ]
+    romeo.send("<message to='juliet@example.org' type='chat'><body>wait</body></message>")
+    await romeo.command(f"{ADMIN}#reenable-user", {"accountjids": "juliet@example.org"})
+    juliet = await court.login("juliet@example.org/balcony", presence=True)
+    await juliet.expect("<message><body>wait</body></message>")
+    error(
+        await romeo.command(f"{ADMIN}#disable-user", {"accountjids": "nobody@example.org"}, type="error"),
+        "item-not-found",
+    )
+
+
+async def test_a_locked_account_stays_locked_after_a_restart() -> None:
+    database = MemoryDatabase()
+    async with World(database=database, settings=COURT) as court:
+        await court.kernel.commands.run("user.disable", {"jid": "juliet@example.org"})
+    async with World(database=database, settings=COURT) as court:
+        assert not await can_log_in(court, "juliet@example.org")
+        await court.kernel.commands.run("user.remove", {"jid": "juliet@example.org"})
+        await court.kernel.commands.run("user.add", {"jid": "juliet@example.org", "password": PASSWORD})
+        assert await can_log_in(court, "juliet@example.org")
+    await database.close()
+
+
+async def test_end_user_session(court: World, romeo: Client) -> None:
+    one = await court.login("juliet@example.org/balcony")
+    two = await court.login("juliet@example.org/chamber")
+    three = await court.login("juliet@example.org/garden")
+    await romeo.command(f"{ADMIN}#end-user-session", {"accountjids": "juliet@example.org/balcony"})
+    await one.expect_closed("policy-violation")
+    await two.expect_nothing()
+    await romeo.command(f"{ADMIN}#end-user-session", {"accountjids": "juliet@example.org"})
+    for client in (two, three):
+        await client.expect_closed("policy-violation")
+    gone = {"accountjids": "juliet@example.org"}
+    error(await romeo.command(f"{ADMIN}#end-user-session", gone, type="error"), "item-not-found")
+
+
+async def test_change_user_password(court: World, romeo: Client) -> None:
+    await romeo.command(f"{ADMIN}#change-user-password", {"accountjid": "juliet@example.org", "password": "new one"})
+    assert not await can_log_in(court, "juliet@example.org")
+    assert await can_log_in(court, "juliet@example.org", "new one")
+
+
+async def test_get_user_roster(court: World, romeo: Client) -> None:
+    juliet = await court.login("juliet@example.org/balcony", presence=True)
+    await court.befriend(romeo, juliet)
+    await juliet.iq(
+        "<iq type='set' id='r'><query xmlns='jabber:iq:roster'><item jid='nurse@example.org' name='Nurse'>"
+        "<group>House</group></item></query></iq>"
+    )
+    got = await romeo.command(f"{ADMIN}#get-user-roster", {"accountjids": "juliet@example.org"})
+    wanted = (
+        "<iq><command xmlns='http://jabber.org/protocol/commands' status='completed'><x xmlns='jabber:x:data' type='result'>"
+        "<field var='accountjids'><value>juliet@example.org</value></field><query xmlns='jabber:iq:roster'>"
+        "<item jid='nurse@example.org' name='Nurse' subscription='none'><group>House</group></item>"
+        "<item jid='romeo@example.org' subscription='both'/></query></x></command></iq>"
+    )
+    assert mismatch(wanted, got) == ""
+
+
+async def test_get_user_lastlogin(court: World, romeo: Client) -> None:
+    node = f"{ADMIN}#get-user-lastlogin"
+    assert values(await romeo.command(node, {"accountjids": "juliet@example.org"}), "lastlogin") == []
+    await court.login("juliet@example.org/balcony")
+    first = values(await romeo.command(node, {"accountjids": "juliet@example.org"}), "lastlogin")
+    assert len(first) == 1 and first[0].endswith("Z")
+    await court.pass_time(60)
+    await court.login("juliet@example.org/chamber")
+    assert values(await romeo.command(node, {"accountjids": "juliet@example.org"}), "lastlogin") > first
+
+
+async def test_user_stats(court: World, romeo: Client) -> None:
+    await court.login("juliet@example.org/balcony")
+    got = await romeo.command(f"{ADMIN}#user-stats", {"accountjid": "juliet@example.org"})
+    assert values(got, "onlineresources") == ["balcony"]
+    assert values(got, "ipaddresses") == ["192.0.2.1"]
+    assert values(got, "rostersize") == ["0"]
+
+
+async def test_numbers_and_lists_of_users(court: World, romeo: Client) -> None:
+    await court.login("juliet@example.org/balcony")
+    nurse = await court.login("nurse@example.org/street", presence=True)
+    nurse.send("<presence><show>xa</show></presence>")
+    await court.login("benvolio@example.net/street", presence=True)
+    await court.settle()
+
+    async def number(kind: str) -> str:
+        return values(await romeo.command(f"{ADMIN}#get-{kind}-users-num"), f"{kind}usersnum")[0]
+
+    assert [await number(kind) for kind in ("registered", "online", "active", "idle")] == ["4", "3", "1", "2"]
+    assert values(await romeo.command(f"{ADMIN}#get-online-users-list", {"max_items": "none"}), "onlineuserjids") == [
+        "juliet@example.org",
+        "nurse@example.org",
+        "romeo@example.org",
+    ]
+    assert values(await romeo.command(f"{ADMIN}#get-active-users", {}), "activeuserjids") == ["romeo@example.org"]
+    assert values(await romeo.command(f"{ADMIN}#get-idle-users", {}), "activeuserjids") == [
+        "juliet@example.org",
+        "nurse@example.org",
+    ]
+    listed = values(
+        await romeo.command(f"{ADMIN}#get-registered-users-list", {"max_items": "25"}), "registereduserjids"
+    )
+    assert len(listed) == 4
+    error(
+        await romeo.command(f"{ADMIN}#get-registered-users-list", {"max_items": "26"}, type="error"), "not-acceptable"
+    )
+    elsewhere = await romeo.command(f"{ADMIN}#get-registered-users-num", at="example.net")
+    assert values(elsewhere, "registeredusersnum") == ["1"]
+    assert await court.kernel.commands.run("users.count", {}) == {"registeredusersnum": 5}
+    assert await court.kernel.commands.run("users.count-online", {"domain": "example.net"}) == {"onlineusersnum": 1}
+
+
+async def test_edit_admin(court: World, romeo: Client) -> None:
+    node = f"{ADMIN}#edit-admin"
+    form = (await romeo.command(node))[0]
+    assert values(form, "adminjids") == ["romeo@example.org"]
+    await romeo.command(node, {"adminjids": ["romeo@example.org", "juliet@example.org"]})
+    juliet = await court.login("juliet@example.org/balcony")
+    await juliet.command(f"{ADMIN}#get-online-users-num")
+    error(await juliet.command(node, {"adminjids": "juliet@example.org"}, type="error"), "not-allowed")
+    error(await juliet.command(node, {"adminjids": "romeo@example.org"}, type="error"), "not-allowed")
+    error(
+        await romeo.command(node, {"adminjids": ["romeo@example.org", "example.org"]}, type="error"), "not-acceptable"
+    )
+    await romeo.command(f"{ADMIN}#delete-user", {"accountjids": "juliet@example.org"})
+    assert court.kernel.admins == {JID.parse("romeo@example.org")}
+
+
+async def test_administrators_made_by_command_are_so_after_a_restart() -> None:
+    database = MemoryDatabase()
+    async with World(database=database, settings=COURT) as court:
+        await court.kernel.commands.run("admins.set", {"jids": ["romeo@example.org", "juliet@example.org"]})
+    async with World(database=database, settings=COURT) as court:
+        listed = await court.kernel.commands.run("admins.list", {})
+        assert listed == [
+            {"jid": "juliet@example.org", "configured": False},
+            {"jid": "romeo@example.org", "configured": True},
+        ]
+    await database.close()
+
+
+@pytest.mark.parametrize(("node", "again"), [("restart", True), ("shutdown", False)])
+async def test_restart_and_shutdown(court: World, romeo: Client, node: str, again: bool) -> None:
+    error(await romeo.command(f"{ADMIN}#{node}", {}, type="error"), "feature-not-implemented")
+    asked: list[bool] = []
+    court.kernel.ask_to_stop = asked.append
+    juliet = await court.login("juliet@example.org/balcony")
+    error(await romeo.command(f"{ADMIN}#{node}", {"delay": "-1"}, type="error"), "not-acceptable")
+    await romeo.command(f"{ADMIN}#{node}", {"delay": "30", "announcement": ["The play is over.", "Go home."]})
+    await juliet.expect(
+        "<message from='example.org' type='headline'><body>The play is over.\nGo home.</body></message>"
+    )
+    await court.pass_time(29)
+    assert asked == []
+    await court.pass_time(2)
+    assert asked == [again]

@@ -1,0 +1,125 @@
+"""Plays for announcements, the message of the day and the welcome message (XEP-0133 §4.25 to §4.30)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from beamish.core.commands import CommandError
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client
+from beamish.testing.world import World
+
+ADMIN = "http://jabber.org/protocol/admin"
+COURT: dict[str, Any] = {"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}
+
+
+@pytest_asyncio.fixture
+async def court() -> AsyncIterator[World]:
+    async with World(settings=COURT) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def romeo(court: World) -> Client:
+    return await court.login("romeo@example.org/orchard")
+
+
+async def test_announce(court: World, romeo: Client) -> None:
+    juliet = await court.login("juliet@example.org/balcony", presence=True)
+    away = await court.login("nurse@example.org/street")
+    benvolio = await court.login("benvolio@example.net/street", presence=True)
+    await romeo.command(f"{ADMIN}#announce", {"announcement": ["Down at <noon> & after.", "The Prince"]})
+    await juliet.expect(
+        "<message from='example.org' to='juliet@example.org/balcony' type='headline'>"
+        "<body>Down at &lt;noon&gt; &amp; after.\nThe Prince</body></message>"
+    )
+    for client in (away, benvolio, juliet):
+        await client.expect_nothing()
+
+
+async def test_announce_to_those_who_are_away(court: World) -> None:
+    assert await court.kernel.commands.run("announce.all", {"announcement": "Hear ye"}) == {"accounts": 5}
+    benvolio = await court.login("benvolio@example.net/street", presence=True)
+    await benvolio.expect("<message from='example.net'><body>Hear ye</body><delay xmlns='urn:xmpp:delay'/></message>")
+
+
+async def test_set_motd_reaches_everybody_once(court: World, romeo: Client) -> None:
+    juliet = await court.login("juliet@example.org/balcony", presence=True)
+    await romeo.command(f"{ADMIN}#set-motd", {"motd": ["Grand opening", "tomorrow"]})
+    motd = "<message from='example.org' type='headline'><body>Grand opening\ntomorrow</body></message>"
+    await juliet.expect(motd)
+    second = await court.login("juliet@example.org/chamber", presence=True)
+    await second.expect("<presence from='juliet@example.org/balcony'/>")
+    await second.expect_nothing()
+    nurse = await court.login("nurse@example.org/street", priority=-1)
+    await nurse.expect_nothing()
+    nurse = await court.login("nurse@example.org/house", priority=0)
+    await nurse.expect_all(motd, "<presence from='nurse@example.org/street'/>")
+    benvolio = await court.login("benvolio@example.net/street", presence=True)
+    await benvolio.expect_nothing()
+
+
+async def test_edit_motd_is_not_sent_again_and_delete_motd_ends_it(court: World, romeo: Client) -> None:
+    juliet = await court.login("juliet@example.org/balcony", presence=True)
+    answer = await romeo.command(f"{ADMIN}#edit-motd", {"motd": "x"}, type="error")
+    assert answer.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}item-not-found") is not None
+    await romeo.command(f"{ADMIN}#set-motd", {"motd": ["Globe Stuff", "here"]})
+    await juliet.expect("<message><body>Globe Stuff\nhere</body></message>")
+    form = await romeo.command(f"{ADMIN}#edit-motd")
+    field = form.find(".//{jabber:x:data}field[@var='motd']")
+    assert field is not None and [v.text for v in field.findall("{jabber:x:data}value")] == ["Globe Stuff", "here"]
+    await romeo.command(f"{ADMIN}#edit-motd", {"motd": "Globe Staff"})
+    await juliet.expect_nothing()
+    nurse = await court.login("nurse@example.org/street", presence=True)
+    await nurse.expect("<message><body>Globe Staff</body></message>")
+    await romeo.command(f"{ADMIN}#delete-motd")
+    mercutio = await court.login("mercutio@example.org/square", presence=True)
+    await mercutio.expect_nothing()
+
+
+async def test_set_welcome_and_delete_welcome(court: World, romeo: Client) -> None:
+    await romeo.command(f"{ADMIN}#set-welcome", {"welcome": "Hie thee in"})
+    add = f"{ADMIN}#add-user"
+    await romeo.command(add, {"accountjid": "tybalt@example.org", "password": "correct horse"})
+    tybalt = await court.login("tybalt@example.org/street", presence=True)
+    await tybalt.expect("<message from='example.org'><body>Hie thee in</body></message>")
+    await tybalt.close()
+    tybalt = await court.login("tybalt@example.org/street", presence=True)
+    await tybalt.expect_nothing()
+    await romeo.command(f"{ADMIN}#delete-welcome")
+    await romeo.command(add, {"accountjid": "paris@example.org", "password": "correct horse"})
+    paris = await court.login("paris@example.org/street", presence=True)
+    await paris.expect_nothing()
+
+
+async def test_texts_and_who_had_them_survive_a_restart() -> None:
+    database = MemoryDatabase()
+    async with World(database=database, settings=COURT) as court:
+        run = court.kernel.commands.run
+        await run("motd.set", {"motd": "Today"})
+        await run("welcome.set", {"welcome": "Welcome", "domain": "example.org"})
+        await run("user.add", {"jid": "tybalt@example.org", "password": "correct horse"})
+        juliet = await court.login("juliet@example.org/balcony", presence=True)
+        await juliet.expect("<message><body>Today</body></message>")
+        await juliet.close()
+    async with World(database=database, settings=COURT) as court:
+        juliet = await court.login("juliet@example.org/balcony", presence=True)
+        await juliet.expect_nothing()
+        tybalt = await court.login("tybalt@example.org/street", presence=True)
+        await tybalt.expect_all("<message><body>Welcome</body></message>", "<message><body>Today</body></message>")
+    await database.close()
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "é" * 5001])
+async def test_a_text_has_a_length(court: World, text: str) -> None:
+    with pytest.raises(CommandError, match="at most 10000 bytes"):
+        await court.kernel.commands.run("motd.set", {"motd": text})
+
+
+async def test_a_foreign_domain_has_no_message_of_the_day(court: World) -> None:
+    with pytest.raises(CommandError, match="is not a domain"):
+        await court.kernel.commands.run("motd.set", {"motd": "x", "domain": "elsewhere.example"})
