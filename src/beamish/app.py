@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import secrets
@@ -23,7 +24,7 @@ from beamish.core.commands import CommandError
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.module import Module
 from beamish.core.registry import discover, select
-from beamish.net import systemd
+from beamish.net import heap, systemd
 from beamish.net.address import BACKLOG, bind_all, format_peer
 from beamish.net.c2s import C2SLimits, C2SServer
 from beamish.net.component import ComponentServer
@@ -253,6 +254,7 @@ async def serve(
     logging.configure(config.server.log.level, config.server.log.format)
     # the writer's thread must get its turns while the loop is busy, or acknowledgements wait
     sys.setswitchinterval(0.001)
+    heap.keep_large_blocks_apart()
     stop = asyncio.Event()
     async with AsyncExitStack() as up:
         kernel = await up.enter_async_context(open_kernel(config))
@@ -267,6 +269,9 @@ async def serve(
         state = _Reloadable(config, certificates, server, reload)
         up.enter_context(_Signals(stop, state.reload))
         server.start()
+        # what lives as long as the process need not be looked at by every garbage collection
+        gc.collect()
+        gc.freeze()
         systemd.ready(f"serving {', '.join(config.server.domains)}")
         log.info(
             "ready", version=__version__, domains=list(config.server.domains), listening=listening, pid=os.getpid()

@@ -192,12 +192,13 @@ class C2SConnection(Connection):
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`. The peer sends no more, but may still read what it asked for (in TLS it cannot)."""
         self._eof = True
+        stay = self.info("ssl_object") is None  # asked first: a transport that is closed may have forgotten it
         if self._closing:
             self.finish()  # it has read why, or never will
         elif self._task is None and self._machine is not None:
             self._handle(self._machine.receive_eof())
             self._answer()
-        return self.info("ssl_object") is None
+        return stay
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone, with or without a closed stream."""
@@ -332,10 +333,11 @@ class C2SConnection(Connection):
         handler = None if payload is None else self._server.kernel.early_iqs.get(str(payload.tag))
         if handler is None:
             return None
-        return self._early_answer(stanza, handler(self, stanza))
+        return self._early_answer(stanza, handler)
 
-    async def _early_answer(self, stanza: Stanza, answer: Any) -> None:
+    async def _early_answer(self, stanza: Stanza, handler: Callable[[Link, Stanza], Any]) -> None:
         try:
+            answer = handler(self, stanza)
             reply = await answer if is_later(answer) else answer
         except StanzaError as error:
             reply = stanza.error(error)

@@ -196,5 +196,10 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def info(self, name: str) -> Any:
-        """Extra information of the transport."""
-        return None if self.transport is None else self.transport.get_extra_info(name)
+        """Extra information of the transport; None when there is none (any more)."""
+        if self.transport is None:
+            return None
+        try:
+            return self.transport.get_extra_info(name)
+        except AttributeError:  # asyncio's TLS transport after it was closed
+            return None
