@@ -12,33 +12,30 @@ from typing import Final
 
 CHANCE_BITS: Final = 11
 _CHANCE: Final = (1 << CHANCE_BITS) - 1
-_POOL: Final = 6 * 512
+_POOL: Final = 8 * 512
 _LENGTH: Final = 24
 
 
 class IdSource:
     """Gives out ids, each larger than all before, whatever the clock does. `last` is the largest one ever given out."""
 
-    __slots__ = ("_at", "_pool", "last")
+    __slots__ = ("_pool", "last")
 
     def __init__(self, last: int = 0) -> None:
         self.last = last
-        self._pool = b""
-        self._at = _POOL
+        self._pool: list[int] = []
 
     def next(self, now: float) -> tuple[int, int]:
         """The number and the salt (32 bits) for a message at this time (seconds since 1970)."""
-        at = self._at
-        if at >= _POOL:
-            self._pool = os.urandom(_POOL)
-            at = 0
-        self._at = at + 6
-        chance = int.from_bytes(self._pool[at : at + 6], "big")
+        pool = self._pool
+        if not pool:
+            pool = self._pool = memoryview(os.urandom(_POOL)).cast("Q").tolist()
+        chance = pool.pop()
         number = (int(now * 1_000_000) << CHANCE_BITS) | (chance & _CHANCE)
         if number <= self.last:  # the same microsecond, or the clock was set back
             number = self.last + 1 + (chance & 15)
         self.last = number
-        return number, chance >> 16
+        return number, chance >> 32
 
 
 def text_of(number: int, salt: int) -> str:

@@ -224,7 +224,8 @@ def page(c: Cursor, query: Query) -> Result:
     if backwards:
         found.reverse()
     index = None
-    if found and count is not None and count <= COUNTED:
+    # COMPAT slixmpp 1.17: reading backwards it takes index + size = count for the end, so there it is left out
+    if found and not backwards and count is not None and count <= COUNTED:
         index = part.count(part.low, found[0][0], COUNTED)
     return Result(tuple(_row(row) for row in found), complete, count, index)
 
