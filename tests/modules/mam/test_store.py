@@ -16,6 +16,7 @@ from beamish.storage.api import Cursor, Database
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate
 from beamish.testing.world import World
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.payload import rsm
 
 TOP = (1 << 63) - 1
@@ -233,6 +234,43 @@ async def test_counts_stop_at_a_bound_where_no_counter_knows_them(
     assert await count(start=ids.first_at(1_250.0)) == (50, 0)
     assert await count(text="all") == (None, None)
     assert await count(start=ids.first_at(1_100.0), page=rsm.Request(0)) == (200, None)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 90, 100, 101, 500])
+async def test_pages_of_any_size_join_without_a_gap(db: MemoryDatabase, size: int, backwards: bool) -> None:
+    await fill(db, 60)
+    await index(db)
+    await fill(db, 40, start=9_000.0)
+    seen: list[int] = []
+    place: tuple[int, int] | None = None
+    for _ in range(101):
+        page = rsm.Request(size, None if backwards else "x", "x" if backwards else None)
+        query = pages.Query(OWNER, page=page, **({"page_before" if backwards else "page_after": place}))
+        result = await db.read("page", lambda c, query=query: pages.page(c, query))  # type: ignore[misc]
+        assert result.complete is (len(seen) + len(result.rows) == 100)
+        rows_ = [(row.id, row.salt) for row in result.rows]
+        seen = [id_ for id_, _ in rows_] + seen if backwards else seen + [id_ for id_, _ in rows_]
+        if result.complete:
+            break
+        place = rows_[0 if backwards else -1]
+    assert len(seen) == 100
+    assert seen == sorted(set(seen))
+
+
+async def test_pages_are_bounded_in_bytes(db: MemoryDatabase) -> None:
+    await fill(db, 50)
+    await index(db)
+    one = len(next(rows(1))[8])
+    for backwards in (False, True):
+        page = rsm.Request(40, before="" if backwards else None)
+        for max_bytes, expected in ((1, 1), (one * 5, 4 if backwards else 5)):
+            query = pages.Query(OWNER, page=page, max_bytes=max_bytes)
+            result = await db.read("page", lambda c, query=query: pages.page(c, query))  # type: ignore[misc]
+            assert (len(result.rows), result.complete) == (expected, False)
+    chosen = tuple((row[0], row[1]) for row in await db.fetch("SELECT id, salt FROM mam_message"))
+    with pytest.raises(StanzaError):
+        await db.read("page", lambda c: pages.page(c, pages.Query(OWNER, ids=chosen, max_bytes=one * 5)))
 
 
 async def test_words_find_nothing_of_other_accounts(db: MemoryDatabase) -> None:

@@ -38,6 +38,8 @@ STREAM_FEATURE: Final = StreamFeature(
 MAX_THREADS: Final = 100
 """Conversations of one account with modes of their own."""
 _PAGE: Final = 100
+_PAGE_BYTES: Final = 131_072
+"""A page is one stanza here, which clients bound."""
 _TOP: Final = (1 << 63) - 1
 _OTR: Final = frozenset(("approve", "concede", "forbid", "oppose", "prefer", "require"))
 _SAVE: Final = frozenset(("body", "false", "message"))
@@ -125,7 +127,15 @@ class LegacyArchive(Module):
                 raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such collection")
             low, high = found.day
             asked = pages.Query(
-                owner, found.peer, start=low, end=high, page=request, page_after=after, page_before=earlier, size=_PAGE
+                owner,
+                found.peer,
+                start=low,
+                end=high,
+                page=request,
+                page_after=after,
+                page_before=earlier,
+                size=_PAGE,
+                max_bytes=_PAGE_BYTES,
             )
             result = pages.page(c, asked)
             last = collections.before(c, owner, found, result.rows[0].id) if result.rows else found.first

@@ -15,6 +15,10 @@ from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.payload import rsm
 
 MAX_WORDS: Final = 20
+PAGE_BYTES: Final = 1_048_576
+"""A page ends with the message that makes it larger than this; a client that reads slowly is cut off at some multiple."""
+_AT_ONCE: Final = 32
+"""Messages read at once, so that a page of the largest ones does not fill the memory."""
 COUNTED: Final = 10_000
 """A number of results above this is told only where it is known anyway."""
 _TOP: Final = (1 << 63) - 1
@@ -45,6 +49,7 @@ class Query:
     page_after: tuple[int, int] | None = None
     page_before: tuple[int, int] | None = None
     size: int = 50
+    max_bytes: int = PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +223,7 @@ def page(c: Cursor, query: Query) -> Result:
             raise StanzaError(Condition.FEATURE_NOT_IMPLEMENTED, text="pages by number end at ten thousand")
         skip = asked.index
     size = asked.limit(query.size)
-    found = part.rows(low, high, size + 1, backwards=backwards, skip=skip)
-    complete = len(found) <= size
-    found = found[:size]
+    found, complete = _read(part, query, low, high, size, backwards, skip)
     if backwards:
         found.reverse()
     index = None
@@ -230,10 +233,34 @@ def page(c: Cursor, query: Query) -> Result:
     return Result(tuple(_row(row) for row in found), complete, count, index)
 
 
+def _read(
+    part: _Part, query: Query, low: int, high: int, size: int, backwards: bool, skip: int
+) -> tuple[list[tuple[Any, ...]], bool]:
+    """The rows of a page in the order of paging, and whether they are all that is left."""
+    found: list[tuple[Any, ...]] = []
+    total = 0
+    while True:
+        want = min(_AT_ONCE, size + 1 - len(found))
+        more = part.rows(low, high, want, backwards=backwards, skip=skip)
+        skip = 0
+        for row in more:
+            if len(found) == size or (found and total + len(row[3]) > query.max_bytes):
+                return found, False
+            found.append(row)
+            total += len(row[3])
+        if len(more) < want:
+            return found, True
+        if backwards:
+            high = more[-1][0]
+        else:
+            low = more[-1][0]
+
+
 def _chosen(c: Cursor, query: Query) -> Result:
     """Messages by id (§4.1.3), in their order; all of them must be there."""
     assert query.ids is not None
-    found = []
+    found: list[Row] = []
+    total = 0
     for number, salt in sorted(set(query.ids)):
         row = c.row(
             f"SELECT {_COLUMNS} FROM mam_message m WHERE m.id = ? AND m.salt = ? AND m.owner = ?",
@@ -244,6 +271,9 @@ def _chosen(c: Cursor, query: Query) -> Result:
         if row is None:
             raise missing()
         found.append(_row(row))
+        total += len(row[3])
+        if total > query.max_bytes and len(found) > 1:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too much at once, ask for fewer messages")
     return Result(tuple(found), True, len(found), 0 if found else None)
 
 
