@@ -176,6 +176,15 @@ def test_our_own_annotations_fit_our_own_answer() -> None:
     assert "urn:x#QgayPKawpkPSDYmwT/WM94uAlu0=" in own.nodes
 
 
+def test_what_others_could_not_verify_is_not_announced() -> None:
+    name = "<identity category='server' type='im' name='&lt;Verona&gt;'/>"
+    assert b"urn:xmpp:caps" in own_caps(query(name), "urn:x").xml
+    assert b"sha-1" not in own_caps(query(name), "urn:x").xml
+    untyped = "<x xmlns='jabber:x:data' type='result'><field var='a'><value>b</value></field></x>"
+    own = own_caps(query(name + untyped), "urn:x")
+    assert own.xml == b"" and not own.nodes
+
+
 @given(st.lists(st.text("ab/:<é", min_size=1, max_size=4), unique=True, max_size=6), st.randoms())
 def test_the_order_of_an_answer_does_not_matter(features: list[str], random: object) -> None:
     def answer(order: list[str]) -> Element:

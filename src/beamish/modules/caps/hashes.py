@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -242,14 +243,22 @@ class OwnCaps:
 
 
 def own_caps(query: Element, uri: str) -> OwnCaps:
-    """Both forms of announcement of a disco#info answer of ours; `uri` names the software (XEP-0115 §4)."""
-    ver = digest(input_of_0115(query)[0], "sha-1")
-    data = input_of_0390(query)
-    hashes = {algorithm: digest(data, algorithm) for algorithm in ("sha-256", "sha3-256")}
-    first = f"<c xmlns='{CAPS}' hash='sha-1' node='{escape_attr(uri)}' ver='{ver}'/>"
-    inner = "".join(f"<hash xmlns='{HASHES}' algo='{name}'>{value}</hash>" for name, value in hashes.items())
-    nodes = {f"{uri}#{ver}", *(f"{CAPS2}#{name}.{value}" for name, value in hashes.items())}
-    return OwnCaps(f"{first}<c xmlns='{CAPS2}'>{inner}</c>".encode(), frozenset(nodes))
+    """Both forms of announcement of a disco#info answer of ours; `uri` names the software (XEP-0115 §4).
+
+    One that others could not verify is left out (a name with "<" in it, a form without a type).
+    """
+    xml, nodes = "", set()
+    with suppress(CapsMismatch):
+        ver = digest(input_of_0115(query)[0], "sha-1")
+        xml += f"<c xmlns='{CAPS}' hash='sha-1' node='{escape_attr(uri)}' ver='{ver}'/>"
+        nodes.add(f"{uri}#{ver}")
+    with suppress(CapsMismatch):
+        data = input_of_0390(query)
+        hashes = {algorithm: digest(data, algorithm) for algorithm in ("sha-256", "sha3-256")}
+        inner = "".join(f"<hash xmlns='{HASHES}' algo='{name}'>{value}</hash>" for name, value in hashes.items())
+        xml += f"<c xmlns='{CAPS2}'>{inner}</c>"
+        nodes |= {f"{CAPS2}#{name}.{value}" for name, value in hashes.items()}
+    return OwnCaps(xml.encode(), frozenset(nodes))
 
 
 __all__ = [

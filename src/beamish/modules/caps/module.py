@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+import structlog
 from pydantic import Field
 
 from beamish.core import events
@@ -29,6 +30,8 @@ from beamish.stream.features import StreamFeature
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza
 from beamish.xmpp.xml import from_bytes
+
+log = structlog.get_logger(__name__)
 
 SOFTWARE: Final = "urn:x-beamish:server"
 """Names this software in its own annotations (XEP-0115 §4)."""
@@ -134,6 +137,8 @@ class CapsModule(Module):
                 made = OwnCaps(b"", frozenset())
             else:
                 made = own_caps(from_bytes(disco.server_info(domain).to_bytes()), SOFTWARE)
+                if len(made.nodes) < 3:
+                    log.warning("own_capabilities_not_announced", domain=domain, reason="others could not verify them")
             self._own[domain] = made
         return made
 
