@@ -10,7 +10,6 @@ import ctypes
 from collections.abc import Callable
 from typing import cast
 
-
 _M_MMAP_THRESHOLD = -3
 _LARGE = 131_072
 
