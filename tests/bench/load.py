@@ -34,6 +34,7 @@ class Options:
     under_way: int = 4  # presence, muc, pep: fan-outs at once; with 1 a server has nothing to join
     sessions: int = 1000
     archive: bool = False
+    carbons: bool = False  # chat: every session has XEP-0280 on
     full: bool = False  # chat: address full JIDs
     spread: bool = False  # chat: every speaker speaks to all listeners in turn
 

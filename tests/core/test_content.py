@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from beamish.core.content import Holds as H
-from beamish.core.content import body_text, chat_state_only, survey
+from beamish.core.content import chat_state_only, content_of, forget, look, survey, text_of
+from beamish.core.events import Context
 from beamish.xmpp.stanza import Stanza
 
 HINT = "xmlns='urn:xmpp:hints'"
@@ -61,5 +62,14 @@ def test_chat_states_alone(inner: str, only: bool) -> None:
 
 
 def test_text_in_all_languages() -> None:
-    assert body_text(message("<body>good</body><body xml:lang='de'>gut</body><body/>")) == "good\ngut"
-    assert body_text(message("<subject>s</subject>")) is None
+    assert look(message("<body>good</body><body xml:lang='de'>gut</body><body/>")) == (H.BODY, "good\ngut")
+    assert look(message("<subject>s</subject>")) == (H.SUBJECT, None)
+
+
+def test_one_look_for_a_context() -> None:
+    ctx = Context(message("<body>x</body>"))
+    assert (content_of(ctx), text_of(ctx)) == (H.BODY, "x")
+    ctx.stanza = message("<subject>s</subject>")
+    assert (content_of(ctx), text_of(ctx)) == (H.BODY, "x")
+    forget(ctx)
+    assert (text_of(ctx), content_of(ctx)) == (None, H.SUBJECT)

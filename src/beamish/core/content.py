@@ -135,12 +135,22 @@ _INVITATION: Final = int(H.INVITATION)
 
 def survey(stanza: Stanza) -> int:
     """The bits of `Holds` for a message, as a plain int (bit operations on flags cost ten times as much)."""
+    return look(stanza)[0]
+
+
+def look(stanza: Stanza) -> tuple[int, str | None]:
+    """`survey`, and the text of a message for people: all its bodies (one for each language), one below the other."""
     bits = 0
+    text: str | None = None
     known = _TAGS.get
     for child in stanza.el:
         tag = child.tag
         if tag == _BODY_TAG:
-            if child.text or len(child):
+            body = child.text
+            if body:
+                text = body if text is None else f"{text}\n{body}"
+                bits |= _BODY
+            elif len(child):
                 bits |= _BODY
             continue
         bit = known(tag, _OTHER)
@@ -149,22 +159,31 @@ def survey(stanza: Stanza) -> int:
         bits |= bit
     if stanza.type == "error":
         bits &= ~_HINT_MASK
-    return bits
+    return bits, text
 
 
 def content_of(ctx: Context) -> int:
-    """`survey` of the stanza in a context, made once. Who takes something out of the stanza may leave the bits alone."""
+    """`survey` of the stanza in a context, made once.
+
+    Who takes something out of the stanza that has no meaning for rules may leave it alone, others call `forget`.
+    """
     notes = ctx.notes
     bits = notes.get("content")
     if bits is None:
-        bits = notes["content"] = survey(ctx.stanza)
+        bits, notes["content.text"] = look(ctx.stanza)
+        notes["content"] = bits
     return cast("int", bits)
 
 
-def body_text(stanza: Stanza) -> str | None:
-    """The text of a message for people: all its bodies (one for each language), one below the other."""
-    texts = [child.text for child in stanza.el if child.tag == _BODY_TAG and child.text]
-    return "\n".join(texts) if texts else None
+def text_of(ctx: Context) -> str | None:
+    """The text of the message in a context, see `look`."""
+    content_of(ctx)
+    return cast("str | None", ctx.notes["content.text"])
+
+
+def forget(ctx: Context) -> None:
+    """The stanza in a context holds other things now: look again."""
+    ctx.notes.pop("content", None)
 
 
 def chat_state_only(bits: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from beamish.core import events
-from beamish.core.content import DISPLAYED, SID
+from beamish.core.content import DISPLAYED, SID, forget
 from beamish.core.events import Context
 from beamish.core.hooks import Outcome
 from beamish.core.module import Module, ModuleConfig, Xep, on
@@ -60,7 +60,7 @@ class MdsModule(Module):
         if not found:
             return None
         ctx.stanza = stanza.without(*found)
-        ctx.notes.pop("content", None)
+        forget(ctx)
         pep = self.kernel.service_or_none(PepService)
         to, origin = stanza.to, ctx.origin
         payload = _payload(found[0])

@@ -145,6 +145,9 @@ async def run(bench: Bench) -> list[Row]:
     """Measure the cost of a message from socket to socket."""
     options = bench.options
     clients = await bench.login_all(bench.server.accounts)
+    if options.carbons:
+        for number, client in enumerate(clients):
+            await client.iq("set", "<enable xmlns='urn:xmpp:carbons:2'/>", f"carbons-{number}")
     half = options.pairs
     listeners = clients[half:]
     pairs = [
@@ -154,7 +157,7 @@ async def run(bench: Bench) -> list[Row]:
         for n in range(half)
     ]
     variant = options.security.value + (" archive" if options.archive else "") + (" full-jid" if options.full else "")
-    variant += " spread" if options.spread else ""
+    variant += (" carbons" if options.carbons else "") + (" spread" if options.spread else "")
     if options.rate is None:
         runs = await bench.repeated(FullPipe(pairs, options.in_flight))
         return [Row.of("chat", f"{variant} {options.in_flight} in flight", "message", runs)]

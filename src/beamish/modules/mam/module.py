@@ -21,7 +21,7 @@ import structlog
 from pydantic import Field
 
 from beamish.core import events
-from beamish.core.content import HINTS, RETRACT, RETRACT_TAG, SID, Holds, body_text, content_of
+from beamish.core.content import HINTS, RETRACT, RETRACT_TAG, SID, Holds, content_of
 from beamish.core.events import AccountEvent, Context
 from beamish.core.hooks import STOP, Outcome, Verdict
 from beamish.core.later import is_later
@@ -274,11 +274,10 @@ class MamModule(LegacyArchive):
         stanza = ctx.stanza
         notes = ctx.notes
         # what the sender's archive holds is what the receiver's does, as a rule
-        shared = cast("tuple[Stanza, bytes, str | None] | None", notes.get("mam.wire"))
+        shared = cast("tuple[Stanza, bytes] | None", notes.get("mam.wire"))
         if shared is None or shared[0] is not stanza:
-            shared = stanza, stanza.to_wire(), body_text(stanza)
-            notes["mam.wire"] = shared
-        _, wire, body = shared
+            notes["mam.wire"] = shared = stanza, stanza.to_wire()
+        wire, body = shared[1], notes["content.text"]
         id_ = number, salt = self._ids.next(self._now())
         row = (number, salt, str(owner), str(peer.bare), peer.resource, stanza.id, kind, body, wire)
         position = self._append("mam.store", store.APPEND, row, _lost)
