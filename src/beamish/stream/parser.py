@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 from lxml import etree
 
@@ -29,10 +28,11 @@ from beamish.stream.gate import (
     too_complex,
     too_many_attributes,
 )
+from beamish.stream.items import Item, Nonza, StreamEnd, StreamHeader, Unaddressable
 from beamish.stream.names import NameLedger
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
-from beamish.xmpp.stanza import AddressMalformed, SenderMalformed, Stanza, take
+from beamish.xmpp.stanza import AddressMalformed, SenderMalformed, take
 from beamish.xmpp.xml import Element, escape_attr
 
 _STANZA_TAGS: Final = {f"{{{ns.CLIENT}}}{name}": name for name in ("message", "presence", "iq")}
@@ -41,6 +41,10 @@ _SLICE: Final = 16_384
 """Bytes given to libxml2 at a time; it may invent that many names before we can look at them."""
 _BLANK: Final = " \t\r\n"
 _TAG: Final = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>")
+_NAME: Final = rb"[A-Za-z_:\x80-\xff][\w.:\x80-\xff-]{0,63}"
+_LOOSE: Final = re.compile(rb"&(?!(?:" + _NAME + rb"|#[0-9]{1,63}|#x[0-9A-Fa-f]{1,63});)")
+"""An ampersand that begins no reference, or none that is complete."""
+_UNFINISHED: Final = re.compile(rb"&(?:" + _NAME + rb"|#[0-9]{0,63}|#x[0-9A-Fa-f]{0,63})?")
 _CDATA: Final = b"<![CDATA["
 _QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
@@ -53,47 +57,6 @@ _FATAL: Final = 3
 _STRICT: Final = etree.XMLParser(resolve_entities=False, no_network=True)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamHeader:
-    """The start tag of a stream (RFC 6120 §4.7). Attributes are as written; "" when absent."""
-
-    to: str
-    sender: str
-    version: str
-    lang: str
-    id: str
-    content_ns: str
-    attributes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Nonza:
-    """A top-level element that is no stanza: STARTTLS, SASL, stream management, client state."""
-
-    el: Element
-
-    @property
-    def tag(self) -> str:
-        """The element's name in Clark notation."""
-        return str(self.el.tag)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
-    """The peer sent `</stream:stream>`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unaddressable:
-    """A stanza whose `to` is no JID; `reply` is the error without addresses, None where none may be sent."""
-
-    reply: Stanza | None
-    reason: str
-
-
-Item: TypeAlias = "Stanza | Nonza | StreamHeader | StreamEnd | Unaddressable"
-
-
 class StreamParser:
     """Parses one stream, from its header to its end; a restarted stream needs a new one.
 
@@ -103,6 +66,7 @@ class StreamParser:
 
     __slots__ = (
         "_aliased",
+        "_ampersand",
         "_count",
         "_depth",
         "_fresh",
@@ -136,6 +100,8 @@ class StreamParser:
         self._aliased = False
         self._verbatim: bytes | None = None
         """The last two bytes of an unfinished CDATA section, in which tags are no tags; None outside of one."""
+        self._ampersand = b""
+        """The beginning of a reference that is not complete yet."""
         self._root: Element | None = None
         self._prefix: str | None = "stream"
         self._nsmap: dict[str | None, str] = {}
@@ -308,6 +274,8 @@ class StreamParser:
         ):
             self._steps(piece, taken)
             return
+        if (b"&" in piece or self._ampersand) and self._loose_ampersand(piece, taken):
+            return
         self._fresh = False
         starts = self._push(piece, taken)
         depth = self._depth
@@ -341,16 +309,45 @@ class StreamParser:
                 if piece[at] != 60:  # "<"
                     raise text_between()
             room = limit - self._size
+            plain = self._verbatim is None
             cut = self._token(piece, at, room)
-            if cut - at > room:
-                if piece[at] != 60 and room:
-                    self._push(piece[at : at + room], taken)
+            token = piece[at : min(cut, at + room)]
+            if cut - at > room and piece[at] == 60:
                 raise too_big(self._limits)
-            self._push(piece[at:cut], taken)
+            if plain and (b"&" in token or self._ampersand) and self._loose_ampersand(token, taken):
+                return
+            if token:
+                self._push(token, taken)
+            if cut - at > room:
+                raise too_big(self._limits)
             if self._depth == 0 and taken and type(taken[-1]) is StreamEnd:
                 return
             self._size = 0 if self._depth == 1 else self._size + cut - at
             at = cut
+
+    def _loose_ampersand(self, piece: bytes, taken: list[Item]) -> bool:
+        """Refuse an `&` that begins no reference: libxml2 would wait for a semicolon, deaf to everything up to there.
+
+        True if the stream ended before it. One at the end may go on in the next piece.
+        """
+        text = self._ampersand + piece
+        shift = len(self._ampersand)
+        self._ampersand = b""
+        found = _LOOSE.search(text)
+        if found is None:
+            return False
+        if _UNFINISHED.fullmatch(text, found.start()):
+            self._ampersand = text[found.start() :]
+            return False
+        at = max(found.start() - shift, 0)
+        tag = piece.rfind(b"<", 0, at)
+        complete = _TAG.match(piece, tag) if tag >= 0 else None
+        inside = tag >= 0 and (complete is None or complete.end() > at)
+        if before := piece[: tag if inside else at]:
+            self._push(before, taken)
+        if taken and type(taken[-1]) is StreamEnd:
+            return True
+        raise text_between() if self._depth == 1 and not inside else refuse(StreamErrorCondition.NOT_WELL_FORMED)
 
     def _token(self, piece: bytes, at: int, room: int) -> int:
         """Where the tag, text, or part of a CDATA section ends that begins here.
