@@ -339,7 +339,7 @@ def _failed(stanza: Stanza, amp: Element, error: StanzaError, speaker: JID) -> S
         MESSAGE,
         "error",
         id=stanza.id,
-        sender=stanza.to,
+        sender=speaker,
         to=stanza.sender,
         content=to_bytes(_copy(amp)) + error.to_bytes(),
     )
