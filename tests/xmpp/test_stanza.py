@@ -176,3 +176,35 @@ def test_reading() -> None:
     assert stanza.payload.tag == "{jabber:client}body"
     assert stanza.detached().child("{jabber:client}body") is not None
     assert "message" in repr(stanza)
+
+
+class TestThaw:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"<message from='a@b/c' to='d@e'/>",
+            b"<message/>",
+            b"<presence type='unavailable' from='a@b/c'/>",
+            b"<message to='d@e'><body>x</body></message>",
+            b"<message type='chat' id='&apos;&amp;&lt;&gt;&quot;&#9;&#10;' xml:lang='en' "
+            b"from='b@b/c&amp;d&apos;' to='d@e'><body>"
+            b"from='x@y' to='z'&gt;</body></message>",
+            b"<message xmlns:p='urn:p' p:from='not an address' from='a@b/c' to='d@e'>"
+            b"<p:x to='1'/><message xmlns='urn:y'/></message>",
+            b"<iq type='result' id='1' from='a@b/c' to='d@e'/>",
+        ],
+    )
+    def test_it_reads_what_parse_reads(self, data):
+        data = Stanza.parse(data).to_wire()
+        thawed, parsed = Stanza.thaw(data), Stanza.parse(data)
+        for name in ("name", "type", "id", "sender", "to", "lang", "head", "body"):
+            assert getattr(thawed, name) == getattr(parsed, name), name
+        assert thawed.to_wire() == data
+        assert thawed.el.tag == parsed.el.tag
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"<message", b"<message from='@' to='a@b'/>", b"<message>", b"hello", b"<iq></message>"]
+    )
+    def test_damage_is_told(self, data):
+        with pytest.raises(ValueError, match="stanza"):
+            Stanza.thaw(data)

@@ -428,7 +428,7 @@ class OfflineModule(Module):
         id_, when, wire = row
         domain = session.jid.domain
         try:
-            made = Stanza.parse(wire)
+            made = Stanza.thaw(wire)
         except ValueError as exc:
             log.error("offline_message_damaged", user=box.account, id=id_, error=str(exc))
             return None

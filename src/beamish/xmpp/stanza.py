@@ -19,7 +19,7 @@ from lxml import etree
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
-from beamish.xmpp.xml import Element, escape_attr, escape_text, local_name, namespace_of, to_bytes
+from beamish.xmpp.xml import Element, escape_attr, escape_text, local_name, namespace_of, to_bytes, unescape_attr
 
 MESSAGE: Final = "message"
 PRESENCE: Final = "presence"
@@ -32,6 +32,13 @@ _STREAM_PREFIX = b'xmlns:stream="http://etherx.jabber.org/streams"'
 _CLIENT_AS_PREFIX = re.compile(rb' xmlns:(ns[0-9]+)="jabber:client"')
 _CLIENT_PREFIX = re.compile(rb'xmlns:[^=\s]+="jabber:client"')
 _STREAM_DECLARATIONS = b'xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"'
+
+
+# what `to_wire` writes: ">" and "'" never stand inside an attribute value, `from` and `to` come last
+_WRITTEN = re.compile(
+    rb"(?s)(?=<(message|presence|iq)\b)(<[^>]*?)(?: from='([^'>]*)')?(?: to='([^'>]*)')?(/>\Z|>.*</\1>\Z)"
+)
+_WRITTEN_ATTRIBUTES = re.compile(rb" ([\w:.-]+)='([^']*)'")
 
 
 class AddressMalformed(Exception):
@@ -131,6 +138,39 @@ class Stanza:
             el = etree.fromstring(data[:end] + b" " + _STREAM_DECLARATIONS + data[end:], _PARSER)
             return take(el)
         except (etree.XMLSyntaxError, AddressMalformed, SenderMalformed) as exc:
+            raise ValueError(f"not a stanza: {exc}") from exc
+
+    @classmethod
+    def thaw(cls, data: bytes) -> Stanza:
+        """Read a stanza that `to_wire` wrote, without parsing its content: for stored ones that only go out again.
+
+        A third of the cost of `parse`, and no tree that would have to be let go. The content is trusted to be what was
+        stored. Raises `ValueError` when the start tag is damaged.
+        """
+        found = _WRITTEN.match(data)
+        if found is None:
+            return cls.parse(data).detached()
+        name, head, sender, to, body = found.groups()
+        type_ = id_ = lang = ""
+        for key, value in _WRITTEN_ATTRIBUTES.findall(head):
+            if key == b"type":
+                type_ = _unescape(value)
+            elif key == b"id":
+                id_ = _unescape(value)
+            elif key == b"xml:lang":
+                lang = _unescape(value)
+        try:
+            return cls(
+                name.decode(),
+                type_,
+                id_,
+                None if sender is None else JID.parse(_unescape(sender)),
+                None if to is None else JID.parse(_unescape(to)),
+                lang,
+                head,
+                body,
+            )
+        except JidMalformed as exc:
             raise ValueError(f"not a stanza: {exc}") from exc
 
     def replace(self, *, sender: JID | None = None, to: JID | None = None) -> Stanza:
@@ -240,6 +280,11 @@ class PersonalStanza(Stanza):
     """
 
     __slots__ = ()
+
+
+def _unescape(value: bytes) -> str:
+    text = value.decode()
+    return unescape_attr(text) if "&" in text else text
 
 
 def _name_end(data: bytes) -> int:

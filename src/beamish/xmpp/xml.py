@@ -38,6 +38,15 @@ def escape_attr(text: str) -> str:
     return _ATTR_UNSAFE.sub(lambda m: _ATTR[m.group()], text)
 
 
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "apos": "'", "quot": '"', "#9": "\t", "#10": "\n", "#13": "\r"}
+_ENTITY = re.compile("&(amp|lt|gt|apos|quot|#9|#10|#13);")
+
+
+def unescape_attr(text: str) -> str:
+    """What `escape_attr` was given."""
+    return _ENTITY.sub(lambda found: _ENTITIES[found[1]], text)
+
+
 def escape_text(text: str) -> str:
     """`text` for use as character data."""
     if _TEXT_UNSAFE.search(text) is None:
