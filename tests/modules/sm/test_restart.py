@@ -354,3 +354,37 @@ async def test_two_resources_that_expired_while_the_server_was_down_leave_one_me
             again = await new.login(JULIET, presence=True)
             await new.settle()
             assert sorted(bodies(again)) == ["for both", "for one"]
+
+
+async def test_two_resources_that_begin_anew_at_once_find_one_message() -> None:
+    async with first_world() as world:
+        phone, _ = await managed(world, "juliet@example.org/phone")
+        desk, _ = await managed(world, "juliet@example.org/desk")
+        await world.pass_time(5.0)
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        await world.settle()
+        async with after_crash(world) as new:
+            both = [await back(new, "juliet"), await back(new, "juliet")]
+            for client, old in zip(both, (phone, desk), strict=True):
+                client.jid = old.jid
+                client.send(
+                    "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>"
+                    f"<resource>{old.jid.resource}</resource></bind></iq>"
+                )
+            await new.settle()
+            for client in both:
+                client.send("<presence/>")
+            await new.settle()
+            assert sorted(bodies(both[0]) + bodies(both[1])) == ["x"]
+
+
+async def test_a_message_of_the_very_moment_is_rather_doubled_than_lost() -> None:
+    async with first_world() as world:
+        await managed(world, "juliet@example.org/phone")
+        await managed(world, "juliet@example.org/desk")
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        await world.settle()
+        async with after_crash(world) as new:
+            both = [await new.login(f"juliet@example.org/{name}", presence=True) for name in ("phone", "desk")]
+            await new.settle()
+            assert set(bodies(both[0]) + bodies(both[1])) == {"x"}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SINCE: Final = "sm.since"
-"""Note of a session: since when it gets messages to its account."""
+"""Note of a session: what was sent to its account after this time it has got as well."""
 WHEN: Final = "sm.when"
 """Note of a context: the message was first handed to a session at this time; that is what a stamp should say."""
 _KEPT_TYPES: Final = frozenset(("", "normal", "chat"))
@@ -114,7 +114,7 @@ async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -
 def _has(sm: StreamManagementModule, other: Session, stanza: Stanza, when: float) -> bool:
     """Whether another resource got the message at the time when the ended session did."""
     since = other.note(SINCE)
-    if not isinstance(since, (int, float)) or since > when:
+    if not isinstance(since, (int, float)) or since >= when:
         return False
     if stanza.to is None or not stanza.to.resource:
         return True  # it was sent to all

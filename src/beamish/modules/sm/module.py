@@ -101,6 +101,7 @@ class StreamManagementModule(Module):
         self._by_session: dict[Session, Managed] = {}
         self._wanting: dict[Managed, None] = {}
         self._asking = self._tidying = False
+        self._latest = 0.0
         self._saving = self.kernel.hooks[events.session_saving]
 
     # ---- requests of clients ----------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ class StreamManagementModule(Module):
         error = StreamError(StreamErrorCondition.RESOURCE_CONSTRAINT, "too many unacknowledged stanzas")
         managed.close(error, "error:unconfirmed")
 
-    @on(events.session_closed, at=95)  # after everybody has been told that it is gone
+    @on(events.session_closed, at=1)  # before anybody has to be waited for: who else is there is decided now
     def session_closed(self, event: SessionClosed) -> None:
         """Nobody will resume the session; what its client has not confirmed goes elsewhere."""
         managed = self._by_session.pop(event.session, None)
@@ -291,12 +292,21 @@ class StreamManagementModule(Module):
             if session.note(SINCE) is not None:
                 del session.notes[SINCE]
         elif session.note(SINCE) is None:
-            session.notes[SINCE] = self.clock.now()
+            session.notes[SINCE] = self.now()
 
     @on(events.account_removed, at=95)  # its sessions have just ended: after those who took what they had left
     async def account_removed(self, event: AccountEvent) -> None:
         """Nothing stays behind of an account."""
         await self.journal.remove_account(str(event.user))
+
+    def now(self) -> float:
+        """The time of day, but never going back: what came later must not look as if it had come before."""
+        self._latest = max(self._latest, self.clock.now())
+        return self._latest
+
+    def not_before(self, when: float) -> None:
+        """Something happened at this time before the server started."""
+        self._latest = max(self._latest, when)
 
     # ---- asking for acknowledgements --------------------------------------------------------------------------------
 

@@ -141,7 +141,7 @@ class Managed:
             return False
         sm = self._sm
         name = stanza.name
-        sent = Sent(data, None if name == PRESENCE else _kept(stanza), sm.clock.now())
+        sent = Sent(data, None if name == PRESENCE else _kept(stanza), sm.now())
         queue = self.queue
         count = queue.add(sent, len(data))
         position = 0

@@ -85,6 +85,7 @@ def _made(sm: StreamManagementModule, one: StoredSession, jid: JID, now: float) 
         first = next(count for _, count, *_ in messages if count is not None)
         messages = sorted(messages, key=lambda m: (m[1] is None, ((m[1] or 0) - first + WRAP // 2) % WRAP, m[0]))
     for row, count, when, wire in messages:
+        sm.not_before(when)
         managed.queue.add(Sent(wire, None, when, row, count), len(wire))
     managed.queue.sent = one.sent % WRAP
     return managed

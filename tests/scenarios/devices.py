@@ -1,0 +1,316 @@
+"""Devices that lose their connections and come back, and remember everything that they sent, saw and were told.
+
+Each speaks XEP-0198 as a careful client does: it keeps what is not acknowledged, resumes, sends again what the server has
+not handled, and starts a new stream when there is nothing to resume.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from beamish.testing import Client, ClientError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.xml import Element
+
+SM = "urn:xmpp:sm:3"
+MAM = "urn:xmpp:mam:2"
+BODY = "{jabber:client}body"
+DELAY = "{urn:xmpp:delay}delay"
+PATIENCE = 60.0
+
+Message = tuple[str, int]
+"""The device that sent it, and its number there."""
+
+
+class Violation(AssertionError):
+    """The server broke its promise."""
+
+
+@dataclass
+class Stanza:
+    """Something sent and not acknowledged; `message` and `account` (where it goes) if it is a message."""
+
+    xml: str
+    message: Message | None = None
+    account: str = ""
+
+
+@dataclass
+class Ledger:
+    """What all devices know together since the last check."""
+
+    acknowledged: dict[str, list[Message]] = field(default_factory=dict)
+    """Account → messages to it that the server has acknowledged."""
+    uncertain: set[Message] = field(default_factory=set)
+    """Sent a second time because nobody could tell whether the first was handled (XEP-0198 §4 allows for that)."""
+    resumed: int = 0
+    begun: int = 0
+    repeated: int = 0
+
+
+class Device:
+    """One device of one account."""
+
+    def __init__(
+        self, address: str, password: str, connect: Callable[[], Awaitable[Client]], ledger: Ledger, mam: bool
+    ) -> None:
+        self.jid = JID.parse(address)
+        self.name = f"{self.jid.local}/{self.jid.resource}"
+        self.account = str(self.jid.bare)
+        self._password = password
+        self._connect = connect
+        self._ledger = ledger
+        self._mam = mam
+        self.client: Client | None = None
+        self._id = ""
+        self._received = 0
+        self._acknowledged = 0
+        self._unacknowledged: deque[Stanza] = deque()
+        self._sent = 0
+        self._numbers = 0
+        self.seen: set[Message] = set()
+        """In all streams, since the last check."""
+        self._stream: set[Message] = set()
+        self._latest: dict[str, int] = {}
+        self.fresh = True
+        """A stream has begun since the last check: what came before it was for others."""
+        self._pings: dict[str, asyncio.Future[None]] = {}
+        self._caught_up: asyncio.Future[str] | None = None
+        self._counter = 0
+        self._stopping = False
+        self.history: deque[str] = deque(maxlen=400)
+        """What happened last, for whoever looks for the cause of a violation."""
+
+    # ---- the stream -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Be connected whenever that is possible, until `stop`."""
+        while not self._stopping:
+            try:
+                client = await self._connect()
+            except OSError:
+                continue
+            try:
+                await client.open_stream(self.jid.domain)
+                await client.authenticate(self.jid.local, self._password)
+                if not self._id or not await self._resume(client):
+                    await self._begin(client)
+                self.client = client
+                while True:
+                    self._take(await client.receive(PATIENCE))
+            except ClientError as error:
+                if not client.disconnected and not client.closed:
+                    raise Violation(f"{self.name}: {error}") from error
+            finally:
+                self.client = None
+                client.drop()
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """No answers will come to what was asked so far."""
+        for future in (*self._pings.values(), self._caught_up):
+            if future is not None and not future.done():
+                future.cancel()
+        self._pings.clear()
+
+    async def _resume(self, client: Client) -> bool:
+        client.send(f"<resume xmlns='{SM}' h='{self._received}' previd='{self._id}'/>")
+        got = await client.receive(PATIENCE)
+        h = got.get("h")
+        self.history.append(f"resume h={self._received} → {str(got.tag)[15:]} h={h}, {self._id}")
+        if got.tag == f"{{{SM}}}resumed":
+            assert h is not None
+            self._told(int(h))
+            self._ledger.resumed += 1
+            for stanza in self._unacknowledged:
+                client.send(stanza.xml)
+                self._ledger.repeated += stanza.message is not None
+                self.history.append(f"again {stanza.message}")
+            client.send(f"<r xmlns='{SM}'/>")
+            return True
+        if got.tag != f"{{{SM}}}failed":
+            raise Violation(f"{self.name}: {got.tag} as the answer to <resume/>")
+        if h is not None:
+            self._told(int(h))
+        else:
+            self._ledger.uncertain |= {s.message for s in self._unacknowledged if s.message is not None}
+        return False
+
+    async def _begin(self, client: Client) -> None:
+        await client.bind(self.jid.resource)
+        client.send(f"<enable xmlns='{SM}' resume='true'/>")
+        while (got := await client.receive(PATIENCE)).tag != f"{{{SM}}}enabled":
+            pass
+        self._id = got.get("id") or ""
+        self.history.append(f"begin {self._id}")
+        again = [stanza for stanza in self._unacknowledged if stanza.message is not None]
+        self._unacknowledged.clear()
+        self._give_up()
+        self._received = self._sent = self._acknowledged = 0
+        self._stream = set()
+        self._latest = {}
+        self.fresh = True
+        self._ledger.begun += 1
+        self.client = client
+        self.send(Stanza("<presence/>"))
+        for stanza in again:
+            self.send(stanza)
+
+    def forget(self) -> None:
+        """The app is started anew: it knows of no stream, and of nothing that it has not been told."""
+        self.history.append("forget")
+        self._id = ""
+        self._unacknowledged.clear()
+        self.cut()
+
+    def cut(self) -> None:
+        """The network breaks the connection."""
+        if self.client is not None:
+            self.client.drop()
+
+    async def stop(self) -> None:
+        """Come back no more."""
+        self._stopping = True
+        self.cut()
+
+    # ---- sending ----------------------------------------------------------------------------------------------------
+
+    def send(self, stanza: Stanza) -> None:
+        """Send a stanza, now or when there is a connection again."""
+        self._unacknowledged.append(stanza)
+        self._sent += 1
+        if self.client is not None:
+            self.client.send(stanza.xml)
+        if stanza.message is not None:
+            self.history.append(f"say {stanza.message[1]} as {self._sent}, connected: {self.client is not None}")
+
+    def say(self, account: str) -> None:
+        """A message to all devices of an account."""
+        self._numbers += 1
+        message = (self.name, self._numbers)
+        text = f"{self.name} {self._numbers}"
+        xml = f"<message to='{account}' type='chat' id='{text}'><body>{text}</body></message>"
+        self.send(Stanza(xml, message, account))
+
+    def request(self) -> None:
+        """Ask for an acknowledgement."""
+        if self.client is not None:
+            self.client.send(f"<r xmlns='{SM}'/>")
+
+    @property
+    def waiting(self) -> int:
+        """Stanzas that are not acknowledged."""
+        return len(self._unacknowledged)
+
+    def _told(self, h: int) -> None:
+        if not self._acknowledged <= h <= self._sent:
+            raise Violation(f"{self.name}: h={h} after {self._acknowledged}, with {self._sent} sent")
+        for _ in range(h - self._acknowledged):
+            stanza = self._unacknowledged.popleft()
+            if stanza.message is not None:
+                self.history.append(f"acknowledged {stanza.message[1]}")
+                self._ledger.acknowledged.setdefault(stanza.account, []).append(stanza.message)
+        self._acknowledged = h
+
+    # ---- receiving --------------------------------------------------------------------------------------------------
+
+    def _take(self, el: Element) -> None:
+        tag = str(el.tag)
+        if tag == f"{{{SM}}}r":
+            if self.client is not None:
+                self.client.send(f"<a xmlns='{SM}' h='{self._received}'/>")
+            return
+        if tag == f"{{{SM}}}a":
+            self._told(int(el.get("h") or "-1"))
+            return
+        if not tag.startswith("{jabber:client}"):
+            return
+        self._received += 1
+        if tag == "{jabber:client}message":
+            self._message(el)
+        elif tag == "{jabber:client}iq":
+            self._iq(el)
+
+    def _message(self, el: Element) -> None:
+        if el.get("type") == "error":
+            raise Violation(f"{self.name}: bounced: {el.get('id')}")
+        archived = el.find(f"{{{MAM}}}result")
+        body = (el if archived is None else archived).findtext(f".//{BODY}")
+        if body is None:
+            return
+        sender, _, number = body.rpartition(" ")
+        message = (sender, int(number))
+        self.seen.add(message)
+        delay = el.find(DELAY)
+        stamp = "" if delay is None else f" of {delay.get('stamp')}"
+        self.history.append(f"seen {body} as {self._received}{stamp}{'' if archived is None else ' from the archive'}")
+        if archived is not None or message in self._ledger.uncertain:
+            return
+        if message in self._stream:
+            raise Violation(f"{self.name}: {body} came twice in one stream")
+        self._stream.add(message)
+        if el.find(DELAY) is None:
+            if self._latest.get(sender, 0) > message[1]:
+                raise Violation(f"{self.name}: {body} came after {self._latest[sender]}")
+            self._latest[sender] = message[1]
+
+    def _iq(self, el: Element) -> None:
+        if el.get("type") in ("get", "set"):
+            self.send(Stanza(f"<iq type='result' id='{el.get('id')}' to='{el.get('from')}'/>"))
+            return
+        waiting = self._pings.pop(el.get("id") or "", None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+        fin = el.find(f"{{{MAM}}}fin")
+        if fin is not None and self._caught_up is not None and not self._caught_up.done():
+            last = fin.findtext(".//{http://jabber.org/protocol/rsm}last") or ""
+            self._caught_up.set_result("" if fin.get("complete") == "true" else last)
+
+    async def ping(self) -> None:
+        """Wait until everything that the server has sent so far is here. Cancelled if the connection breaks."""
+        self._counter += 1
+        id_ = f"ping-{self._counter}"
+        self._pings[id_] = future = asyncio.get_running_loop().create_future()
+        self.send(Stanza(f"<iq type='get' id='{id_}'><ping xmlns='urn:xmpp:ping'/></iq>"))
+        await future
+
+    async def catch_up(self, since: str) -> None:
+        """Read the archive from a time on."""
+        after = ""
+        while True:
+            self._caught_up = asyncio.get_running_loop().create_future()
+            page = f"<after>{after}</after>" if after else ""
+            self._counter += 1
+            self.send(
+                Stanza(
+                    f"<iq type='set' id='mam-{self._counter}'><query xmlns='{MAM}'>"
+                    "<x xmlns='jabber:x:data' type='submit'>"
+                    f"<field var='FORM_TYPE'><value>{MAM}</value></field>"
+                    f"<field var='start'><value>{since}</value></field></x>"
+                    f"<set xmlns='http://jabber.org/protocol/rsm'><max>200</max>{page}</set></query></iq>"
+                )
+            )
+            after = await self._caught_up
+            if not after:
+                return
+
+    # ---- the check --------------------------------------------------------------------------------------------------
+
+    def check(self, expected: list[Message], *, archive: bool) -> None:
+        """Everything acknowledged to the account was seen; a device that has begun anew needs the archive for it."""
+        if self.fresh and not archive:
+            return
+        missing = [message for message in expected if message not in self.seen]
+        if missing:
+            raise Violation(f"{self.name}: {len(missing)} acknowledged messages were not seen: {missing[:5]}")
+
+    def checked(self) -> None:
+        """Begin a new round."""
+        self.seen.clear()
+        self.fresh = False
+        # a message of before the check must not come again either, but the last ones are enough to tell
+        if len(self._stream) > 20_000:
+            self._stream.clear()
