@@ -198,16 +198,6 @@ class Engine:
         """Become a copy of what is committed in another database."""
         other._conn.backup(self._conn)
 
-    def fetch(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """All rows of one query. Raises `StorageError`."""
-        started = perf_counter()
-        try:
-            return self._conn.execute(sql, params).fetchall()
-        except sqlite3.Error as exc:
-            raise storage_error(exc) from exc
-        finally:
-            self.timings.add("(fetch)", 1, perf_counter() - started)
-
     def read(self, name: str, fn: Callable[[Cursor], T]) -> T:
         """Run a function on one snapshot; the connection must be `query_only`. Raises what `fn` raises."""
         started = perf_counter()

@@ -24,6 +24,7 @@ import structlog
 from beamish.storage.api import Cursor, StorageBusy, StorageClosed, StorageError, StorageUnavailable, Timing
 from beamish.storage.commits import QUEUE_BYTES, QUEUE_LIMIT, CommitQueue, Job, Outcome
 from beamish.storage.engine import Engine, Timings, only_reading, storage_error
+from beamish.storage.selects import Selects
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class SqliteDatabase(CommitQueue):
         self._threads: list[tuple[threading.Thread, asyncio.Future[None], asyncio.Future[None]]] = []
         self._start("beamish-db-writer", self._write_on)
         self._readers = 0 if self._in_memory else readers
+        self._selects: Selects | None = None
 
     @classmethod
     def open(
@@ -102,7 +104,9 @@ class SqliteDatabase(CommitQueue):
         """All rows of one query (see `storage.api.Database.fetch`)."""
         if self._in_memory:
             return await self.read("(fetch)", lambda cursor: cursor.rows(sql, *params))
-        return await self._on_reader(lambda engine: engine.fetch(sql, params))
+        if self._closing or self._selects is None:
+            raise StorageClosed("the database is closed")
+        return await self._selects.fetch(sql, params)
 
     async def close(self) -> None:
         """Commit what is queued, tell everybody, close the file. Later calls raise `StorageClosed`, except this one."""
@@ -110,6 +114,8 @@ class SqliteDatabase(CommitQueue):
             self._end_tick()
             self._closing = True
             self._stop()
+        if self._selects is not None:
+            await self._selects.close()
         for thread, _, ended in self._threads:
             await asyncio.shield(ended)
             thread.join()  # it has nothing left to do but return
@@ -131,6 +137,9 @@ class SqliteDatabase(CommitQueue):
                 db._start(f"beamish-db-reader-{number}", db._read_on)
             for _, ready, _ in db._threads[1:]:
                 await ready
+            if db._readers:
+                db._selects = await Selects.open(path, busy_seconds=BUSY_SECONDS, limit=READS_LIMIT)
+                db._timings.append(db._selects.timings)
         except BaseException:
             await db.close()
             raise
