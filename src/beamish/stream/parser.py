@@ -343,11 +343,12 @@ class StreamParser:
         tag = piece.rfind(b"<", 0, at)
         complete = _TAG.match(piece, tag) if tag >= 0 else None
         inside = tag >= 0 and (complete is None or complete.end() > at)
-        if before := piece[: tag if inside else at]:
-            self._push(before, taken)
+        before = piece[: tag if inside else at]
+        starts = self._push(before, taken) if before else 0
         if taken and type(taken[-1]) is StreamEnd:
             return True
-        raise text_between() if self._depth == 1 and not inside else refuse(StreamErrorCondition.NOT_WELL_FORMED)
+        between = self._depth == 1 and not inside and before.count(b"<") - before.count(b"</") == starts
+        raise text_between() if between else refuse(StreamErrorCondition.NOT_WELL_FORMED)
 
     def _token(self, piece: bytes, at: int, room: int) -> int:
         """Where the tag, text, or part of a CDATA section ends that begins here.
