@@ -6,8 +6,8 @@ that it read them (it answered a question sent behind them, or acknowledged them
 in between loses nothing; at worst the next login gets some messages again.
 
 One delivery runs per account. Until the last stored message is on its way, new messages to that resource take
-their place behind it in the store, so none overtakes; whatever cannot be stored goes directly. If several resources are
-there and the one that receives breaks off just then, another one may get a message twice.
+their place behind it in the store, so none overtakes; whatever cannot be stored goes directly, and so does what other
+resources get at the same time.
 
 Not here: the archive, push, and retrieval by the client's choice (XEP-0013).
 """
@@ -367,6 +367,10 @@ class OfflineModule(Module):
         stanza = delivery.stanza
         if box is None or stanza.name != MESSAGE or stanza.type in _NEVER:
             return None
+        if (stanza.to is None or not stanza.to.resource) and len(
+            self.kernel.sessions.of(delivery.session.bare).routable
+        ) > 1:
+            return None  # others get it as well: from the store it might reach one of them a second time
         worthy = worth_keeping(stanza, delivery.session.jid.domain)
         if worthy is None:
             return None
