@@ -210,7 +210,8 @@ async def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
         return await call(config.server.data_dir / _CONTROL, name, args)
     logging.configure("warning", config.server.log.format)
     async with open_kernel(config) as kernel:
-        if all(known.name != name for known in kernel.commands):
+        command = kernel.commands.get(name)
+        if command is None or command.live:
             raise CommandFailed(f"{name} needs a running server")
         return await _command(kernel, name, args)
 
@@ -245,8 +246,8 @@ async def serve(
     *,
     reload: Callable[[], Config] | None = None,
     ready: Callable[[list[str]], Awaitable[None] | None] | None = None,
-) -> None:
-    """Run the server until SIGTERM or SIGINT.
+) -> bool:
+    """Run the server until SIGTERM or SIGINT, or an administrator ends it; True if it is to be started anew.
 
     `reload` gives the configuration anew at SIGHUP (it may raise `ConfigProblems`). `ready` is called with a line per
     listener (`c2s 127.0.0.1:5222 starttls`) once clients can connect.
@@ -256,8 +257,16 @@ async def serve(
     sys.setswitchinterval(0.001)
     heap.keep_large_blocks_apart()
     stop = asyncio.Event()
+    again = False
+
+    def asked_to_stop(and_restart: bool) -> None:
+        nonlocal again
+        again = and_restart
+        stop.set()
+
     async with AsyncExitStack() as up:
         kernel = await up.enter_async_context(open_kernel(config))
+        kernel.ask_to_stop = asked_to_stop
         certificates = CertificateStore(config.tls, config.server.domains, config.server.data_dir)
         for problem in certificates.load():
             log.warning("certificate_problem", problem=str(problem))
@@ -285,7 +294,8 @@ async def serve(
             up.callback(task.cancel)  # the stop waits for tasks to end by themselves
         await stop.wait()
         systemd.stopping()
-        log.info("stopping")
+        log.info("stopping", restart=again)
+    return again
 
 
 async def listen(server: C2SServer, config: Config, certificates: CertificateStore, up: AsyncExitStack) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from beamish import __version__
-from beamish.cli import check, dev, s2s, user
+from beamish.cli import catalogue, check, dev, s2s, user
 from beamish.cli.serve import serve
 
 # Never with local variables in a traceback: passwords are among them.
@@ -17,6 +17,7 @@ commands.add_typer(check.commands, name="config")
 commands.add_typer(user.commands, name="user")
 commands.add_typer(s2s.commands, name="s2s")
 commands.add_typer(dev.commands, name="dev")
+catalogue.add_to(commands, {"user": user.commands})
 
 
 def _version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,6 +18,8 @@ from beamish.config import Config, ConfigProblems, ModuleClass, load
 
 SYSTEM_CONFIG: Final = Path("/etc/beamish/beamish.toml")
 """The file that is read when none is named and it exists."""
+
+T = TypeVar("T")
 
 ConfigOption = Annotated[
     Path | None,
@@ -102,12 +104,12 @@ def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
         fail(str(error))
 
 
-def run_server(main: Coroutine[Any, Any, None]) -> None:
+def run_server(main: Coroutine[Any, Any, T]) -> T:
     """Run the server's coroutine on uvloop until it ends; says why and exits with 1 when it cannot start."""
     import uvloop
 
     try:
-        uvloop.run(main)
+        return uvloop.run(main)
     except expected_failures() as error:
         fail(str(error))
     except KeyboardInterrupt:  # before the server had its own handler in place

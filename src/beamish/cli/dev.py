@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from beamish.cli.console import fail, module_classes
+from beamish.cli.documents import commands_markdown, doap, hooks_markdown, xeps_markdown
 from beamish.config import ModuleClass
 from beamish.config.reference import example_toml, reference_markdown
 
@@ -18,6 +19,10 @@ Generator = Callable[[Sequence[ModuleClass]], str]
 GENERATED: list[tuple[str, Generator]] = [
     ("docs/config.md", reference_markdown),
     ("config/beamish.toml", example_toml),
+    ("docs/xeps.md", xeps_markdown),
+    ("docs/commands.md", commands_markdown),
+    ("docs/hooks.md", hooks_markdown),
+    ("docs/beamish.doap", doap),
 ]
 """Documents made from the source: path in the repository, and what makes their text of all module classes."""
 

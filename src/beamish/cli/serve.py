@@ -1,6 +1,8 @@
 """`beamish serve`: the server in the foreground."""
 
 import asyncio
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -50,4 +52,6 @@ def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOp
         elif demo:
             demonstration.tell(screen(), loaded, accounts, listening)
 
-    run_server(app.serve(loaded, reload=reload, ready=ready))
+    if run_server(app.serve(loaded, reload=reload, ready=ready)):
+        # the same process, so that whoever supervises it sees no end
+        os.execv(sys.executable, [sys.executable, "-m", "beamish", *sys.argv[1:]])
