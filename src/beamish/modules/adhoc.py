@@ -57,7 +57,7 @@ class AdhocModule(Module):
 
     name = "adhoc"
     Config = Config
-    xeps = (Xep(50, "1.3.0", note="commands of one stage; texts in English"), Xep(4, "2.13.1"), Xep(68, "1.3.0"))
+    xeps = (Xep(50, "1.3.0", note="commands of one stage; texts in English"), Xep(4, "2.13.2"), Xep(68, "1.3.0"))
     features = (COMMANDS, ns.DATA)
 
     def __init__(self, kernel: Any, config: Any) -> None:

@@ -138,9 +138,9 @@ class RegisterModule(Module):
     Config = Config
     xeps = (
         Xep(77, "2.4"),
-        Xep(158, "1.1.0", note="images and questions, for registration"),
+        Xep(158, "1.0.1", note="images and questions, for registration"),
         Xep(221, "1.0"),
-        Xep(231, "1.0.1", note="for CAPTCHA images"),
+        Xep(231, "1.1", note="for CAPTCHA images"),
         Xep(445, "0.2.0"),
     )
     features = (REGISTER,)
