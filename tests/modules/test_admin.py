@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -89,8 +90,10 @@ async def test_disable_user_and_reenable_user(court: World, romeo: Client) -> No
     assert not await can_log_in(court, "juliet@example.org")
     plain = court.connect()
     await plain.open_stream("example.org")
-    plain.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldABjb3JyZWN0IGhvcnNl</auth>")
-    await plain.expect("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
+    auth = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{}</auth>"
+    for password, condition in ((PASSWORD, "account-disabled"), ("wrong", "not-authorized")):
+        plain.send(auth.format(base64.b64encode(f"\0juliet\0{password}".encode()).decode()))
+        await plain.expect(f"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><{condition}/></failure>")
     assert values(await romeo.command(f"{ADMIN}#get-disabled-users-num"), "disabledusersnum") == ["1"]
     assert values(await romeo.command(f"{ADMIN}#get-disabled-users-list", {}), "disableduserjids") == [
         "juliet@example.org"

@@ -52,6 +52,9 @@ class AccountsService(Protocol):
     async def enable(self, user: JID) -> None:
         """Unlock an account. Raises `StanzaError(item-not-found)`."""
 
+    def is_disabled(self, user: JID) -> bool:
+        """Whether the account is locked. Only who has given its password may be told."""
+
     def disabled(self, domain: str | None = None) -> tuple[JID, ...]:
         """The locked accounts, or those of one domain, sorted."""
 

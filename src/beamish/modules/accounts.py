@@ -115,10 +115,7 @@ class AccountsModule(Module):
     # ---- authentication ---------------------------------------------------------------------------------------------
 
     async def keys(self, user: JID, algorithm: str) -> ScramKeys | None:
-        """See `AccountsService.keys`. A locked account looks like one that does not exist: strangers learn nothing."""
-        if user in self._disabled:
-            log.info("login_to_locked_account", user=str(user))
-            return None
+        """See `AccountsService.keys`. Those of a locked account are what they were: strangers learn nothing."""
         rows = await self.db.fetch(
             "SELECT salt, iterations, stored_key, server_key FROM account_key WHERE jid = ? AND algorithm = ?",
             str(user),
@@ -203,6 +200,10 @@ class AccountsModule(Module):
         await self.db.write("accounts.enable", lambda c: c.run("DELETE FROM account_disabled WHERE jid = ?", str(user)))
         self._disabled.discard(user)
         log.info("account_enabled", user=str(user))
+
+    def is_disabled(self, user: JID) -> bool:
+        """See `AccountsService.is_disabled`."""
+        return user in self._disabled
 
     def disabled(self, domain: str | None = None) -> tuple[JID, ...]:
         """See `AccountsService.disabled`."""

@@ -438,7 +438,8 @@ class C2SConnection(Connection):
             )
         keys = None if event.jid is None else await accounts.keys(event.jid, event.algorithm)
         exists = keys is not None
-        return machine.keys(keys or accounts.decoy(event.username, event.algorithm), exists)
+        disabled = event.jid is not None and accounts.is_disabled(event.jid)
+        return machine.keys(keys or accounts.decoy(event.username, event.algorithm), exists, disabled=disabled)
 
     async def _password(self, event: PasswordGiven) -> list[Event]:
         machine = self._machine
@@ -448,7 +449,9 @@ class C2SConnection(Connection):
             return machine.auth_refused(
                 FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
             )
-        return machine.password_checked(await self._server.accounts.check_password(event.jid, event.password))
+        accounts = self._server.accounts
+        ok = await accounts.check_password(event.jid, event.password)
+        return machine.password_checked(ok, disabled=event.jid is not None and accounts.is_disabled(event.jid))
 
     def _auth_failed(self, event: AuthFailed) -> None:
         if event.condition == FailureCondition.NOT_AUTHORIZED.value:  # the others are no guesses
@@ -471,6 +474,9 @@ class C2SConnection(Connection):
         machine = self._machine
         assert machine is not None and machine.jid is not None
         kernel = self._server.kernel
+        if self._server.accounts.is_disabled(machine.jid.bare):  # since it has authenticated
+            self._fail(StreamError(StreamErrorCondition.NOT_AUTHORIZED, "the account is locked"))
+            return None
         try:
             full = kernel.choose_resource(machine.jid.bare, event.resource)
         except StanzaError as error:

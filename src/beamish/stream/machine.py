@@ -94,6 +94,7 @@ class C2SMachine:
         "_bind_refusals",
         "_binding",
         "_claimed",
+        "_disabled",
         "_early_bytes",
         "_failures",
         "_gate",
@@ -131,6 +132,7 @@ class C2SMachine:
         self._mechanism: Mechanism | None = None
         self._mechanism_name = ""
         self._username = ""
+        self._disabled = False
         self._bind_id = ""
         self._header_sent = False
         self._restarting = False
@@ -401,6 +403,7 @@ class C2SMachine:
         self._mechanism = None  # RFC 6120 §6.4.2: an exchange that is under way is dropped
         self._mechanism_name = item.el.get("mechanism", "")
         self._username = ""
+        self._disabled = False
         if Has.SECURE not in self.have and self._settings.require_tls:
             return self._sasl_failed(SaslFailure(FailureCondition.ENCRYPTION_REQUIRED))
         try:
@@ -419,13 +422,18 @@ class C2SMachine:
     def _abort(self, _item: Item) -> list[Event]:
         return self._sasl_failed(SaslFailure(FailureCondition.ABORTED))
 
-    def keys(self, keys: ScramKeys, exists: bool) -> list[Event]:
-        """Answer `KeysNeeded`. For an unknown user give decoy keys and `exists=False`."""
+    def keys(self, keys: ScramKeys, exists: bool, *, disabled: bool = False) -> list[Event]:
+        """Answer `KeysNeeded`. For an unknown user give decoy keys and `exists=False`.
+
+        `disabled`: whoever proves to know the password is told that the account is (RFC 6120 §6.5.2), nobody else.
+        """
         assert self._mechanism is not None
+        self._disabled = disabled
         return self._answered(lambda mechanism: mechanism.keys(keys, exists))
 
-    def password_checked(self, ok: bool) -> list[Event]:
-        """Answer `PasswordGiven`."""
+    def password_checked(self, ok: bool, *, disabled: bool = False) -> list[Event]:
+        """Answer `PasswordGiven`; `disabled` as in `keys`."""
+        self._disabled = disabled
         return self._answered(lambda mechanism: mechanism.password_checked(ok))
 
     def auth_refused(self, condition: FailureCondition, text: str = "") -> list[Event]:
@@ -475,6 +483,8 @@ class C2SMachine:
         jid = self._address_of(self._settings.new_id() if anonymous else step.username)
         if jid is None:
             raise SaslFailure(FailureCondition.NOT_AUTHORIZED)
+        if self._disabled:
+            raise SaslFailure(FailureCondition.ACCOUNT_DISABLED)
         if step.authzid:
             # RFC 6120 §6.3.8: only acting as oneself is supported
             try:
