@@ -29,6 +29,7 @@ from beamish.stream.gate import (
     too_many_attributes,
 )
 from beamish.stream.items import Item, Nonza, StreamEnd, StreamHeader, Unaddressable
+from beamish.stream.markup import CDATA, LOOSE, TAG, UNFINISHED, is_uri, start_of_open
 from beamish.stream.names import NameLedger
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -40,21 +41,11 @@ _EVENTS: Final = ("start", "end", "start-ns", "comment", "pi")
 _SLICE: Final = 16_384
 """Bytes given to libxml2 at a time; it may invent that many names before we can look at them."""
 _BLANK: Final = " \t\r\n"
-_TAG: Final = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>")
-_NAME: Final = rb"[A-Za-z_:\x80-\xff][\w.:\x80-\xff-]{0,63}"
-_LOOSE: Final = re.compile(rb"&(?!(?:" + _NAME + rb"|#[0-9]{1,63}|#x[0-9A-Fa-f]{1,63});)")
-"""An ampersand that begins no reference, or none that is complete."""
-_UNFINISHED: Final = re.compile(rb"&(?:" + _NAME + rb"|#[0-9]{0,63}|#x[0-9A-Fa-f]{0,63})?")
-_CDATA: Final = b"<![CDATA["
 _QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
 _BLANK_TEXT: Final = re.compile(rb">([ \t\n]{16,59})<")
 """Blank texts that libxml2 keeps in its dictionary: shorter ones live in the node, longer ones are copied."""
-_LOOSE_AMPERSAND: Final = re.compile(
-    rb"&(?:[^#A-Za-z_:\x80-\xff]|#[^0-9x]|[A-Za-z_:\x80-\xff][\w.:\x80-\xff-]*[^\w.:;\x80-\xff-])"
-)
 _FATAL: Final = 3
-_STRICT: Final = etree.XMLParser(resolve_entities=False, no_network=True)
 
 
 class StreamParser:
@@ -211,7 +202,7 @@ class StreamParser:
         if tag[1:2] == b"?" and self._depth:
             clear = 2
         elif tag[1:2] == b"!":
-            clear = next((n for n in range(3, len(_CDATA) + 1) if len(tag) >= n and tag[:n] != _CDATA[:n]), 0)
+            clear = next((n for n in range(3, len(CDATA) + 1) if len(tag) >= n and tag[:n] != CDATA[:n]), 0)
         else:
             return
         if 0 < clear <= room:
@@ -260,7 +251,7 @@ class StreamParser:
 
     def _check_large(self, piece: bytes) -> None:
         """A single tag of that size is looked at before libxml2 learns its attributes' names."""
-        tag = _TAG.match(piece)
+        tag = TAG.match(piece)
         if tag is not None and len(_ATTRIBUTE.findall(tag[0])) > 2 * self._limits.attributes:
             raise too_many_attributes()
 
@@ -288,11 +279,11 @@ class StreamParser:
         if depth == 1:
             self._size = 0
             if end != len(piece) - 1:
-                tag = _TAG.match(piece, last) if last >= 0 else None
+                tag = TAG.match(piece, last) if last >= 0 else None
                 if piece[tag.end() if tag is not None else 0 :].strip(WHITE_SPACE):
                     raise text_between()
         elif self._fresh:
-            self._size = len(piece) - _start_of_open(piece, depth)
+            self._size = len(piece) - start_of_open(piece, depth)
         else:
             self._size = size
 
@@ -333,15 +324,15 @@ class StreamParser:
         text = self._ampersand + piece
         shift = len(self._ampersand)
         self._ampersand = b""
-        found = _LOOSE.search(text)
+        found = LOOSE.search(text)
         if found is None:
             return False
-        if _UNFINISHED.fullmatch(text, found.start()):
+        if UNFINISHED.fullmatch(text, found.start()):
             self._ampersand = text[found.start() :]
             return False
         at = max(found.start() - shift, 0)
         tag = piece.rfind(b"<", 0, at)
-        complete = _TAG.match(piece, tag) if tag >= 0 else None
+        complete = TAG.match(piece, tag) if tag >= 0 else None
         inside = tag >= 0 and (complete is None or complete.end() > at)
         before = piece[: tag if inside else at]
         starts = self._push(before, taken) if before else 0
@@ -367,15 +358,15 @@ class StreamParser:
         if piece[at] != 60:
             end = piece.find(b"<", at)
             return len(piece) if end < 0 else end
-        if piece.startswith(_CDATA, at):
-            if self._depth == 1 and room >= len(_CDATA):
+        if piece.startswith(CDATA, at):
+            if self._depth == 1 and room >= len(CDATA):
                 raise text_between()
             self._verbatim = b""
-            return at + len(_CDATA)
+            return at + len(CDATA)
         end = piece.find(b"<", at + 1)
         end = len(piece) if end < 0 else end
-        self._refuse_declaration(piece[at : min(end, at + len(_CDATA))], room)
-        tag = _TAG.match(piece, at)
+        self._refuse_declaration(piece[at : min(end, at + len(CDATA))], room)
+        tag = TAG.match(piece, at)
         if tag is not None:
             return tag.end()
         if end - at <= room:
@@ -464,7 +455,7 @@ class StreamParser:
         if uri not in spaces:
             if not self._ledger.charge_space(uri, self._owner):
                 raise _too_many_names()
-            if not _is_uri(uri):
+            if not is_uri(uri):
                 # XML Namespaces §2.1; a recipient's libxml2 may be less patient than ours
                 spaces.discard(uri)
                 raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
@@ -553,32 +544,6 @@ def _new_pull() -> etree.XMLPullParser:
         remove_blank_text=False,
         collect_ids=False,  # libxml2 would keep every xml:id
     )
-
-
-def _is_uri(text: str) -> bool:
-    """Whether libxml2 takes a namespace name without complaint: then everybody who reads what we relay does."""
-    try:
-        etree.fromstring(f"<a xmlns='{escape_attr(text)}'/>", _STRICT)
-    except etree.XMLSyntaxError:
-        return False
-    return True
-
-
-def _start_of_open(piece: bytes, depth: int) -> int:
-    """Where the unfinished top-level element begins, in a piece that holds its beginning; `depth` counts the stream."""
-    wanted = depth - 1
-    at = len(piece)
-    while wanted:
-        at = piece.rfind(b"<", 0, at)
-        if at < 0:
-            return 0
-        if piece[at + 1] == 47:  # "/"
-            wanted += 1
-        else:
-            tag = _TAG.match(piece, at)
-            if tag is None or piece[tag.end() - 2] != 47:
-                wanted -= 1
-    return at
 
 
 def _first_failure(pull: etree.XMLPullParser) -> int:

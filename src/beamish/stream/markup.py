@@ -1,0 +1,46 @@
+"""What tags, references and namespace names look like in bytes, for those who look before libxml2 does."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from lxml import etree
+
+from beamish.xmpp.xml import escape_attr
+
+TAG: Final = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>")
+"""A complete tag; a `>` may stand inside its quotations, a `<` may not."""
+_NAME: Final = rb"[A-Za-z_:\x80-\xff][\w.:\x80-\xff-]{0,63}"
+LOOSE: Final = re.compile(rb"&(?!(?:" + _NAME + rb"|#[0-9]{1,63}|#x[0-9A-Fa-f]{1,63});)")
+"""An ampersand that begins no reference, or none that is complete."""
+UNFINISHED: Final = re.compile(rb"&(?:" + _NAME + rb"|#[0-9]{0,63}|#x[0-9A-Fa-f]{0,63})?")
+"""A reference that may go on."""
+CDATA: Final = b"<![CDATA["
+_STRICT: Final = etree.XMLParser(resolve_entities=False, no_network=True)
+
+
+def is_uri(text: str) -> bool:
+    """Whether libxml2 takes a namespace name without complaint: then everybody who reads what we relay does."""
+    try:
+        etree.fromstring(f"<a xmlns='{escape_attr(text)}'/>", _STRICT)
+    except etree.XMLSyntaxError:
+        return False
+    return True
+
+
+def start_of_open(piece: bytes, depth: int) -> int:
+    """Where the unfinished top-level element begins, in a piece that holds its beginning; `depth` counts the stream."""
+    wanted = depth - 1
+    at = len(piece)
+    while wanted:
+        at = piece.rfind(b"<", 0, at)
+        if at < 0:
+            return 0
+        if piece[at + 1] == 47:  # "/"
+            wanted += 1
+        else:
+            tag = TAG.match(piece, at)
+            if tag is None or piece[tag.end() - 2] != 47:
+                wanted -= 1
+    return at

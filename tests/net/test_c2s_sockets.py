@@ -1,0 +1,253 @@
+"""Client connections on real sockets, with both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from beamish.core import events
+from beamish.core.hooks import Row
+from beamish.net.c2s import C2SConnection
+from beamish.testing import Client
+from beamish.testing.live import LiveServer, trust
+from beamish.testing.world import PASSWORD
+from beamish.xmpp.jid import JID
+
+STREAM = "http://etherx.jabber.org/streams"
+HEADER = f"<stream:stream to='example.org' version='1.0' xmlns='jabber:client' xmlns:stream='{STREAM}'>"
+SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
+STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def plain(user: str, password: str) -> str:
+    message = "\0".join(("", user, password)).encode()
+    return f"<auth xmlns='{SASL}' mechanism='PLAIN'>{base64.b64encode(message).decode()}</auth>"
+
+
+# ---- real sockets -----------------------------------------------------------------------------------------------------
+
+
+async def opened(server: LiveServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(HEADER.encode())
+    await reader.readuntil(b"</stream:features>")
+    return reader, writer
+
+
+class Watched(set[C2SConnection]):
+    """The server's connections, for those who wait until there are none."""
+
+    def __init__(self, connections: set[C2SConnection]) -> None:
+        super().__init__(connections)
+        self.empty = asyncio.Event()
+
+    def discard(self, connection: C2SConnection) -> None:
+        super().discard(connection)
+        if not self:
+            self.empty.set()
+
+
+async def gone(server: LiveServer) -> None:
+    """Wait until the server holds no connection any more."""
+    if server.c2s.connections:
+        server.c2s.connections = watched = Watched(server.c2s.connections)
+        await asyncio.wait_for(watched.empty.wait(), 5)
+    assert not server.c2s.per_network
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["starttls", "direct"])
+def test_over_tls(direct: bool, run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            romeo = await server.client("romeo@example.org/orchard", direct_tls=direct)
+            juliet = await server.client("juliet@example.org/a", direct_tls=not direct)
+            romeo.send(f"<message to='{juliet.jid}' id='1'><body>{'x' * 100_000}</body></message>")
+            await juliet.expect("<message id='1'/>")
+            romeo.send("</stream:stream>")
+            await romeo.expect_closed()
+
+    run(play())
+
+
+@pytest.mark.parametrize("behind", [b"<iq/>", HEADER.encode(), b"\x16\x03\x01"], ids=["stanza", "header", "hello"])
+def test_bytes_behind_starttls_are_an_error(behind: bytes, run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode() + behind)
+            answer = await reader.readuntil(b"</stream:stream>")
+            assert b"<policy-violation " in answer
+            assert b"<proceed" not in answer
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_bytes_injected_into_the_handshake_are_not_heard(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode())
+            await reader.readuntil(b"/>")
+            writer.write(HEADER.encode() + plain("romeo", PASSWORD).encode())
+            rest = await reader.read()
+            assert b"success" not in rest
+            assert b"stream:features" not in rest
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+@pytest.mark.parametrize("way", ["garbage", "vanish", "half"])
+def test_a_handshake_that_fails_leaves_nothing_behind(way: str, run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode())
+            await reader.readuntil(b"/>")
+            if way == "garbage":
+                writer.write(b"\x00" * 100)
+                await reader.read()
+            elif way == "half":
+                writer.write(b"\x16\x03\x01\x02\x00")
+                writer.write_eof()
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_a_stranger_in_the_handshake_is_sent_away_in_time(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer(settings={"limits": {"unauthenticated_seconds": 0.2}}) as server:
+            reader, writer = await opened(server)
+            writer.write(STARTTLS.encode())
+            await reader.readuntil(b"/>")
+            rest = await reader.read()
+            assert b"stream:error" not in rest, "nothing in the clear goes into a handshake"
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_garbage_instead_of_direct_tls(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            reader, writer = await asyncio.open_connection(server.host, server.tls_port)
+            writer.write(b"<stream:stream>" * 10)
+            await reader.read()
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_half_a_connection_over_tcp(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer(settings={"c2s": {"require_tls": False}}) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(HEADER.encode() + plain("romeo", PASSWORD).encode())
+            await reader.readuntil(b"<success")
+            bind = b"<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>"
+            ping = b"<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
+            writer.write(HEADER.encode() + bind + ping)
+            writer.write_eof()
+            answer = await reader.read()  # to the end: the server closes too
+            assert b"id='p'" in answer
+            assert answer.endswith(b"</stream:stream>")
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_a_reset_in_the_middle_of_a_session(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            romeo = await server.client("romeo@example.org/orchard")
+            romeo.send("<message to='juliet@exa")
+            romeo.drop()
+            await gone(server)
+            assert not len(server.kernel.sessions)
+
+    run(play())
+
+
+def test_a_reader_that_stops_is_cut_over_tcp(run: Run) -> None:
+    async def play() -> None:
+        limits = {"unsent_bytes": 300_000, "stanza_bytes": 100_000}
+        async with LiveServer(settings={"limits": limits, "c2s": {"require_tls": False}}) as server:
+            plug = socket.socket()
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            plug.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(plug, (server.host, server.port))
+            reader, writer = await asyncio.open_connection(sock=plug, limit=1_024)
+            writer.write(HEADER.encode() + plain("juliet", PASSWORD).encode())
+            await reader.readuntil(b"<success")
+            bind = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>a</resource></bind></iq>"
+            bound = asyncio.Event()
+            server.kernel.hooks[events.session_bound].add(Row(1, "test", lambda _: bound.set()))
+            writer.write((HEADER + bind).encode())
+            await bound.wait()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            romeo = await server.client("romeo@example.org/orchard")
+            async with asyncio.timeout(8):
+                n = 0
+                while server.kernel.sessions.of(JID.parse("juliet@example.org")).all:
+                    romeo.send(
+                        f"<message to='juliet@example.org/a' type='headline'><body>{'x' * 50_000}</body></message>"
+                    )
+                    n += 1
+                    await romeo.iq(f"<iq type='get' id='{n}' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+            writer.transport.abort()
+
+    run(play())
+
+
+def test_alpn_and_the_version_of_tls(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            context = trust(server.ca)
+            reader, writer = await asyncio.open_connection(
+                server.host, server.tls_port, ssl=context, server_hostname="example.org"
+            )
+            session: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            assert session.selected_alpn_protocol() == "xmpp-client"
+            assert session.version() in ("TLSv1.2", "TLSv1.3")
+            writer.write(HEADER.encode())
+            features = await reader.readuntil(b"</stream:features>")
+            assert b"SCRAM-SHA-256-PLUS" in features
+            assert b"<starttls" not in features
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+def test_clients_of_the_kit_are_real(run: Run) -> None:
+    async def play() -> None:
+        async with LiveServer() as server:
+            client: Client = await server.connect()
+            features = await client.open_stream("example.org")
+            assert [str(el.tag).rpartition("}")[2] for el in features] == ["starttls"]
+            client.send("<message/>")
+            await client.expect_closed("not-authorized")
+
+    run(play())
