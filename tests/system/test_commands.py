@@ -1,0 +1,75 @@
+"""Commands of the catalogue on the command line, and what only a process can show: an end, and a new beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from beamish.testing import Client
+
+if TYPE_CHECKING:
+    from tests.system.conftest import Daemon
+
+
+async def run(daemon: Daemon, *args: str) -> str:
+    status, out, err = await daemon.command(*args)
+    assert status == 0, err
+    return out
+
+
+async def test_an_invitation_made_without_a_server_makes_an_account_in_one(daemon: Daemon) -> None:
+    made = json.loads(await run(daemon, "invite", "create", "--username", "tybalt", "--json"))
+    token = made["uri"].rpartition("=")[2]
+    await daemon.start()
+    client = await daemon.connect()
+    await client.open_stream("example.org")
+    await client.start_tls("example.org")
+    await client.iq(f"<iq type='set' id='1' to='example.org'><preauth xmlns='urn:xmpp:pars:0' token='{token}'/></iq>")
+    await client.iq(
+        "<iq type='set' id='2'><query xmlns='jabber:iq:register'><username>tybalt</username>"
+        "<password>prince of cats</password></query></iq>"
+    )
+    await client.authenticate("tybalt", "prince of cats")
+    await client.bind("street")
+    assert await run(daemon, "users", "online") == "tybalt@example.org\n"
+    assert json.loads(await run(daemon, "invite", "list", "--json")) == []
+    assert await daemon.stop() == 0
+
+
+async def test_a_live_command_says_that_it_needs_a_server(daemon: Daemon) -> None:
+    status, out, err = await daemon.command("server", "shutdown")
+    assert (status, out) == (1, "") and "needs a running server" in err
+
+
+async def test_shutdown_ends_the_process_in_good_order(daemon: Daemon) -> None:
+    await daemon.start()
+    await daemon.add("romeo@example.org", "a wise password")
+    romeo = await daemon.client("romeo@example.org/orchard", "a wise password")
+    told = json.loads(await run(daemon, "server", "shutdown", "--announcement", "Good night", "--json"))
+    assert told == {"restart": False, "delay": 0}
+    await romeo.expect("<message type='headline'><body>Good night</body></message>")
+    await romeo.expect_closed("system-shutdown")
+    romeo.drop()
+    assert await daemon.ended() == 0
+
+
+async def test_restart_begins_anew_in_the_same_process(daemon: Daemon) -> None:
+    await daemon.start()
+    await daemon.add("romeo@example.org", "a wise password")
+    assert daemon.process is not None and daemon.process.stdout is not None
+    romeo = await daemon.client("romeo@example.org/orchard", "a wise password")
+    daemon.config = daemon.config.replace("shutdown_grace = 5", "shutdown_grace = 4")
+    await run(daemon, "server", "restart")
+    await romeo.expect_closed("system-shutdown")
+    romeo.drop()
+    line = await asyncio.wait_for(daemon.process.stdout.readline(), 30.0)
+    for listener in json.loads(line)["listening"]:
+        protocol, address, kind = listener.split()
+        if (protocol, kind) == ("c2s", "starttls"):
+            daemon.port = int(address.rpartition(":")[2])
+    again: Client = await daemon.client("romeo@example.org/orchard", "a wise password")
+    await again.expect_nothing()
+    begun = daemon.events("ready")
+    assert len(begun) == 2 and begun[0]["pid"] == begun[1]["pid"]
+    assert await daemon.stop() == 0
