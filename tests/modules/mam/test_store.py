@@ -53,6 +53,12 @@ async def index(db: Database, max_messages: int = TOP, max_bytes: int = TOP) -> 
             return over
 
 
+async def search(db: Database, owner: str = OWNER) -> None:
+    """Bring the full-text index of an account up to date."""
+    while await db.write("text", lambda c: store.index_text(c, owner)):
+        pass
+
+
 async def check(db: Database) -> None:
     """Tables, counters and the full-text index agree with the messages."""
 
@@ -63,14 +69,16 @@ async def check(db: Database) -> None:
         assert c.rows(
             "SELECT t.account, t.peer, e.id FROM mam_by_chat e JOIN mam_chat t ON t.num = e.chat ORDER BY 3"
         ) == (c.rows("SELECT a.num, m.peer, m.id FROM mam_message m JOIN mam_account a ON a.jid = m.owner ORDER BY 3"))
-        for num, jid, messages, size in c.rows("SELECT num, jid, messages, bytes FROM mam_account"):
+        for num, jid, messages, size, upto in c.rows("SELECT num, jid, messages, bytes, text_upto FROM mam_account"):
             assert (messages, size) == c.row(
                 "SELECT COUNT(*), COALESCE(SUM(LENGTH(wire) + COALESCE(LENGTH(body), 0)), 0) FROM mam_message "
                 "WHERE owner = ?",
                 jid,
             )
             found = c.rows("SELECT rowid FROM mam_text WHERE mam_text MATCH ? ORDER BY 1", f'account : "a{num}"')
-            assert found == c.rows("SELECT id FROM mam_message WHERE owner = ? AND body IS NOT NULL ORDER BY 1", jid)
+            assert found == c.rows(
+                "SELECT id FROM mam_message WHERE owner = ? AND body IS NOT NULL AND id <= ? ORDER BY 1", jid, upto
+            )
         for num, messages in c.rows("SELECT num, messages FROM mam_chat"):
             assert messages == c.value("SELECT COUNT(*) FROM mam_by_chat WHERE chat = ?", num) > 0
         c.run("INSERT INTO mam_text (mam_text) VALUES ('integrity-check')")
@@ -86,6 +94,15 @@ async def test_index_in_steps(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatc
     await fill(db, 25, OTHER, start=5_000.0)
     await index(db)
     await check(db)
+    monkeypatch.setattr(store, "TEXT_ROWS", 40)
+    await search(db)
+    await check(db)
+    assert (await db.fetch("SELECT COUNT(*) FROM mam_text WHERE mam_text MATCH 'all'"))[0][0] == 100
+    await search(db)
+    await search(db, OTHER)
+    await search(db, "nobody@example.org")
+    await check(db)
+    assert (await db.fetch("SELECT COUNT(*) FROM mam_text WHERE mam_text MATCH 'all'"))[0][0] == 125
     assert await index(db) == []
 
 
@@ -95,6 +112,7 @@ async def test_a_quota_takes_the_oldest(db: MemoryDatabase, monkeypatch: pytest.
     await fill(db, 10, OTHER, start=1.0)
     await fill(db, 50)
     await index(db)
+    await search(db)
     size = (await db.fetch("SELECT bytes FROM mam_account WHERE jid = ?", OWNER))[0][0]
     limits = (20, TOP) if bound == "messages" else (TOP, size * 2 // 5)
     await fill(db, 1, start=2_000.0)
@@ -112,22 +130,27 @@ async def test_a_quota_takes_the_oldest(db: MemoryDatabase, monkeypatch: pytest.
 
 async def test_expiry_takes_what_is_older_of_everybody(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "TRIM_ROWS", 7)
-    await fill(db, 30, OTHER, start=500.0)
-    await fill(db, 30)
     before = ids.first_at(1_010.0)
+    await fill(db, 30, OTHER, start=500.0)
     assert not await db.write("expire", lambda c: store.expire(c, before))  # not before it is indexed
+    await fill(db, 15)
+    await index(db)
+    await search(db)
+    await fill(db, 15, start=1_015.0)  # not searched for words yet
     await index(db)
     while await db.write("expire", lambda c: store.expire(c, before)):
         pass
     await check(db)
     assert [sid for (sid,) in await db.fetch("SELECT sid FROM mam_message ORDER BY id")] == [
-        f"m{n}" for n in range(10, 30)
+        *(f"m{n}" for n in range(10, 15)),
+        *(f"m{n}" for n in range(15)),
     ]
 
 
 async def test_replaced_messages_are_no_longer_found_by_words(db: MemoryDatabase) -> None:
     await fill(db, 10)
     await index(db)
+    await search(db)
     number = (await db.fetch("SELECT id FROM mam_message WHERE sid = 'm3'"))[0][0]
     await db.write("replace", lambda c: store.replace(c, OWNER, number, store.GRAVE, b"<message/>"))
     await check(db)
@@ -164,6 +187,7 @@ async def test_pages_are_found_by_seeking(db: MemoryDatabase, name: str) -> None
     """No query reads a table or sorts: its plan has searches alone."""
     await fill(db, 200)
     await index(db)
+    await search(db)
     query = QUERIES[name]
     seen: list[tuple[str, tuple[Any, ...]]] = []
 
@@ -207,9 +231,11 @@ async def test_a_page_costs_the_same_from_a_small_and_a_large_archive(db: Memory
 
     await fill(db, 2_000)
     await index(db)
+    await search(db)
     small = {name: await fastest(query) for name, query in QUERIES.items() if name != "middle"}
     await fill(db, 60_000, start=100_000.0)
     await index(db)
+    await search(db)
     for name, before in small.items():
         assert await fastest(QUERIES[name]) < 0.020, name
         if name != "words":  # its count stops at a bound, which the small archive does not reach
@@ -222,6 +248,7 @@ async def test_counts_stop_at_a_bound_where_no_counter_knows_them(
     monkeypatch.setattr(pages, "COUNTED", 100)
     await fill(db, 300)
     await index(db)
+    await search(db)
 
     async def count(**changes: Any) -> tuple[int | None, int | None]:
         query = pages.Query(OWNER, **({"page": rsm.Request(5)} | changes))
@@ -277,6 +304,8 @@ async def test_words_find_nothing_of_other_accounts(db: MemoryDatabase) -> None:
     await fill(db, 20)
     await fill(db, 20, OTHER, start=9_000.0)
     await index(db)
+    await search(db)
+    await search(db, OTHER)
     for owner in (OWNER, OTHER):
         found = await db.read("page", lambda c, owner=owner: pages.page(c, pages.Query(owner, text="word5")))  # type: ignore[misc]
         assert len(found.rows) == 1

@@ -100,6 +100,11 @@ class Keeper:
             if count < store.INDEX_ROWS:
                 return
 
+    async def searchable(self, owner: str) -> None:
+        """Return once an account's messages queued before this call can be searched for words. Raises `StorageError`."""
+        await self.indexed()
+        await self._repeat("mam.index_text", partial(store.index_text, owner=owner))
+
     # ---- age ------------------------------------------------------------------------------------------------------------
 
     def _expire_soon(self, seconds: float) -> None:

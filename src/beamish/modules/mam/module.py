@@ -354,7 +354,7 @@ class MamModule(LegacyArchive):
         owner = session.bare
         asked = query.read(stanza.el[0], owner, self.config.max_page, self.config.page)
         if asked.query.text:
-            await self._keeper.indexed()
+            await self._keeper.searchable(str(owner))
         else:
             await self.db.flushed()  # a client may ask for what comes after a message that it has only just got
         result = await self.db.read("mam.query", lambda c: pages.page(c, asked.query))

@@ -3,8 +3,12 @@
 Messages are appended in the order of their ids and nowhere else, which costs a commit hardly anything. Everything that
 finds them by owner, contact or word is brought up to date later, thousands of rows at a time (`index`): a row here and
 there in large trees would cost ten times as much if done for each commit. `mam_state.indexed` says how far that
-has come; readers take what lies behind it from the messages themselves, which are few. All of it is plain SQL without
-triggers but for the full-text table, which is FTS5 of SQLite: another engine brings its own for `mam_text`.
+has come; readers take what lies behind it from the messages themselves, which are few.
+
+The full-text index of an account is made when it searches for the first time and brought up to date when it searches
+again (`index_text`, `mam_account.text_upto`): for the many who never search it would be a quarter of the archive's cost.
+All of it is plain SQL without triggers but for that table, `mam_text`, which is FTS5 of SQLite: another engine
+brings its own.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ REMOVED: Final = 4
 
 INDEX_ROWS: Final = 4_000
 """Messages indexed in one transaction: about 20 ms of the writer's time."""
+TEXT_ROWS: Final = 2_000
+"""Messages of one account entered into the full-text index in one transaction."""
 TRIM_ROWS: Final = 1_000
 """Messages deleted in one transaction."""
 RETRACTION_REACH: Final = 10_000
@@ -35,7 +41,7 @@ MIGRATIONS: Final = (
             "peer TEXT NOT NULL, resource TEXT NOT NULL, sid TEXT NOT NULL, kind INTEGER NOT NULL, body TEXT, "
             "wire {bytes} NOT NULL)",
             "CREATE TABLE mam_account (num {pk}, jid TEXT NOT NULL UNIQUE, messages INTEGER NOT NULL DEFAULT 0, "
-            "bytes INTEGER NOT NULL DEFAULT 0)",
+            "bytes INTEGER NOT NULL DEFAULT 0, text_upto INTEGER NOT NULL DEFAULT 0)",
             "CREATE TABLE mam_chat (num {pk}, account INTEGER NOT NULL, peer TEXT NOT NULL, "
             "messages INTEGER NOT NULL DEFAULT 0, UNIQUE (account, peer))",
             "CREATE TABLE mam_by_account (account INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (account, id)) "
@@ -88,11 +94,6 @@ def index(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]
     )
     c.run(f"INSERT INTO mam_by_chat (chat, id) SELECT t.num, m.id {chats} ORDER BY 1, 2", *span)
     c.run(
-        f"INSERT INTO mam_text (rowid, account, body) SELECT m.id, 'a' || a.num, m.body {_NEW} "
-        "AND m.body IS NOT NULL ORDER BY 1",
-        *span,
-    )
-    c.run(
         "UPDATE mam_account SET messages = messages + new.n, bytes = bytes + new.size FROM "
         f"(SELECT owner, COUNT(*) AS n, SUM({_SIZE}) AS size FROM mam_message WHERE id > ? AND id <= ? GROUP BY owner) "
         "AS new WHERE jid = new.owner",
@@ -112,6 +113,32 @@ def index(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]
         max_bytes,
     )
     return int(count), [int(num) for (num,) in over]
+
+
+def index_text(c: Cursor, owner: str) -> bool:
+    """Enter an account's next messages into the full-text index, at most `TEXT_ROWS`. True if there may be more."""
+    found = c.row("SELECT num, text_upto FROM mam_account WHERE jid = ?", owner)
+    if found is None:
+        return False
+    account, since = found
+    count, upto = c.row(  # type: ignore[misc]
+        "SELECT COUNT(*), MAX(id) FROM (SELECT id FROM mam_by_account WHERE account = ? AND id > ? ORDER BY id LIMIT ?)",
+        account,
+        since,
+        TEXT_ROWS,
+    )
+    if not count:
+        return False
+    c.run(
+        "INSERT INTO mam_text (rowid, account, body) SELECT m.id, 'a' || e.account, m.body FROM mam_by_account e "
+        "CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? AND e.id > ? AND e.id <= ? AND m.body IS NOT NULL "
+        "ORDER BY e.id",
+        account,
+        since,
+        upto,
+    )
+    c.run("UPDATE mam_account SET text_upto = ? WHERE num = ?", upto, account)
+    return bool(count == TEXT_ROWS)
 
 
 # ---- deleting ---------------------------------------------------------------------------------------------------------
@@ -183,7 +210,8 @@ def _delete_upto(c: Cursor, account: int, upto: int) -> None:
     where = "FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? AND e.id <= ?"
     c.run(
         "INSERT INTO mam_text (mam_text, rowid, account, body) "
-        f"SELECT 'delete', m.id, 'a' || e.account, m.body {where} AND m.body IS NOT NULL",
+        f"SELECT 'delete', m.id, 'a' || e.account, m.body {where} AND m.body IS NOT NULL "
+        "AND m.id <= (SELECT text_upto FROM mam_account WHERE num = e.account)",
         account,
         upto,
     )
@@ -213,8 +241,8 @@ def replace(c: Cursor, owner: str, id_: int, kind: int, wire: bytes) -> None:
     if old is None:
         return
     if id_ <= c.value("SELECT indexed FROM mam_state"):
-        account = c.value("SELECT num FROM mam_account WHERE jid = ?", owner)
-        if old[0] is not None:
+        account, text_upto = c.row("SELECT num, text_upto FROM mam_account WHERE jid = ?", owner)  # type: ignore[misc]
+        if old[0] is not None and id_ <= text_upto:
             c.run(
                 "INSERT INTO mam_text (mam_text, rowid, account, body) VALUES ('delete', ?, ?, ?)",
                 id_,
