@@ -220,11 +220,36 @@ async def test_access_models_decide_who_is_told(stage: Stage, model: str) -> Non
     if model == "roster":
         options["roster_groups_allowed"] = "Friends"
     await stage.set(juliet, publish("Heroes", **options), to="")
-    expected = {"presence": "rn", "roster": "r", "whitelist": "", "open": "rn", "authorize": "rn"}[model]
+    expected = {"presence": "rn", "roster": "r", "whitelist": "", "open": "rn", "authorize": ""}[model]
     assert await titles(stage, romeo) == ["Heroes"] * ("r" in expected)
     assert await titles(stage, nurse) == ["Heroes"] * ("n" in expected)
     assert await titles(stage, mercutio) == []
     assert await titles(stage, juliet) == ["Heroes"]
+
+
+async def test_only_the_approved_follow_a_node_whose_owner_approves(stages: Stage) -> None:
+    """§9.1.2: sharing presence is no subscription to a node with access by approval, neither now nor on presence."""
+    juliet, romeo, mercutio = await cast(stages)
+    await stages.set(juliet, publish("One", access_model="authorize"), to="")
+    stages.caps.of("romeo@example.org/tablet", TUNE)
+    tablet = await stages.login("romeo@example.org/tablet")
+    assert await titles(stages, tablet) == []
+    assert await titles(stages, romeo) == []
+    await stages.quiet(juliet)
+    juliet.inbox.clear()
+    await stages.set(romeo, f"<subscribe node='{TUNE}' jid='romeo@example.org'/>", to="juliet@example.org")
+    await stages.set(
+        juliet,
+        f"<subscriptions node='{TUNE}'><subscription jid='romeo@example.org' subscription='subscribed'/></subscriptions>",
+        to="",
+        ns=OWNER,
+    )
+    await titles(stages, romeo)
+    await titles(stages, tablet)
+    await stages.set(juliet, publish("Two", access_model="authorize"), to="")
+    assert await titles(stages, romeo) == ["Two"]
+    assert await titles(stages, tablet) == ["Two"]
+    assert await titles(stages, mercutio) == []
 
 
 async def test_whitelisted_node_with_a_member(stages: Stage) -> None:
@@ -465,11 +490,16 @@ async def test_removed_accounts_leave_nothing(stage: Stage) -> None:
     await stage.create(juliet, "hers")
     await stage.create(romeo, "his")
     await stage.subscribe(juliet, "his")
+    await stage.set(romeo, tune("Two"), to="")
+    await stage.subscribe(juliet, TUNE, to="romeo@example.org")
+    await stage.subscribe(juliet, TUNE, str(juliet.jid), to="romeo@example.org")
+    trusted = "<affiliation jid='juliet@example.org' affiliation='publisher'/>"
+    await stage.set(romeo, f"<affiliations node='{TUNE}'>{trusted}</affiliations>", to="", ns=OWNER)
     await stage.kernel.service(AccountsService).remove(JID.parse("juliet@example.org"))
-    for table in ("pubsub_item", "pubsub_subscription"):
-        assert await stage.world.db.fetch(f"SELECT * FROM {table}") == []
-    assert await stage.world.db.fetch("SELECT name FROM pubsub_node") == [("his",)]
-    assert await stage.world.db.fetch("SELECT jid FROM pubsub_affiliation") == [("romeo@example.org",)]
+    assert await stage.world.db.fetch("SELECT * FROM pubsub_subscription") == []
+    assert await stage.world.db.fetch("SELECT publisher FROM pubsub_item") == [("romeo@example.org",)]
+    assert await stage.world.db.fetch("SELECT name FROM pubsub_node ORDER BY id") == [("his",), (TUNE,)]
+    assert await stage.world.db.fetch("SELECT jid FROM pubsub_affiliation") == [("romeo@example.org",)] * 2
 
 
 async def test_other_modules_publish_through_the_service(stage: Stage) -> None:

@@ -10,7 +10,7 @@ import pytest
 from beamish.storage.api import StorageBusy
 from beamish.testing.plugin import ExpectedErrors
 
-from .kit import EVENT, SERVICE, Stage
+from .kit import EVENT, OWNER, PUBSUB, SERVICE, Stage, form
 
 PUBLISH = (
     f"<iq type='set' id='p%d' to='{SERVICE}'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='musings'>"
@@ -52,6 +52,29 @@ async def test_what_is_asked_behind_a_publication_sees_it(stage: Stage) -> None:
     assert set(answers) == {"p1", "p2", "g"}
     found = [el.get("id") for el in answers["g"].iter("{http://jabber.org/protocol/pubsub}item")]
     assert found == ["i1", "i2"]
+
+
+@pytest.mark.parametrize("how", ["purge", "retract", "configure"])
+async def test_what_goes_behind_a_publication_stays_gone(stages: Stage, how: str) -> None:
+    """A publication that was not committed yet does not come back as the last item of a node that was emptied."""
+    romeo = await stages.login("romeo@example.org/orchard")
+    juliet = await stages.login("juliet@example.org/balcony")
+    await stages.create(romeo, "musings")
+    transient = form(f"{PUBSUB}#node_config", {"persist_items": "0"})
+    inner, namespace = {
+        "purge": ("<purge node='musings'/>", OWNER),
+        "retract": ("<retract node='musings'><item id='i1'/><item id='i1'/></retract>", PUBSUB),
+        "configure": (f"<configure node='musings'>{transient}</configure>", OWNER),
+    }[how]
+    romeo.send(
+        PUBLISH % (1, 1) + f"<iq type='set' id='g' to='{SERVICE}'><pubsub xmlns='{namespace}'>{inner}</pubsub></iq>"
+    )
+    assert {(await romeo.receive()).get("type") for _ in range(2)} == {"result"}
+    if how == "configure":
+        again = form(f"{PUBSUB}#node_config", {"persist_items": "1"})
+        await stages.set(romeo, f"<configure node='musings'>{again}</configure>", ns=OWNER)
+    await stages.subscribe(juliet, "musings")
+    assert await stages.ids(juliet) == []
 
 
 async def test_what_cannot_be_stored_is_refused_and_not_announced(

@@ -220,4 +220,12 @@ async def test_digests_are_bounded() -> None:
     assert (events[0], len(events)) == (b"5", store.DIGEST_EVENTS)
     await db.write("t", lambda c: store.drop_digest(c, "s", upto))
     assert await db.write("t", lambda c: store.digest(c, "s")) == ([], 0)
+    half = store.DIGEST_BYTES // 2
+    for letter, size in ((b"a", half), (b"b", half), (b"c", half), (b"d", 10)):
+        await db.write("t", lambda c, e=letter * size: store.collect(c, ["s"], 0.0, e))
+    events, _ = await db.write("t", lambda c: store.digest(c, "s"))
+    assert [event[:1] for event in events] == [b"c", b"d"]
+    await db.write("t", lambda c: store.collect(c, ["s"], 0.0, b"e" * (store.DIGEST_BYTES + 1)))
+    events, _ = await db.write("t", lambda c: store.digest(c, "s"))
+    assert [event[:1] for event in events] == [b"e"]
     await db.close()

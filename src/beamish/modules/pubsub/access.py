@@ -75,7 +75,7 @@ def check_retrieve(node: Node, entity: JID, relation: Relation, now: float) -> N
 
 
 def may_receive(node: Node, entity: JID, relation: Relation) -> bool:
-    """Whether notifications may go to an entity that has a subscription, or an implicit one (§9.1)."""
+    """Whether notifications may go to an entity that has a subscription."""
     affiliation = node.affiliation(entity)
     if affiliation is not Affiliation.NONE:
         return affiliation in _TRUSTED
@@ -87,6 +87,18 @@ def may_receive(node: Node, entity: JID, relation: Relation) -> bool:
     if access is Access.ROSTER:
         return relation.sees_presence and not relation.groups.isdisjoint(node.config.roster_groups_allowed)
     return True
+
+
+def may_follow(node: Node, entity: JID, relation: Relation, now: float) -> bool:
+    """Whether notifications may go to an entity that only shares presence and has not subscribed (§9.1.2).
+
+    A node whose owner approves subscriptions is followed by those only who are approved.
+    """
+    if not may_receive(node, entity, relation):
+        return False
+    if node.config.access is not Access.AUTHORIZE:
+        return True
+    return node.affiliation(entity) in _TRUSTED or node.is_subscriber(entity, now)
 
 
 def check_publish(node: Node, entity: JID, now: float) -> None:

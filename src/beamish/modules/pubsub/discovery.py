@@ -146,7 +146,8 @@ class Discovery:
         if not (asker.admin and not host.account):
             access.check_retrieve(node, asker.bare, relation, engine.clock.now())
         after = engine.oldest(node)
-        ids = await engine.kernel.db.read("pubsub.ids", lambda c: store.ids(c, node.id, after, LISTED_ITEMS))
+        read = engine.kernel.db.write if host.writing else engine.kernel.db.read
+        ids = await read("pubsub.ids", lambda c: store.ids(c, node.id, after, LISTED_ITEMS))
         return [DiscoItem(host.jid, name=id_) for id_ in ids]
 
     async def of_account(self, at: JID, name: str, asker: JID) -> DiscoNode | None:

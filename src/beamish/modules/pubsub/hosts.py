@@ -45,6 +45,7 @@ class Hosts:
         self._weight = 0
         self._alive: WeakValueDictionary[JID, Host] = WeakValueDictionary()
         self._loads: dict[JID, Any] = {}
+        self._doubtful: set[JID] = set()
 
     def cached(self, jid: JID) -> Host | None:
         """The host if it is in memory."""
@@ -69,6 +70,10 @@ class Hosts:
     async def _read(self, jid: JID, account: bool) -> Host:
         host = Host(jid, account)
         try:
+            if jid in self._doubtful:
+                # writes of the object that was dropped may be under way still, and readers do not see them
+                await self._db.flushed()
+                self._doubtful.discard(jid)
             await self._db.read("pubsub.load", lambda c: store.load(c, host))
         finally:
             del self._loads[jid]
@@ -93,8 +98,13 @@ class Hosts:
         """The accounts that are kept in memory; others have nothing that is due before they are read again."""
         return list(self._strong.values())
 
+    def distrust(self, jid: JID) -> None:
+        """Drop a host from memory, because the database may differ from it; it is read again behind all writes."""
+        self._doubtful.add(jid)
+        self.forget(jid)
+
     def forget(self, jid: JID) -> None:
-        """Drop a host from memory, because the database may differ from it."""
+        """Drop a host from memory."""
         self._services.pop(jid, None)
         self._alive.pop(jid, None)
         self._strong.pop(jid, None)
@@ -109,10 +119,10 @@ class Hosts:
         try:
             return await self._db.write(f"pubsub.{name}", fn)
         except StorageBusy as exc:
-            self.forget(host.jid)
+            self.distrust(host.jid)
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the server is overloaded") from exc
         except StorageError:
-            self.forget(host.jid)
+            self.distrust(host.jid)
             raise
 
     async def last(self, host: Host, nodes: list[Node]) -> dict[str, Item]:

@@ -284,11 +284,15 @@ class PubsubModule(Module):
         await self.db.write("pubsub.account_removed", lambda c: store.delete_host(c, str(user)))
         self._hosts.forget(user)
         self._engine.purging.discard(user)
-        for service in self._services.values():
-            await self._part(await service.host(), user)
+        # also from other accounts: who gets the name next must not find what was entrusted to this one
+        for text in await self.db.write("pubsub.known", lambda c: store.hosts_that_know(c, str(user))):
+            address = JID.parse(text)
+            await self._part(await self._engine.host(address, account=bool(address.local)), user)
 
     async def _part(self, host: Host, user: JID) -> None:
-        """A removed account leaves a service: subscriptions and affiliations; a node without owners goes too."""
+        """A removed account leaves a service or another account: its subscriptions and affiliations there go, and a node
+        without owners.
+        """
         for node, s in host.subscriptions_of(user):
             await self._subscribing.end(host, node, s)
         for node in host:

@@ -17,7 +17,7 @@ from beamish.core import events
 from beamish.core.kernel import new_id
 from beamish.core.sessions import Session
 from beamish.modules.pubsub import wire
-from beamish.modules.pubsub.access import STRANGER, Relation, may_receive
+from beamish.modules.pubsub.access import STRANGER, Relation, may_follow, may_receive
 from beamish.modules.pubsub.model import Host, Item, Node, Subscription
 from beamish.modules.pubsub.names import NOTIFY, Affiliation, State
 from beamish.modules.pubsub.presences import Presences
@@ -160,6 +160,7 @@ class Outbox:
         features_of = caps.features
         by_user = self._kernel.sessions.by_user
         add = plan.sessions.append
+        now = self._kernel.clock.now()
 
         def look_at(bare: JID) -> None:
             user = by_user.get(bare)
@@ -173,12 +174,12 @@ class Outbox:
         open_to_contacts = node.config.access_model in ("open", "presence") and not node.affiliations_matter
         contacts = tuple(contacts)
         for bare in contacts:
-            if bare in by_user and (open_to_contacts or may_receive(node, bare, relation(bare))):
+            if bare in by_user and (open_to_contacts or may_follow(node, bare, relation(bare), now)):
                 look_at(bare)
         for full, _ in self._presences.watchers(host.jid):
             features = features_of(full)
             bare = full.bare
-            if features is None or wanted not in features or not may_receive(node, bare, relation(bare)):
+            if features is None or wanted not in features or not may_follow(node, bare, relation(bare), now):
                 continue
             session = self._kernel.sessions.get(full)
             if session is None:

@@ -142,14 +142,14 @@ class Owning:
         before = node.config
         node.config = wanted
         keep = engine.keep(host, node)
-        if not keep:
-            node.last, node.last_known = None, True
 
         def txn(c: Cursor) -> int:
             store.set_config(c, node.id, wanted)
             return store.trim(c, node.id, keep)[1] if keep else store.expire(c, node.id, float("inf"))
 
         host.stored -= await engine.hosts.write(host, "configure", txn)
+        if not keep:
+            node.last, node.last_known = None, False
         engine.note_purging(host)
         access_changed = (before.access_model, before.roster_groups_allowed) != (
             wanted.access_model,

@@ -159,7 +159,7 @@ class Personal:
             if await engine.blocks(host, bare):
                 return
             of: dict[str, Relations] = {node.name: await engine.relations(host, node) for node in nodes}
-            nodes = [node for node in nodes if access.may_receive(node, bare, of[node.name](bare))]
+            nodes = [node for node in nodes if access.may_follow(node, bare, of[node.name](bare), engine.clock.now())]
         for node, item in await engine.hosts.fresh(host, nodes, since):
             if item.published > engine.oldest(node):
                 engine.outbox.last_item(host, node, item, full, interested=session)
@@ -201,10 +201,10 @@ class Personal:
         if not host.account or not _sends_last(node):
             return
         plan, of = await engine.plan(host, node)
-        was = Node(node.id, node.name, node.creator, node.created, before, node.affiliations)
+        was = Node(node.id, node.name, node.creator, node.created, before, node.affiliations, node.subscriptions)
         targets = [(session.jid, session) for session in plan.sessions if session.bare != host.jid]
         for full, session in [*targets, *((jid, None) for jid in plan.others)]:
-            if not access.may_receive(was, full.bare, of(full.bare)):
+            if not access.may_follow(was, full.bare, of(full.bare), engine.clock.now()):
                 await self._send_last(host, [node], full, session)
 
     # ---- for other modules ------------------------------------------------------------------------------------------

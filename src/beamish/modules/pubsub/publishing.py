@@ -179,7 +179,7 @@ class Publishing:
         def failed(exc: Exception) -> None:
             if not isinstance(exc, store.NodeFull):
                 log.error("publication_not_stored", host=str(host.jid), node=node.name, error=str(exc))
-                engine.hosts.forget(host.jid)
+                engine.hosts.distrust(host.jid)
                 done(StanzaError(Condition.INTERNAL_SERVER_ERROR))
             else:
                 done(store.full())
@@ -291,7 +291,7 @@ class Publishing:
         except BaseException:
             if fresh:
                 host.drop(node)
-                engine.hosts.forget(host.jid)
+                engine.hosts.distrust(host.jid)
             raise
         finally:
             change.over()
@@ -309,7 +309,7 @@ class Publishing:
         request = pubsub[0]
         name = request.get("node", "")
         node = self._engine.node(host, name)
-        ids = [item.get("id", "") for item in request.findall(_ITEM)]
+        ids = list(dict.fromkeys(item.get("id", "") for item in request.findall(_ITEM)))
         if not ids or not all(ids):
             raise refused(Condition.BAD_REQUEST, "item-required")
         if len(ids) > BATCH:
@@ -336,8 +336,7 @@ class Publishing:
         event = wire.event(wire.items(node.name, [wire.retractions(ids)]))
         at = engine.clock.now()
         collecting = [s.subid for s in plan.digests]
-        if node.last is None or node.last.id in ids:
-            node.last, node.last_known = None, False
+        node.last, node.last_known = None, False
 
         def txn(c: Cursor) -> int:
             there = [it.id for it in store.by_ids(c, node.id, ids, float("-inf"))] if silently else ids
@@ -350,6 +349,8 @@ class Publishing:
             host.stored -= await engine.hosts.write(host, "retract", txn)
         except store.NotOwnItem:
             raise forbidden() from None
+        # a publication that was on its way before this may have been remembered meanwhile
+        node.last, node.last_known = None, False
         engine.outbox.tell(host, node, plan, event, relation=relation)
         engine.digests.due(host, node, plan.digests, at)
         await engine.told(engine.published(host, node, [], ids))
@@ -369,7 +370,7 @@ class Publishing:
         if not engine.keep(host, node):
             raise unsupported("persistent-items")
         plan, relation = await engine.plan(host, node)
-        node.last, node.last_known = None, True
+        node.last, node.last_known = None, False
         at = engine.clock.now()
         notify = node.config.notify_retract and node.config.deliver_notifications
         event = wire.event(f"<purge{wire.attr('node', node.name)}/>")
@@ -382,6 +383,7 @@ class Publishing:
             return size
 
         host.stored -= await engine.hosts.write(host, "purge", txn)
+        node.last, node.last_known = None, False
         if notify:
             engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
             engine.digests.due(host, node, plan.digests, at)

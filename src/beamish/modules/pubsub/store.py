@@ -41,6 +41,8 @@ MIGRATIONS: Final = (
 _ITEM: Final = "SELECT item, payload, publisher, published, seq FROM pubsub_item"
 DIGEST_EVENTS: Final = 1000
 """Notifications collected for one digest; the oldest go first."""
+DIGEST_BYTES: Final = 1_048_576
+"""Bytes collected for one digest, unless its newest notification alone is larger."""
 
 
 class NodeFull(Exception):
@@ -218,11 +220,6 @@ def retract(c: Cursor, node: int, ids: Sequence[str], only_of: JID | None) -> in
     return size
 
 
-def purge(c: Cursor, node: int) -> None:
-    """Delete all items of a node."""
-    c.run("DELETE FROM pubsub_item WHERE node = ?", node)
-
-
 def expire(c: Cursor, node: int, before: float) -> int:
     """Delete items published before a time; how many bytes that were."""
     size = c.value(
@@ -319,6 +316,16 @@ def collect(c: Cursor, subids: Sequence[str], at: float, event: bytes) -> None:
             subid,
             DIGEST_EVENTS,
         )
+        if c.value("SELECT sum(length(event)) FROM pubsub_digest WHERE subid = ?", subid) > DIGEST_BYTES:
+            c.run(
+                "DELETE FROM pubsub_digest WHERE subid = ? AND id < (SELECT max(id) FROM pubsub_digest WHERE subid = ?) "
+                "AND id IN (SELECT id FROM (SELECT id, sum(length(event)) OVER (ORDER BY id DESC) AS size "
+                "FROM pubsub_digest WHERE subid = ?) AS newest WHERE size > ?)",
+                subid,
+                subid,
+                subid,
+                DIGEST_BYTES,
+            )
 
 
 def digest(c: Cursor, subid: str) -> tuple[list[bytes], int]:
@@ -371,6 +378,19 @@ def hosts_with(c: Cursor, hosts: Sequence[str], names: Sequence[str]) -> list[st
     marks = ",".join("?" * len(hosts)), ",".join("?" * len(names))
     rows = c.rows(
         f"SELECT DISTINCT host FROM pubsub_node WHERE host IN ({marks[0]}) AND name IN ({marks[1]})", *hosts, *names
+    )
+    return [host for (host,) in rows]
+
+
+def hosts_that_know(c: Cursor, user: str) -> list[str]:
+    """Hosts with nodes at which an account (bare address) has an affiliation or subscriptions."""
+    rows = c.rows(
+        "SELECT host FROM pubsub_node WHERE id IN (SELECT node FROM pubsub_affiliation WHERE jid = ? "
+        "UNION SELECT node FROM pubsub_subscription WHERE jid = ? OR substr(jid, 1, ?) = ?) GROUP BY host",
+        user,
+        user,
+        len(user) + 1,
+        f"{user}/",
     )
     return [host for (host,) in rows]
 
