@@ -1,0 +1,48 @@
+"""The sandbox of `config/beamish.service` leaves the server what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+UNIT = Path(__file__).parents[2] / "config" / "beamish.service"
+
+TLS_BETWEEN_SERVERS = """
+import ctypes, sys
+from datetime import UTC, datetime
+from pathlib import Path
+if sys.argv[2] == "yes" and ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):  # PR_SET_MDWE, since Linux 6.3
+    sys.exit("this kernel cannot say")
+from beamish.net.certificate import keep_self_signed, read_certificate
+from beamish.net.tls_memory import TlsContexts
+now = datetime.now(UTC)
+file = keep_self_signed(Path(sys.argv[1]), ["a.example"], [], now)
+certificate, _ = read_certificate(file, file, ["a.example"], now)
+contexts = TlsContexts(lambda domain: certificate)
+contexts.client("a.example"), contexts.server("a.example")
+print("made")
+"""
+
+
+def options() -> dict[str, str]:
+    """The unit's options; of one that is there several times, the last."""
+    lines = (line.partition("=") for line in UNIT.read_text().splitlines() if not line.startswith(("#", "[")))
+    return {name: value for name, _, value in lines if name}
+
+
+def test_tls_between_servers_is_possible_in_the_sandbox(tmp_path: Path) -> None:
+    """pyOpenSSL's callbacks are memory that is written and executed."""
+    denied = options().get("MemoryDenyWriteExecute", "no")
+    program = [sys.executable, "-c", TLS_BETWEEN_SERVERS, str(tmp_path), denied]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "made\n", done.stderr
+
+
+def test_there_are_file_descriptors_for_the_sessions_and_time_to_stop() -> None:
+    from beamish.config.model import ServerConfig
+
+    unit = options()
+    assert int(unit["LimitNOFILE"]) >= 10_000
+    assert float(unit["TimeoutStopSec"]) > ServerConfig().shutdown_grace
+    assert unit["ProtectSystem"] == "strict"
