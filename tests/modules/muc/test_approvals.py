@@ -168,3 +168,13 @@ async def test_registration_that_is_turned_down(rooms: Any) -> None:
     romeo.send(f"<message to='{ROOM}'>{no}</message>")
     await rooms.clear(romeo)
     assert condition((await rooms.enter(juliet, "Jule"))[0]) == "registration-required"
+
+
+async def test_admins_are_asked_once(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, membersonly=True)
+    for _ in range(3):
+        await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
+    assert len(await rooms.take(romeo)) == 1
+    await juliet.iq(register(form("register", muc__register_roomnick="Capulet")))
+    assert len(await rooms.take(romeo)) == 1, "another nickname is another question"

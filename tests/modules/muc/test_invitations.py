@@ -123,3 +123,12 @@ async def test_too_many_at_once(rooms: Any) -> None:
     many = "".join(f"<invite to='u{n}@example.org'/>" for n in range(21))
     romeo.send(f"<message to='{ROOM}'><x xmlns='{MUC}#user'>{many}</x></message>")
     assert condition((await rooms.take(romeo))[0]) == "resource-constraint"
+
+
+async def test_members_do_not_make_a_whole_domain_members(rooms: Any) -> None:
+    romeo, nurse = await rooms.login("romeo", "nurse")
+    await rooms.full(romeo, membersonly=True)
+    romeo.send(invite("example.com"))
+    assert condition((await rooms.take(romeo))[0]) == "not-acceptable"
+    assert await rooms.listed(romeo, "affiliation='member'") == []
+    assert condition((await rooms.enter(nurse, "nurse"))[0]) == "registration-required"

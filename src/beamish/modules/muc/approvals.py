@@ -156,6 +156,8 @@ class Approvals:
             await rest
 
     def _ask_admins(self, room: Room, bare: JID, nick: str) -> None:
+        if self._waiting.get((room.jid, bare)) == nick:
+            return  # the admins have been asked
         self._waiting[room.jid, bare] = nick
         self._waiting.move_to_end((room.jid, bare))
         if len(self._waiting) > MAX_REQUESTS:

@@ -48,6 +48,9 @@ class Invitations:
             invitees = [(JID.parse(el.get("to", "")), el) for el in invites]
         except JidMalformed as exc:
             raise StanzaError(Condition.JID_MALFORMED, text="an invitation is to no address") from exc
+        if room.config.members_only and not all(jid.local for jid, _ in invitees):
+            # that would make everybody there a member, which is for admins to decide (§9.3)
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="a whole domain cannot be invited to this room")
         return self._invite(room, who, invitees)
 
     async def _invite(self, room: Room, who: JID, invitees: list[tuple[JID, Element]]) -> None:
