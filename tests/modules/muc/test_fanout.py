@@ -4,6 +4,7 @@ from typing import Any
 
 from beamish.core.events import Delivery, delivering, incoming
 from beamish.core.hooks import STOP, Row
+from beamish.testing.plugin import ExpectedErrors
 from beamish.xmpp.errors import Condition, StanzaError
 
 ROOM = "cave@conference.example.org"
@@ -80,3 +81,18 @@ async def test_what_an_account_refuses_is_nobodys_error(rooms: Any) -> None:
     rooms.say(nurse, "ho")
     assert [el.findtext(BODY) for el in await rooms.take(juliet)] == ["ho"]
     assert [el.findtext(BODY) for el in await rooms.take(romeo)] == ["hi", "ho"]
+
+
+async def test_a_step_that_fails_keeps_nobody_waiting(rooms: Any, expected_errors: ExpectedErrors) -> None:
+    """What the room says next goes out, and whoever waits for it goes on."""
+    expected_errors.add("fan_out_step_failed")
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse)
+    fanout = module(rooms).fanout
+    fanout._slice = 1
+    tell = fanout.tell
+    fanout.tell = lambda stanza, *more: 1 / 0 if b"broken" in stanza.body else tell(stanza, *more)
+    rooms.say(romeo, "broken")
+    rooms.say(romeo, "whole")
+    assert [el.findtext(BODY) for el in await rooms.take(juliet)] == ["whole"]
+    assert [el.findtext(BODY) for el in await rooms.take(romeo)] == ["whole"]

@@ -102,20 +102,22 @@ class FanOut:
         try:
             while queue:
                 step, cause = queue.popleft()
-                if isinstance(step, Tell):
-                    seats = step.seats
-                    at = 0
+                seats = step.seats if isinstance(step, Tell) else ()
+                at = 0
+                try:
                     while at < len(seats):
                         if left <= 0:
                             await asyncio.sleep(0)
                             left = self._slice
                         part = seats[at : at + left]
-                        self.tell(step.stanza, part, cause)
                         at += len(part)
                         left -= len(part)
-                else:
-                    self._step(step, cause)
-                    left -= 1
+                        self.tell(cast("Tell", step).stanza, part, cause)
+                    if not isinstance(step, Tell):
+                        left -= 1
+                        self._step(step, cause)
+                except Exception:  # what waits behind it, and whoever waits for that, is not to be lost with it
+                    log.exception("fan_out_step_failed", room=str(room))
         finally:
             if self._queues.get(room) is queue:
                 del self._queues[room]
