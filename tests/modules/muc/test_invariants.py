@@ -26,11 +26,12 @@ from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE
 
-USERS = [JID(f"{name}@example.org") for name in ("ann", "bob", "cat", "dan")]
+USERS = [JID(f"{name}@example.org") for name in ("ann", "bob", "cat")] + [JID("dan@example.net")]
 JIDS = [user.with_resource(r) for user in USERS for r in ("1", "2")]
 NICKS = ["A", "B", "b", "C", "D", "E"]
 
 jids, nicks, users = st.sampled_from(JIDS), st.sampled_from(NICKS), st.sampled_from(USERS)
+whom = st.sampled_from([*USERS, JID("example.org"), JID("example.net")])  # whole domains, too
 roles, affiliations = st.sampled_from(list(Role)), st.sampled_from(list(Affiliation))
 actors = st.sampled_from([JIDS[0], JIDS[0], *JIDS])  # mostly the owner, as most others are refused
 shown = st.sampled_from([b"", b"<show>away</show>"])
@@ -40,7 +41,7 @@ events = st.one_of(
     st.tuples(st.just("presence"), jids, nicks, shown),
     st.tuples(st.just("leave"), jids),
     st.tuples(st.just("role"), actors, st.lists(st.tuples(nicks, roles), min_size=1, max_size=2)),
-    st.tuples(st.just("affiliation"), actors, st.lists(st.tuples(users, affiliations), min_size=1, max_size=2)),
+    st.tuples(st.just("affiliation"), actors, st.lists(st.tuples(whom, affiliations), min_size=1, max_size=2)),
     st.tuples(st.just("owners"), actors, st.lists(users, max_size=2)),
     st.tuples(
         st.just("config"),

@@ -84,6 +84,16 @@ async def test_a_creator_who_leaves_before_configuring(rooms: Any) -> None:
     await rooms.full(juliet)
 
 
+async def test_another_session_of_the_creator_may_leave_before_configuring(rooms: Any) -> None:
+    romeo, other, juliet = await rooms.login("romeo", "romeo@example.org/other", "juliet")
+    await rooms.enter(romeo, "romeo")
+    await rooms.enter(other, "romeo")
+    other.send(f"<presence to='{ROOM}/romeo' type='unavailable'/>")
+    await rooms.take(other)
+    await rooms.configure(romeo, roomname="Cave")
+    assert (await rooms.enter(juliet, "juliet"))[0].get("type") is None
+
+
 async def test_a_cancelled_change_changes_nothing(rooms: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet, roomname="Cave")
@@ -203,6 +213,15 @@ async def test_voice_is_kept_for_the_next_visit(rooms: Any, codes: Any) -> None:
     await rooms.full(romeo, juliet, moderatedroom=True)
     await rooms.admin(romeo, "nick='juliet' role='participant'")
     juliet.send(f"<presence to='{ROOM}/juliet' type='unavailable'/>")
+    await rooms.clear(juliet)
+    assert codes.item((await rooms.enter(juliet, "juliet"))[1])["role"] == "participant"
+
+
+async def test_a_moderator_who_was_kicked_comes_back_as_what_it_was_before(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    await rooms.admin(romeo, "nick='juliet' role='moderator'")
+    await rooms.admin(romeo, "nick='juliet' role='none'")
     await rooms.clear(juliet)
     assert codes.item((await rooms.enter(juliet, "juliet"))[1])["role"] == "participant"
 
@@ -337,6 +356,8 @@ async def test_reserved_nicknames(rooms: Any) -> None:
     await rooms.admin(romeo, "affiliation='outcast' jid='juliet@example.org'")
     await rooms.admin(romeo, "affiliation='member' jid='nurse@example.org' nick='Jule'")
     await rooms.admin(romeo, "affiliation='member' jid='nurse@example.org' nick=''")
+    never = await rooms.admin(romeo, "affiliation='member' jid='nurse@example.org' nick='a&#x2028;b'", type="error")
+    assert condition(never) == "not-acceptable", "no address could have this"
     assert await rooms.listed(romeo, "affiliation='member'") == [{"affiliation": "member", "jid": "nurse@example.org"}]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from beamish.core.commands import CommandError
 from beamish.core.events import Context, RemoteLost, remote, remote_lost
 from beamish.core.hooks import STOP, Row
 from beamish.core.services import AccountsService
+from beamish.modules.muc.room import Hat
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.match import show
 from beamish.testing.world import World
@@ -213,6 +215,30 @@ async def test_rooms_without_a_lock(rooms: Any) -> None:
         assert info.find(".//{http://jabber.org/protocol/disco#info}identity").get("name") == "Default"
 
 
+async def test_two_who_enter_a_new_open_room_at_once(rooms: Any) -> None:
+    """It is stored before anybody hears that it is there; who comes meanwhile waits."""
+    async with World(settings={"modules": {"muc": {"lock": False}}}) as world:
+        stage = with_world(rooms, world)
+        romeo, juliet = await stage.login("romeo", "juliet")
+        for client in (romeo, juliet):
+            client.send(f"<presence to='{ROOM}/{client.jid.local}'><x xmlns='{MUC}'/></presence>")
+        got = await stage.take(romeo)
+        assert codes_of(got[0]) == {110, 170, 201}
+        got = await stage.take(juliet)
+        assert [el.get("from") for el in got[:2]] == [f"{ROOM}/romeo", f"{ROOM}/juliet"]
+        assert codes_of(got[1]) == {110, 170}
+
+
+async def test_a_nickname_that_cannot_be_leaves_no_open_room(rooms: Any) -> None:
+    async with World(settings={"modules": {"muc": {"lock": False, "room": {"persistent": True}}}}) as world:
+        stage = with_world(rooms, world)
+        (romeo,) = await stage.login("romeo")
+        assert condition((await stage.enter(romeo, "x" * 300))[0]) == "not-acceptable"
+        await world.db.flushed()
+        assert await world.db.fetch("SELECT room FROM muc_room") == []
+        assert codes_of((await stage.enter(romeo, "romeo"))[0]) == {110, 170, 201}
+
+
 async def test_one_service_for_several_domains(rooms: Any) -> None:
     async with World(settings={"modules": {"muc": {"host": "rooms.example.com"}}}) as world:
         stage = with_world(rooms, world)
@@ -343,6 +369,49 @@ async def test_a_removed_account_is_nobody_in_any_room(rooms: Any) -> None:
     assert [i["jid"] for i in await rooms.listed(nurse, "affiliation='owner'")] == ["nurse@example.org"]
     got = await rooms.take(juliet)
     assert got[-1].find(f".//{{{MUC}#user}}destroy") is not None, "nobody is left to own it"
+
+
+async def test_the_heir_of_a_room_is_seen_as_its_owner(rooms: Any, codes: Any) -> None:
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse, persistentroom=True)
+    await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'")
+    await rooms.clear(juliet, nurse)
+    await rooms.world.kernel.service(AccountsService).remove(JID("romeo@example.org"))
+    seen = [el for el in await rooms.take(nurse) if el.get("from") == f"{ROOM}/juliet"]
+    assert [(codes.item(el)["affiliation"], codes.item(el)["role"]) for el in seen] == [("owner", "moderator")]
+    await rooms.configure(juliet, roomname="Mine")
+
+
+async def test_a_new_account_of_an_old_name_has_nothing_of_it(rooms: Any) -> None:
+    """Hats and roles, too; a room that ends while accounts are removed keeps nobody's place in another one."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet, persistentroom=True)
+    muc = next(m for m in rooms.world.kernel.registry.modules if m.name == "muc")
+    room, user = muc.rooms[JID(ROOM)], JID("juliet@example.org")
+    await muc.store.set_hat(room.jid, Hat("urn:x", "X"))
+    room.hats["urn:x"] = Hat("urn:x", "X")
+    await muc.store.set_wearer(room.jid, user, "urn:x", True)
+    room.wearers[user] = ("urn:x",)
+    await rooms.admin(romeo, "nick='juliet' role='moderator'")
+    await rooms.world.kernel.service(AccountsService).remove(user)
+    assert user not in room.wearers and user not in room.roles
+    assert await rooms.world.db.fetch("SELECT jid FROM muc_wearer") == []
+
+
+async def test_a_room_that_ends_does_not_keep_the_others_from_forgetting_an_account(rooms: Any) -> None:
+    romeo, _ = await rooms.login("romeo", "juliet")
+    other = "heath@conference.example.org"
+    for room in (ROOM, other):
+        await rooms.full(romeo, room=room)
+        await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'", room=room)
+    muc = next(m for m in rooms.world.kernel.registry.modules if m.name == "muc")
+    first = muc.rooms[JID(ROOM)]
+    async with muc.exclusive(first):
+        removal = asyncio.ensure_future(rooms.world.kernel.service(AccountsService).remove(JID("juliet@example.org")))
+        await rooms.world.settle()
+        muc.close(first)
+    await removal
+    assert await rooms.listed(romeo, "affiliation='member'", room=other) == []
 
 
 async def test_commands(rooms: Any, codes: Any) -> None:

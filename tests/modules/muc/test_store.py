@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
-from beamish.modules.muc.archive import SUBJECT_CHANGE, TALK, Archive, Query
+from beamish.modules.muc.archive import EXPIRE, SUBJECT_CHANGE, TALK, Archive, Query
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.history import Kept, Subject
 from beamish.modules.muc.privileges import Affiliation
@@ -110,6 +111,7 @@ async def test_history_is_the_last_talk_including_what_is_on_its_way(db: MemoryD
 
 
 async def test_trim_and_expire(db: MemoryDatabase) -> None:
+    await SqlRoomStore(db).create(stored())
     archive = Archive(db)
     for n in range(6):
         archive.append(ROOM, kept(f"u{n}", float(n)), ANN, TALK, n < 2)
@@ -120,6 +122,22 @@ async def test_trim_and_expire(db: MemoryDatabase) -> None:
     archive.expire(4.5)
     await db.flushed()
     assert [row[0] for row in await db.fetch("SELECT uid FROM muc_archive")] == ["u5"]
+
+
+async def test_old_messages_are_deleted_with_the_index_and_a_few_at_a_time(
+    db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await SqlRoomStore(db).create(stored())
+    archive = Archive(db)
+    for n in range(5):
+        archive.append(ROOM, kept(f"u{n}", float(n)), ANN, TALK, True)
+    monkeypatch.setattr("beamish.modules.muc.archive.EXPIRE_AT_ONCE", 3)
+    archive.expire(9.0)
+    await db.flushed()
+    assert len(await db.fetch("SELECT uid FROM muc_archive")) == 2
+    plan = await db.fetch(f"EXPLAIN QUERY PLAN {EXPIRE}", 9.0, 3)
+    steps = [row[3] for row in plan]
+    assert any("muc_archive_stamp" in step for step in steps) and "SCAN a" not in steps, steps
 
 
 async def test_what_is_kept_for_history_alone_is_not_in_the_archive(db: MemoryDatabase) -> None:

@@ -525,6 +525,16 @@ async def test_service_unavailable_counts_only_for_what_went_to_all(rooms: Any, 
         assert "juliet@" not in show(error)
 
 
+async def test_nobody_outside_sends_errors_in_the_name_of_the_room(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo)
+    juliet.send(
+        f"<message to='{ROOM}/romeo' type='error' id='x'><error type='cancel'>"
+        "<not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    assert await rooms.take(romeo) == []
+
+
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
 

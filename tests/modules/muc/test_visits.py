@@ -109,6 +109,32 @@ async def test_a_visit_outlives_a_crash(rooms: Any) -> None:
     await db.close()
 
 
+async def test_a_role_given_during_a_visit_outlives_a_crash(rooms: Any) -> None:
+    """Somebody whose voice was taken does not get it back by a restart."""
+    db = MemoryDatabase()
+    world = World(database=db)
+    await world.__aenter__()
+    stage = type(rooms)(world)
+    romeo, juliet = await stage.login("romeo", "juliet")
+    await stage.make(romeo, "Romeo", persistentroom=True)
+    previd = await manage(stage, juliet)
+    h = len(stanzas(await stage.enter(juliet, "Juliet")))
+    await world.db.flushed()
+    await stage.admin(romeo, "nick='Juliet' role='visitor'")
+    h += len(stanzas(await stage.take(juliet)))
+    await world.db.flushed()
+    world.kernel.hooks._hooks.clear()  # it hears of nothing any more
+    for row in list(world.kernel.registry._running):
+        await row.tasks.close()
+    async with World(database=db) as second:
+        stage = type(rooms)(second)
+        juliet, _ = await resume(stage, second, "juliet@example.org", previd, h)
+        stage.say(juliet, "hush")
+        (refused,) = stanzas(await stage.take(juliet))[-1:]
+        assert refused.get("type") == "error"
+    await db.close()
+
+
 async def test_temporary_rooms_without_anybody_are_gone(rooms: Any) -> None:
     db = MemoryDatabase()
     async with World(database=db) as world:

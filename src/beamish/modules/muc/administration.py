@@ -109,6 +109,8 @@ def change_roles(room: Room, actor: JID, items: Sequence[RoleItem]) -> list[Effe
     for occupant, item in planned:
         note = note_bytes(item.reason, nick)
         if item.role is Role.NONE:
+            if room.roles.get(occupant.bare) is Role.MODERATOR:
+                del room.roles[occupant.bare]  # whoever is thrown out does not come back as a moderator
             own, others = room.remove(occupant, statuses=(Status.KICKED,), note=note)
             first += own
             rest += others
@@ -123,6 +125,8 @@ def _becomes(room: Room, occupant: Occupant, affiliation: Affiliation, role: Rol
     """An occupant who stays has another affiliation or role; also when its role is no longer, or now, one that is shown."""
     was_moderator = occupant.role is Role.MODERATOR
     was_visible = occupant.visible
+    if role is not occupant.role:
+        room.moves += ((Move.ALTERED, jid, "") for jid in occupant.seats)
     occupant.affiliation, occupant.role = affiliation, role
     occupant.changed()
     effects: list[Effect] = []
@@ -167,6 +171,20 @@ def plan_affiliations(room: Room, actor: JID, items: Iterable[AffiliationItem]) 
     if added and len(room.standings) + added > room.bounds.affiliations:
         raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="this room has too many affiliations")
     return list(changes.values())
+
+
+def plan_removal(room: Room, user: JID) -> list[Change] | None:
+    """The changes when a user ceases to exist: the last owner's heir is the first admin, or member. None: there is none."""
+    nobody = Standing(Affiliation.NONE)
+    changes = [Change(user, room.standings.get(user, nobody), nobody)]
+    if room.owners == [user]:
+        heirs = [*room.listed(Affiliation.ADMIN), *room.listed(Affiliation.MEMBER)]
+        heir = next(((jid, standing) for jid, standing in heirs if jid.local), None)
+        if heir is None:
+            return None
+        jid, before = heir
+        changes.append(Change(jid, before, Standing(Affiliation.OWNER, before.nick, before.reason)))
+    return changes
 
 
 def _check_owner_remains(room: Room, changes: dict[JID, Change]) -> None:

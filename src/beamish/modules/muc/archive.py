@@ -28,6 +28,12 @@ MAX_PAGE: Final = 250
 MAX_PAGE_BYTES: Final = 1_048_576
 """Bytes of messages in a page, so that a reader cannot ask for more than a connection may hold."""
 MAX_IDS: Final = 250
+EXPIRE_AT_ONCE: Final = 5000
+"""Messages deleted in one go because of their age, so that other writes are not kept waiting."""
+EXPIRE: Final = (
+    "DELETE FROM muc_archive WHERE id IN (SELECT a.id FROM muc_room AS r "
+    "CROSS JOIN muc_archive AS a WHERE a.room = r.room AND a.stamp < ? LIMIT ?)"
+)
 
 TALK: Final = 0
 """An archived message that is part of the history, too."""
@@ -261,8 +267,8 @@ class Archive:
         self._db.submit("muc.trim", txn)
 
     def expire(self, before: float) -> None:
-        """Delete what is older."""
-        self._db.append("muc.expire", "DELETE FROM muc_archive WHERE stamp < ?", (before,))
+        """Delete what is older, room by room as the index goes, at most `EXPIRE_AT_ONCE` messages."""
+        self._db.append("muc.expire", EXPIRE, (before, EXPIRE_AT_ONCE))
 
 
 _GRAVE: Final = 2

@@ -42,7 +42,7 @@ from beamish.modules.muc.privileges import Affiliation, Role, parse_affiliation,
 from beamish.modules.muc.room import Room
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.jid import JID, JidMalformed, prepare_resource
 from beamish.xmpp.payload import forms
 from beamish.xmpp.payload.forms import Submission
 from beamish.xmpp.stanza import Stanza
@@ -313,6 +313,11 @@ def _affiliation_item(room: Room, item: Element) -> AffiliationItem:
             jid = JID.parse(text).bare  # §10.3: a full JID means its bare one
         except JidMalformed as exc:
             raise StanzaError(Condition.JID_MALFORMED, text="an item has no proper address") from exc
+        if nick:
+            try:
+                nick = prepare_resource(nick)
+            except JidMalformed as exc:
+                raise StanzaError(Condition.NOT_ACCEPTABLE, text="this cannot be a nickname") from exc
     return AffiliationItem(jid, parse_affiliation(item.get("affiliation", "")), nick, _reason(item))
 
 

@@ -67,6 +67,7 @@ class Move(Enum):
     WENT = auto()
     SAT = auto()
     ROSE = auto()
+    ALTERED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ class Room:
         self.spoke: OrderedDict[JID, float] = OrderedDict()
         """When users spoke last, in rooms with slow mode: of the account, so that coming back does not help (XEP-0500 §8)."""
         self.moves: list[tuple[Move, Occupant | JID, str]] = []
-        """Who came and went (an occupant and its nickname then), who sat and rose (a real address), since somebody looked."""
+        """Who came and went (an occupant and its nickname then), who sat, rose, or has another role (a real address),
+        since somebody looked."""
         self._shown_roles = config.shown_roles()
 
     def __repr__(self) -> str:
@@ -492,7 +494,7 @@ class Room:
         statuses = tuple(statuses)
         if len(shown) > self.bounds.presence_bytes:
             shown = b""
-        if self.locked:  # §10.1.3: nobody is left to configure it
+        if self.locked and len(self.seats) == 1:  # §10.1.3: nobody is left to configure it
             own, others = self.remove(occupant, extra=b"<destroy/>", shown=shown)
         elif len(occupant.seats) == 1:
             own, others = self.remove(occupant, statuses=statuses, shown=shown)

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
@@ -25,6 +25,7 @@ from beamish.modules.muc.administration import (
     apply_affiliations,
     destroy,
     plan_affiliations,
+    plan_removal,
     shut_down,
 )
 from beamish.modules.muc.approvals import Approvals
@@ -36,7 +37,7 @@ from beamish.modules.muc.fanout import FanOut
 from beamish.modules.muc.history import History
 from beamish.modules.muc.invitations import Invitations
 from beamish.modules.muc.names import SEARCH, X_MUC, Status
-from beamish.modules.muc.occupants import Closed, Effect, Tell
+from beamish.modules.muc.occupants import Closed, Effect, Send, Tell
 from beamish.modules.muc.privileges import Affiliation, parse_affiliation
 from beamish.modules.muc.records import Records
 from beamish.modules.muc.requests import Requests
@@ -146,6 +147,8 @@ class MucModule(Module):
         self.visits = Visits(self)
         self._locks: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[JID, asyncio.Task[None]] = {}
+        self.opening: dict[Room, asyncio.Task[None]] = {}
+        """New rooms on their way to the database, where they are open to all from the start."""
         self._sweeps = 0
 
     async def start(self) -> None:
@@ -233,30 +236,41 @@ class MucModule(Module):
         x = stanza.child(X_MUC)
         assert x is not None
         if not self.config.lock:
-            return self._create_open(ctx, room)
+            room.locked = True
+            self._enter(room, who.bare)
+            opening = self.opening[room] = self.tasks.spawn(self._open(room), "open_room")
+            return self.when_open(ctx, opening, room)
         room.locked = True
         rest = self.talk.enter(room, stanza, x, created=True)
         self._enter(room, who.bare)
         log.info("room_created", room=str(room.jid), creator=str(who.bare))
         return rest
 
-    async def _create_open(self, ctx: Context, room: Room) -> None:
+    async def _open(self, room: Room) -> None:
         """A service whose new rooms are open at once: stored before anybody is in."""
-        stanza = ctx.stanza
-        x = stanza.child(X_MUC)
-        assert x is not None and stanza.sender is not None
-        if room.jid in self.rooms:
+        try:
+            async with self.exclusive(room):
+                await self.store_new(room, room.config, ())
+                room.locked = False
+        except BaseException:
+            self._forget(room)
+            raise
+        finally:
+            del self.opening[room]
+
+    async def when_open(self, ctx: Context, opening: asyncio.Task[None], made: Room | None = None) -> None:
+        """Let somebody enter who came before the room was stored; `made`: by making it. Raises `StanzaError`."""
+        await asyncio.shield(opening)
+        x = ctx.stanza.child(X_MUC)
+        if made is None or x is None:
             rest = self.talk.presence(ctx)
         else:
-            self._enter(room, stanza.sender.bare)
-            room.locked = True
             try:
-                rest = self.talk.enter(room, stanza, x, created=True)
+                rest = self.talk.enter(made, ctx.stanza, x, created=True)
             except StanzaError:
-                self._forget(room)
+                if not made.occupants:
+                    self.close(made)
                 raise
-            await self.store_new(room, room.config, ())
-            room.locked = False
         if rest is not None:
             await rest
 
@@ -295,7 +309,8 @@ class MucModule(Module):
             )
         )
         if self.rooms.get(room.jid) is not room:  # its creator left while it was being stored
-            self.store.forget(room.jid)
+            if room.jid not in self.rooms:  # another one of this name replaces what is stored
+                self.store.forget(room.jid)
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
 
     def _enter(self, room: Room, creator: JID) -> None:
@@ -394,7 +409,7 @@ class MucModule(Module):
                     silent.append((room, jid))
         if silent:
             self.tasks.spawn(self._ping(silent[:PINGS_AT_ONCE]), "pings")
-        if self.config.archive_days and self._sweeps % 60 == 1:
+        if self.config.archive_days and self._sweeps % 5 == 1:
             self.archive.expire(now - 86_400.0 * self.config.archive_days)
 
     def _remove_ghost(self, room: Room, jid: JID) -> None:
@@ -450,26 +465,24 @@ class MucModule(Module):
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
         """An account goes: its affiliations with it. A room without an owner gets its first admin or member as one, or ends."""
-        user = event.user
         for room in tuple(self.rooms.values()):
-            if user not in room.standings or room.locked:
-                continue
-            async with self.exclusive(room):
-                changes = [(user, Standing(Affiliation.NONE))]
-                if room.owners == [user]:
-                    heirs = [*room.listed(Affiliation.ADMIN), *room.listed(Affiliation.MEMBER)]
-                    heir = next((jid for jid, _ in heirs if jid.local), None)
-                    if heir is None:
-                        await self.store.delete(room.jid)
-                        self.carry_out(room, destroy(room, reason="its owner's account was removed"))
-                        continue
-                    changes.append((heir, Standing(Affiliation.OWNER, room.standings[heir].nick)))
-                await self.store.save(room.jid, None, changes)
-                for jid, standing in changes:
-                    room.set_standing(jid, standing)
-                for occupant in room.occupants.values():
-                    occupant.affiliation = room.affiliation_of(occupant.bare)
-                    occupant.changed()
+            room.roles.pop(event.user, None)
+            if not room.locked and (event.user in room.standings or event.user in room.wearers):
+                with suppress(StanzaError):  # the room has ended meanwhile
+                    await self._remove_user(room, event.user)
+
+    async def _remove_user(self, room: Room, user: JID) -> None:
+        async with self.exclusive(room):
+            changes = plan_removal(room, user)
+            if changes is None:
+                await self.store.delete(room.jid)
+                self.carry_out(room, destroy(room, reason="its owner's account was removed"))
+                return
+            await self.store.save(room.jid, None, [(c.jid, c.after) for c in changes])
+            for uri in room.wearers.pop(user, ()):
+                await self.store.set_wearer(room.jid, user, uri, False)
+            effects = apply_affiliations(room, changes)
+            self.carry_out(room, [e for e in effects if not isinstance(e, Send) or e.stanza.to != user])
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,9 @@ class Talk:
             return self._muc.carry_out(room, effects)
         if room is None:
             return self._muc.create_room(ctx)
+        opening = self._muc.opening.get(room)
+        if opening is not None:
+            return self._muc.when_open(ctx, opening)
         if room.history is None:
             return self._muc.with_history(room, ctx, self.presence)
         return self.enter(room, stanza, x)
@@ -317,8 +320,8 @@ class Talk:
         about_room = not to.resource or (room.history is not None and room.history.knows_id(stanza.id))
         seat = room.seats.get(who)
         author = room.find(to.resource) if to.resource and not about_room else None
-        if author is not None:
-            origin = seat.occupant.jid if seat is not None else _occupant_of(room, who) or room.jid
+        origin = seat.occupant.jid if seat is not None else _occupant_of(room, who)
+        if author is not None and origin is not None:  # nobody outside speaks in the room's name
             for target in tuple(author.seats):
                 self._muc.fanout.send(target, bare_error(stanza, origin, target, stanza.id))
         if seat is None:

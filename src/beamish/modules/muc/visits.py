@@ -51,13 +51,14 @@ class Visits:
                 if not room.locked:
                     self._store(room, move, nick, what.bare)
                 continue
-            rooms = self._rooms.setdefault(what, set())
-            if move is Move.SAT:
-                rooms.add(room.jid)
-            else:
-                rooms.discard(room.jid)
-                if not rooms:
-                    del self._rooms[what]
+            if move is not Move.ALTERED:
+                rooms = self._rooms.setdefault(what, set())
+                if move is Move.SAT:
+                    rooms.add(room.jid)
+                else:
+                    rooms.discard(room.jid)
+                    if not rooms:
+                        del self._rooms[what]
             session = self._muc.kernel.sessions.get(what)
             if keeper is not None and session is not None:
                 keeper.changed(session)
