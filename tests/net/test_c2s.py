@@ -453,3 +453,43 @@ async def test_credentials_do_not_reach_the_wire_log(monkeypatch: pytest.MonkeyP
     text = "".join(lines)
     assert "mechanism='PLAIN'" in text
     assert base64.b64encode(f"\0romeo\0{PASSWORD}".encode()).decode()[:8] not in text
+
+
+async def test_limits_are_announced_to_those_who_have_logged_in() -> None:
+    """XEP-0478 §3.1: of stanzas, and of silence until the server asks."""
+    async with World(settings={"limits": {"stanza_bytes": 20_000}, "c2s": {"probe_after": 90.0}}) as world:
+        romeo = world.connect()
+        before = await romeo.open_stream("example.org")
+        assert before.find("{urn:xmpp:stream-limits:0}limits") is None, "until then there are narrower ones"
+        features = await romeo.authenticate("romeo", PASSWORD)
+        limits = features.find("{urn:xmpp:stream-limits:0}limits")
+        assert limits is not None
+        assert [(child.tag.rpartition("}")[2], child.text) for child in limits] == [
+            ("max-bytes", "20000"),
+            ("idle-seconds", "90"),
+        ]
+
+
+async def test_invented_names_cost_the_account_its_hour() -> None:
+    """What libxml2 keeps for ever is bounded by `xml_names_per_account`; others are not affected."""
+    async with World(settings={"limits": {"xml_names_per_account": 50}}) as world:
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        romeo = await world.login("romeo@example.org/orchard")
+        names = "".join(f"<invented-{n}/>" for n in range(60))
+        romeo.send(f"<message to='juliet@example.org'><x xmlns='urn:test:invented'>{names}</x></message>")
+        await romeo.expect_closed("policy-violation")
+        assert await failed_login(world, "romeo", PASSWORD) == "temporary-auth-failure"
+        juliet.send("<message to='juliet@example.org'><body>well?</body></message>")
+        await juliet.expect("<message><body>well?</body></message>")
+        await world.pass_time(3_601)
+        romeo = await world.login("romeo@example.org/orchard")
+        romeo.send("<message to='romeo@example.org/orchard'><body>again</body></message>")
+        await romeo.expect("<message><body>again</body></message>")
+
+
+async def test_invented_names_are_bounded_for_all_together() -> None:
+    async with World(settings={"limits": {"xml_names": 400}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        names = "".join(f"<all-{n}/>" for n in range(400))
+        romeo.send(f"<message to='juliet@example.org'><x xmlns='urn:test:all'>{names}</x></message>")
+        await romeo.expect_closed("policy-violation")

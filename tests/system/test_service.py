@@ -32,7 +32,7 @@ def options() -> dict[str, str]:
 
 
 def test_tls_between_servers_is_possible_in_the_sandbox(tmp_path: Path) -> None:
-    """pyOpenSSL's callbacks are memory that is written and executed."""
+    """The callbacks of pyOpenSSL are memory that is written and executed."""
     denied = options().get("MemoryDenyWriteExecute", "no")
     program = [sys.executable, "-c", TLS_BETWEEN_SERVERS, str(tmp_path), denied]
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
