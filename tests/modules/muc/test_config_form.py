@@ -44,6 +44,16 @@ def test_all_options_are_in_the_form() -> None:
     assert owners is not None and owners.values == ("owner@example.org",)
 
 
+def test_the_duration_of_slow_mode_is_a_number_within_bounds() -> None:
+    """XEP-0500 §3: its datatype and range are for clients to check."""
+    el = to_form(RoomConfig(), "t", [OWNER], []).to_xml()
+    (field,) = el.findall("{jabber:x:data}field[@var='muc#roomconfig_slow_mode_duration']")
+    (limits,) = field.iter("{http://jabber.org/protocol/xdata-validate}range")
+    assert field.get("type") == "text-single"
+    assert limits.getparent().get("datatype") == "xs:integer"
+    assert dict(limits.attrib) == {"min": "0", "max": "86400"}
+
+
 configs = st.builds(
     RoomConfig,
     name=st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=20),

@@ -167,6 +167,7 @@ def to_form(config: RoomConfig, title: str, owners: Iterable[JID], admins: Itera
             (str(config.max_history_fetch),),
             "Most messages of history sent on entering",
             datatype="xs:integer",
+            range=("0", "500"),
         ),
         forms.Field(
             "muc#roomconfig_slow_mode_duration",
@@ -175,6 +176,7 @@ def to_form(config: RoomConfig, title: str, owners: Iterable[JID], admins: Itera
             "Seconds between two messages of one participant",
             desc="0 for no limit",
             datatype="xs:integer",
+            range=("0", str(MAX_SLOW_MODE)),
         ),
         forms.Field("muc#roomconfig_roomadmins", "jid-multi", tuple(admins), "Admins of the room"),
         forms.Field("muc#roomconfig_roomowners", "jid-multi", tuple(owners), "Owners of the room"),

@@ -43,7 +43,7 @@ class Field:
     """One field (XEP-0004 §3.2, §3.3).
 
     `type` is one of the ten field types, "" to leave it out (submissions and results). `datatype` is an XEP-0122 data
-    type (`xs:integer`).
+    type (`xs:integer`), `range` the least and the greatest value of it (XEP-0122 §3.2.3), "" for no limit.
     """
 
     var: str
@@ -54,6 +54,7 @@ class Field:
     required: bool = False
     desc: str = ""
     datatype: str = ""
+    range: tuple[str, str] = ("", "")
 
     @property
     def value(self) -> str:
@@ -65,7 +66,10 @@ class Field:
         attrs = {"var": self.var or None, "type": self.type or None, "label": self.label or None}
         el = make(_FIELD, attrs)
         if self.datatype:
-            el.append(make(f"{{{VALIDATE_NS}}}validate", {"datatype": self.datatype}))
+            least, greatest = self.range
+            limits = {"min": least or None, "max": greatest or None}
+            bounds = make(f"{{{VALIDATE_NS}}}range", limits) if least or greatest else None
+            el.append(make(f"{{{VALIDATE_NS}}}validate", {"datatype": self.datatype}, bounds))
         if self.desc:
             el.append(make(f"{{{ns.DATA}}}desc", None, self.desc))
         if self.required:
