@@ -238,12 +238,18 @@ async def test_only_the_approved_follow_a_node_whose_owner_approves(stages: Stag
     await stages.quiet(juliet)
     juliet.inbox.clear()
     await stages.set(romeo, f"<subscribe node='{TUNE}' jid='romeo@example.org'/>", to="juliet@example.org")
-    await stages.set(
-        juliet,
-        f"<subscriptions node='{TUNE}'><subscription jid='romeo@example.org' subscription='subscribed'/></subscriptions>",
-        to="",
-        ns=OWNER,
+    asked = await juliet.expect("<message from='juliet@example.org'><x xmlns='jabber:x:data' type='form'/></message>")
+    subid = asked.findtext(".//{jabber:x:data}field[@var='pubsub#subid']/{jabber:x:data}value") or ""
+    decision = {"subid": subid, "node": TUNE, "subscriber_jid": "romeo@example.org", "allow": "1"}
+    answer = f"<message to='juliet@example.org' id='d'>{form(f'{PUBSUB}#subscribe_authorization', decision)}</message>"
+    mercutio.send(answer)
+    await mercutio.expect(
+        "<message type='error'><error><forbidden xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
     )
+    juliet.send(answer)
+    await romeo.expect(note(f"<subscription node='{TUNE}' subscription='subscribed'/>"))
+    await stages.quiet(juliet)
+    assert not juliet.inbox  # none of this was for her to read
     await titles(stages, romeo)
     await titles(stages, tablet)
     await stages.set(juliet, publish("Two", access_model="authorize"), to="")

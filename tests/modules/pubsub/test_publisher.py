@@ -178,6 +178,10 @@ async def test_a_service_that_makes_nodes_by_itself() -> None:
     async with World(settings={"modules": {"pubsub": {"auto_create": True}}}) as world:
         stage = Stage(world)
         romeo = await world.login("romeo@example.org/orchard")
+        info = await romeo.iq(
+            f"<iq type='get' id='d' to='{SERVICE}'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>"
+        )
+        assert f"{PUBSUB}#auto-create" in {el.get("var") for el in info.iter()}
         await stage.publish(romeo, "fresh", "i1")
         got = await stage.get(romeo, "<affiliations node='fresh'/>")
         assert got.find(f".//{{{PUBSUB}}}affiliation").get("affiliation") == "owner"  # type: ignore[union-attr]

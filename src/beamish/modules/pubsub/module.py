@@ -14,6 +14,7 @@ from pydantic import Field
 from beamish.core import events
 from beamish.core.disco import DiscoItem, DiscoNode
 from beamish.core.events import AccountEvent, CapsKnown, Context, PresenceChanged, SessionClosed, SubscriptionChanged
+from beamish.core.hooks import STOP, Outcome
 from beamish.core.module import Identity, IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
 from beamish.core.services import CapsService, PepService, RosterService
 from beamish.core.sessions import Session
@@ -24,7 +25,7 @@ from beamish.modules.pubsub.discovery import ACCOUNT_FEATURES, Discovery
 from beamish.modules.pubsub.engine import Asker, Engine, Limits, Settings
 from beamish.modules.pubsub.hosts import Hosts
 from beamish.modules.pubsub.model import Host
-from beamish.modules.pubsub.names import OWNER, PUBSUB
+from beamish.modules.pubsub.names import OWNER, PUBSUB, SUBSCRIBE_AUTHORIZATION
 from beamish.modules.pubsub.outbox import Outbox
 from beamish.modules.pubsub.owning import Owning
 from beamish.modules.pubsub.personal import Personal
@@ -33,11 +34,15 @@ from beamish.modules.pubsub.publishing import Publishing
 from beamish.modules.pubsub.requests import Requests
 from beamish.modules.pubsub.service import Service, sweep
 from beamish.modules.pubsub.subscribing import Subscribing
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.payload.forms import Submission, X
+from beamish.xmpp.stanza import MESSAGE, Stanza
+from beamish.xmpp.xml import Element
 
 log = structlog.get_logger(__name__)
 
+_DECISION: Final = SUBSCRIBE_AUTHORIZATION.encode()
 SWEEP: Final = 600.0
 """Seconds between looks for leases that are over and items that are expired."""
 
@@ -212,6 +217,30 @@ class PubsubModule(Module):
     def disco_node(self, at: JID, node: str, asker: JID) -> DiscoNode | Awaitable[DiscoNode | None] | None:
         """A node of an account."""
         return self._discovery.of_account(at, node, asker) if at.local else None
+
+    @on(events.incoming, at=20, only=(MESSAGE,))  # after blocking, before what keeps messages
+    def decision(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        """What an owner of an account's node decided about a subscription (§8.6); other messages go on."""
+        stanza = ctx.stanza
+        if _DECISION not in stanza.body or stanza.type == "error" or stanza.to is None or stanza.to.resource:
+            return None
+        form = stanza.child(X)
+        if form is None or form.get("type") not in ("submit", "cancel"):
+            return None
+        return self._decide(ctx, form)
+
+    async def _decide(self, ctx: Context, form: Element) -> Outcome:
+        stanza = ctx.stanza
+        assert stanza.sender is not None and stanza.to is not None
+        try:
+            submitted = Submission.from_xml(form, SUBSCRIBE_AUTHORIZATION)
+            host = await self._engine.host(stanza.to, account=True)
+            await self._subscribing.decide(host, Asker(stanza.sender, stanza.sender.bare), submitted)
+        except StanzaError as error:
+            reply = stanza.error(error)
+            if reply is not None:
+                self.kernel.router.answer(ctx, reply)
+        return STOP
 
     # ---- presence and accounts come and go --------------------------------------------------------------------------
 

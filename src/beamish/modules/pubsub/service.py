@@ -66,7 +66,9 @@ class Service:
         self._subscribing = subscribing
         self._owning = owning
         self._discovery = discovery
-        info = DiscoInfo((Identity("pubsub", "service", name),), SERVICE_FEATURES)
+        # §7.1.4: said only where it is so
+        more = (f"{PUBSUB}#auto-create",) if engine.settings.auto_create else ()
+        info = DiscoInfo((Identity("pubsub", "service", name),), (*SERVICE_FEATURES, *more))
         self._info = info.to_bytes()
 
     async def host(self) -> Host:
