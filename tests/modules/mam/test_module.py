@@ -6,6 +6,7 @@ import pytest
 from tests.modules.mam.play import MESSAGE, RESULT, ask
 
 from beamish.core.events import Context
+from beamish.modules.mam import module
 from beamish.modules.mam.module import MamModule
 from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
@@ -177,6 +178,24 @@ async def test_a_full_queue_makes_the_sender_wait_and_loses_nothing() -> None:
     await database.close()
 
 
+async def test_senders_wait_before_the_queue_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BACKLOG", 20)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    nurse = await world.login("nurse@example.org/kitchen", presence=True)
+    world.db.hold()
+    for n in range(100):
+        say(romeo, str(n))
+    await world.settle()
+    assert 10 <= len(juliet.inbox) <= 11
+    say(nurse, "patience")
+    await world.settle()
+    assert len(juliet.inbox) <= 12
+    world.db.release()
+    await world.settle()
+    assert [el.get("id") for el in juliet.inbox if el.get("id") != "patience"] == [str(n) for n in range(100)]
+
+
 async def test_a_row_that_cannot_be_stored_is_reported(world: World, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("message_not_archived")
     romeo = await world.login("romeo@example.org/orchard", presence=True)
@@ -274,8 +293,8 @@ async def test_features_and_usage(world: World) -> None:
     usage = await world.kernel.commands.run("mam.usage", {"jid": "juliet@example.org/whatever"})
     assert usage["messages"] == 1
     assert usage["bytes"] > 50
-    module = next(m for m in world.kernel.registry.modules if isinstance(m, MamModule))
-    assert module.xeps[0].number == 313
+    running = next(m for m in world.kernel.registry.modules if isinstance(m, MamModule))
+    assert running.xeps[0].number == 313
 
 
 async def test_archives_of_others_are_closed(world: World) -> None:

@@ -42,6 +42,8 @@ from beamish.xmpp.stanza import MESSAGE, PersonalStanza, Stanza
 
 log = structlog.get_logger(__name__)
 
+_BACKLOG: Final = 5_000
+"""Jobs waiting for their commit above which whoever sends a message waits; the queue takes four times as many."""
 _PREFS_KEPT: Final = 50_000
 """Accounts whose preferences are kept in memory (about 200 bytes each, most of them the same object)."""
 _COPIES_KEPT: Final = 2_000
@@ -247,7 +249,7 @@ class MamModule(LegacyArchive):
         here = self._by_user.get(owner)
         if here is not None and len(here.all) > 1:  # for the copies that go to the other devices
             ctx.notes["mam.sent"] = _ID % (number, salt, owner.wire)
-        return None
+        return self._breathe() if ctx.settled - self.db.durable > _BACKLOG else None
 
     def _keep_received(self, ctx: Context, owner: JID, peer: JID) -> Awaitable[Outcome] | None:
         try:
@@ -256,7 +258,11 @@ class MamModule(LegacyArchive):
             return self._again(ctx, owner, peer, False)
         ctx.notes["mam.received"] = number
         ctx.stanza = ctx.stanza.with_child(_ID % (number, salt, owner.wire))
-        return None
+        return self._breathe() if ctx.settled - self.db.durable > _BACKLOG else None
+
+    async def _breathe(self) -> None:
+        """Messages come faster than the disk takes them: their sender waits, so that others find room in the queue."""
+        await self.db.flushed()
 
     async def _again(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome:
         """The queue of the database is full: the sender waits until there is room, whoever reads on its connection."""
