@@ -298,3 +298,78 @@ async def test_aioxmpp_avatar_reaches_a_friend(server: LiveServer) -> None:
         metadata = await asyncio.wait_for(changed, PATIENCE)
         descriptor = next(iter(metadata))
         assert await descriptor.get_image_bytes() == png
+
+
+class Device(aioxmpp.xso.XSO):
+    TAG = (OMEMO, "device")
+    id_ = aioxmpp.xso.Attr("id")
+
+
+@aioxmpp.pubsub.xso.as_payload_class
+class DeviceList(aioxmpp.xso.XSO):
+    TAG = (OMEMO, "list")
+    devices = aioxmpp.xso.ChildList([Device])
+
+
+class IdentityKey(aioxmpp.xso.XSO):
+    TAG = (OMEMO, "identityKey")
+    key = aioxmpp.xso.Text()
+
+
+@aioxmpp.pubsub.xso.as_payload_class
+class Bundle(aioxmpp.xso.XSO):
+    TAG = (OMEMO, "bundle")
+    identity_key = aioxmpp.xso.Child([IdentityKey])
+
+
+async def test_slixmpp_and_aioxmpp_learn_each_others_devices_and_keys(server: LiveServer) -> None:
+    """What OMEMO asks of a server (XEP-0384 §4), between two libraries: device lists are announced, bundles fetched."""
+    listed, bundles = f"{OMEMO}.devicelist", f"{OMEMO}.bundles"
+    services = aioxmpp.PEPClient, aioxmpp.PubSubClient, aioxmpp.entitycaps.EntityCapsService, aioxmpp.RosterClient
+    romeo = aio(server, "romeo@example.org/orchard", *services)
+    announced: asyncio.Queue[Any] = asyncio.Queue(10)
+    claim = romeo.summon(aioxmpp.PEPClient).claim_pep_node(listed, notify=True)
+    # aioxmpp's PEP service wants payloads in the namespace of their node, which device lists are not
+    events = romeo.summon(aioxmpp.PubSubClient).on_item_published
+    events.connect(lambda jid, _node, item, message=None: announced.put_nowait((jid, item)) and None)
+    async with romeo.connected(), Slix(server, "juliet@example.org/balcony", listed) as juliet:
+        roster = romeo.summon(aioxmpp.RosterClient)
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        roster.on_subscribe.connect(lambda _stanza: None if asked.done() else asked.set_result(None))
+        juliet.client.roster.auto_authorize, juliet.client.roster.auto_subscribe = True, False
+        hers = aioxmpp.JID.fromstr("juliet@example.org")
+        roster.subscribe(hers)
+        juliet.client.send_presence_subscription("romeo@example.org")
+        await asyncio.wait_for(asked, PATIENCE)
+        roster.approve(hers)
+
+        payload = ET.Element(f"{{{OMEMO}}}list")
+        ET.SubElement(payload, f"{{{OMEMO}}}device", id="31415")
+        await juliet.pubsub.publish(None, listed, id="current", payload=payload)
+        jid, item = await asyncio.wait_for(announced.get(), PATIENCE)
+        assert jid.bare() == hers
+        assert [device.id_ for device in item.registered_payload.devices] == ["31415"]
+        payload = ET.Element(f"{{{OMEMO}}}bundle")
+        ET.SubElement(payload, f"{{{OMEMO}}}identityKey").text = "QUJD"
+        await juliet.pubsub.publish(None, f"{bundles}:31415", id="current", payload=payload)
+        his = romeo.summon(aioxmpp.PubSubClient)
+        (item,) = (await his.get_items(hers, f"{bundles}:31415", max_items=1)).payload.items
+        assert item.registered_payload.identity_key.key == "QUJD"
+
+        mine = DeviceList()
+        mine.devices.append(device := Device())
+        device.id_ = "27182"
+        await romeo.summon(aioxmpp.PEPClient).publish(listed, mine, id_="current")
+        assert (await juliet.event())["from"] == "juliet@example.org"  # her own list comes first
+        event = await juliet.event()
+        assert (event["from"], event["pubsub_event"]["items"]["node"]) == ("romeo@example.org", listed)
+        (found,) = event["pubsub_event"]["items"]["item"]["payload"]
+        assert found.get("id") == "27182"
+        bundle = Bundle()
+        bundle.identity_key = IdentityKey()
+        bundle.identity_key.key = "REVG"
+        await romeo.summon(aioxmpp.PEPClient).publish(f"{bundles}:27182", bundle, id_="current")
+        got = await juliet.pubsub.get_items("romeo@example.org", f"{bundles}:27182", max_items=1)
+        (item,) = got["pubsub"]["items"]
+        assert item["payload"].findtext(f"{{{OMEMO}}}identityKey") == "REVG"
+    claim.close()

@@ -36,7 +36,7 @@ class Subscription:
     state: State
     options: Options = field(default_factory=Options)
     bounces: int = 0
-    """Notifications in a row that came back with an error that may pass (§12.4 of the XEP's version 1.30)."""
+    """Notifications that came back with an error that may pass, since the server started (§12.4)."""
 
     warned: float = 0.0
     """The end of the lease that the subscriber was warned of."""

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 _X: Final = f"{{{ns.DATA}}}x"
 _COMMAND: Final = f"{{{COMMANDS}}}command"
 BOUNCES: Final = 10
-"""So many notifications in a row that come back end a subscription (§12.4)."""
+"""So many notifications that come back, since the server started, end a subscription (§12.4)."""
 _LASTING: Final = frozenset(("item-not-found", "gone"))
 
 
