@@ -7,7 +7,7 @@ import pytest
 
 from beamish.stream.dialback import DialbackSecret
 from beamish.stream.names import NameLedger
-from beamish.stream.parser import ParserLimits
+from beamish.stream.parser import ParserLimits, Unaddressable
 from beamish.stream.s2s import Authenticated, S2SSettings, StartTls, StreamClosed, StreamFailed
 from beamish.stream.s2s_in import KeyToVerify, Refused, S2SIn
 from beamish.stream.s2s_out import Cause, Denied, KeyAnswer, Ready, S2SOut
@@ -177,6 +177,35 @@ def test_every_address_is_checked(addresses: str, condition: StreamErrorConditio
     events = pair.into.receive(good + f"<message{namespace} {addresses}/>".encode() + good)
     assert kinds(events) == ["Stanza", "StreamFailed"]
     assert events[1].error.condition is condition  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("namespace", ["", " xmlns='jabber:server'"])
+def test_a_stanza_to_nowhere_is_answered(namespace: str) -> None:
+    """By our domain, because the malformed address cannot be a `from` (RFC 6120 §8.3.1)."""
+    pair = Pair()
+    pair.open()
+    answered, silent = pair.into.receive(
+        f"<message{namespace} from='x@a.example/r' to='@' id='1'/>"
+        f"<message{namespace} from='x@a.example/r' to='@' type='error'/>".encode()
+    )
+    assert isinstance(answered, Unaddressable) and answered.reply is not None
+    assert (answered.reply.sender, answered.reply.to) == ("b.example", "x@a.example/r")
+    assert b"jid-malformed" in answered.reply.to_wire()
+    assert isinstance(silent, Unaddressable) and silent.reply is None
+
+
+@pytest.mark.parametrize(
+    ("sender", "condition"),
+    [
+        (" from='x@elsewhere.example'", StreamErrorCondition.INVALID_FROM),
+        ("", StreamErrorCondition.IMPROPER_ADDRESSING),
+    ],
+)
+def test_a_forged_stanza_to_nowhere_is_not_answered(sender: str, condition: StreamErrorCondition) -> None:
+    pair = Pair()
+    pair.open()
+    [failed] = pair.into.receive(f"<message{sender} to='@'/>".encode())
+    assert failed.error.condition is condition  # type: ignore[attr-defined]
 
 
 def test_more_domains_on_one_stream() -> None:

@@ -87,6 +87,9 @@ class ComponentStream(ServerStream):
     def _welcome(self, stanza: Stanza) -> bool:
         return stanza.to is not None and stanza.sender is not None and stanza.sender.domain == self.domain
 
+    def _talks_to(self, remote: str) -> str:
+        return self.domain if remote == self.domain else ""
+
     def _unwelcome(self, stanza: Stanza) -> StreamError:
         if stanza.to is None or stanza.sender is None:
             return fail(StreamErrorCondition.IMPROPER_ADDRESSING, "a component's stanza has a 'to' and a 'from'")

@@ -41,7 +41,7 @@ class StreamEnd:
 
 @dataclass(frozen=True, slots=True)
 class Unaddressable:
-    """A stanza whose `to` is no JID; `reply` is the error without addresses, None where none may be sent."""
+    """A stanza whose `to` is no JID; `reply` is the error, to its `from` if it has one, None where none may be sent."""
 
     reply: Stanza | None
     reason: str

@@ -251,7 +251,10 @@ class ServerStream:
                 except StreamError as error:
                     return [*events, self.fail(error)]
             elif isinstance(item, Unaddressable):
-                events.append(item)
+                try:
+                    events.append(self._unaddressable(item.reply, item.reason))
+                except StreamError as error:
+                    return [*events, self.fail(error)]
         if failed is not None:
             events.append(self.fail(failed))
         return events
@@ -273,7 +276,7 @@ class ServerStream:
             # without its tree, which is in another namespace than the rest of the server expects
             stanza = take(el, self._parser.lang, name).detached()
         except AddressMalformed as exc:
-            return [Unaddressable(None, str(exc))]
+            return [self._unaddressable(exc.reply, str(exc))]
         except SenderMalformed as exc:
             raise fail(StreamErrorCondition.INVALID_FROM, str(exc)) from exc
         if not self._welcome(stanza):
@@ -284,6 +287,21 @@ class ServerStream:
         """Whether the peer may send this: every address is checked on every stanza (RFC 6120 §8.1.2.2)."""
         to, sender = stanza.to, stanza.sender
         return to is not None and sender is not None and (to.domain, sender.domain) in self.pairs
+
+    def _unaddressable(self, reply: Stanza | None, reason: str) -> Unaddressable:
+        """A stanza whose `to` is no JID; the answer, if there may be one, says which of our domains it came to."""
+        if reply is None:
+            return Unaddressable(None, reason)
+        if reply.to is None:
+            raise fail(StreamErrorCondition.IMPROPER_ADDRESSING, "a stanza between servers has a 'to' and a 'from'")
+        local = self._talks_to(reply.to.domain)
+        if not local:
+            raise fail(StreamErrorCondition.INVALID_FROM, f"this stream is not authenticated for {reply.to.domain}")
+        return Unaddressable(reply.replace(sender=JID.of("", local)), reason)
+
+    def _talks_to(self, remote: str) -> str:
+        """Our domain that the peer may send to in the name of `remote`; "" if there is none."""
+        return min((local for local, domain in self.pairs if domain == remote), default="")
 
     def _unwelcome(self, stanza: Stanza) -> StreamError:
         if stanza.to is None or stanza.sender is None:

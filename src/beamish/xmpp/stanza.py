@@ -42,7 +42,8 @@ _WRITTEN_ATTRIBUTES = re.compile(rb" ([\w:.-]+)='([^']*)'")
 
 
 class AddressMalformed(Exception):
-    """The `to` of a received stanza is no JID; `reply` is the `jid-malformed` error (RFC 6120 §8.3.3.8), without addresses.
+    """The `to` of a received stanza is no JID; `reply` is the `jid-malformed` error (RFC 6120 §8.3.3.8), to the stanza's
+    `from` if it has one, and without a `from` of its own.
 
     `reply` is None where no error may be sent: for errors and IQ results.
     """
@@ -366,7 +367,7 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
         try:
             to = JID.parse(to_text)
         except JidMalformed as exc:
-            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, str(exc))) from exc
+            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, sender, str(exc))) from exc
     return Stanza(name, type_, id_, sender, to, lang, head.encode(), raw[cut:], el)
 
 
@@ -428,8 +429,9 @@ def _write(el: Element, scope: dict[str | None, str], out: list[str]) -> None:
     out.append(f"</{name}>")
 
 
-def _malformed_reply(name: str, type_: str, id_: str, text: str) -> Stanza | None:
+def _malformed_reply(name: str, type_: str, id_: str, to: JID | None, text: str) -> Stanza | None:
     # RFC 6120 §8.3.1 rule 2: the addresses are not swapped, as that would put the malformed one into `from`
     if type_ == "error" or (name == IQ and type_ == "result"):
         return None
-    return Stanza.build(name, "error", id=id_, content=StanzaError(Condition.JID_MALFORMED, text=text).to_bytes())
+    error = StanzaError(Condition.JID_MALFORMED, text=text)
+    return Stanza.build(name, "error", id=id_, to=to, content=error.to_bytes())
