@@ -132,3 +132,38 @@ async def test_refused_and_unanswered() -> None:
             other.close()
     with pytest.raises(NoSuchDomain):
         await dns.connect(Target("nowhere.example", 1), names, Greeter, 1.0)
+
+
+@pytest.mark.parametrize("failing", [True, False])
+async def test_no_direct_tls_says_nothing_of_the_other_service(failing: bool) -> None:
+    names = Directory()
+    names.records["_xmpps-server._tcp.b.example"] = [Srv(0, 0, 0, "")]
+    resolver = _Half(names, "_xmpp-server." if failing else "")
+    if failing:
+        with pytest.raises(LookupFailed):
+            await dns.targets_of("b.example", resolver, {})
+    else:
+        assert await dns.targets_of("b.example", resolver, {}) == [Target("b.example", 5269)]
+
+
+async def test_an_unknown_answer_about_direct_tls_leaves_hope() -> None:
+    names = Directory()
+    names.records["_xmpp-server._tcp.b.example"] = [Srv(0, 0, 0, "")]
+    with pytest.raises(LookupFailed):
+        await dns.targets_of("b.example", _Half(names, "_xmpps-server."), {})
+
+
+class _Half:
+    """A resolver that knows nothing of names that begin with `failing`."""
+
+    def __init__(self, names: Directory, failing: str) -> None:
+        self._names = names
+        self._failing = failing
+
+    async def srv(self, name: str) -> list[Srv]:
+        if self._failing and name.startswith(self._failing):
+            raise LookupFailed("silent")
+        return await self._names.srv(name)
+
+    async def addresses(self, host: str) -> list[str]:
+        return await self._names.addresses(host)

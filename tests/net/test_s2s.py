@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import pytest_asyncio
 
 from beamish.core.events import Context
+from beamish.net.certificate import read_certificate
 from beamish.net.dns import LookupFailed, Srv
 from beamish.net.s2s import Policy
+from beamish.net.tls_memory import TlsContexts
 from beamish.stream.s2s_out import Unreachable
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
@@ -503,3 +506,73 @@ async def test_a_stanza_that_the_peer_does_not_bear_comes_back_once(ca: Authorit
         romeo.send("<message to='juliet@b.example/y' type='chat' id='small'><body>Hi</body></message>")
         await juliet.expect("<message id='small'/>")
         await romeo.expect_nothing()
+
+
+async def test_a_stanza_to_nowhere_is_answered_and_counts(two: Two) -> None:
+    a, b = two
+    romeo, _ = await exchange(a, b)
+    [link] = a.federation.links
+    assert link.acks is not None
+    lost = Stanza.build("message", id="9", sender=romeo.jid, to=JID.parse("juliet@b.example"))
+    data = b"<message id='9' from='romeo@a.example/x' to='@'><body>Hi</body></message>"
+    link.acks.count_sent(lost, data)
+    link.write(data)
+    link.ask()
+    await romeo.expect(
+        "<message from='b.example' to='romeo@a.example/x' type='error' id='9'><error>"
+        "<jid-malformed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    await until(lambda: not link.acks.pending)
+
+
+async def test_a_resumption_that_confirms_nonsense_loses_nothing(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, settings={"s2s": {"retry_seconds": 0.01}})
+    async with a, b, Relay(b.s2s_port) as relay:
+        names.forget("b.example")
+        names.serve("b.example", relay.port)
+        romeo, _ = await exchange(a, b)
+        [link], [into] = a.federation.links, b.federation.links
+        await until(lambda: not link.acks.pending and not into.acks.pending)
+        relay.silent = True
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='3'><body>Hi</body></message>")
+        await until(lambda: bool(link.acks.pending))
+        into.acks.handled = 5_000
+        relay.silent = False
+        relay.cut()
+        error = await romeo.expect("<message from='juliet@b.example/y' type='error' id='3'/>")
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text is not None and "5000 stanzas confirmed" in text
+
+
+async def test_stanzas_are_not_entrusted_to_whoever_connects_without_a_certificate(
+    ca: Authority, names: Directory
+) -> None:
+    """Dialback lets a's stream in, as a's own server vouches for it; what is for a goes where its certificate is."""
+    stranger = Authority.stranger(ca.directory / "stranger").issue("a.example")
+    a, b = pair(ca, names)
+    async with a, b:
+        shown, _ = read_certificate(*stranger, ["a.example"], datetime.now(UTC))
+        assert shown is not None
+        a.federation.contexts.client = TlsContexts(lambda _domain: shown).client  # type: ignore[method-assign]
+        await exchange(a, b)
+        assert only(a, "out")["method"] == "dialback"
+        assert only(a, "out")["in"] == 0
+        assert only(b, "out")["remote"] == "a.example"
+
+
+async def test_a_peer_that_does_not_count_gets_pings(two: Two) -> None:
+    """Also on a stream that it opened, so that nothing is lost on that unnoticed."""
+    a, b = two
+    a.federation.settings = replace(a.federation.settings, resumption=False)
+    _, juliet = await exchange(a, b)
+    [into] = b.federation.links
+    assert into.acks is None and into.pings is not None
+    await until(lambda: into.pings is not None and not into.pings._pending)
+    assert into.pings.answers
+    for link in tuple(a.federation.links):
+        link.stop_reading()
+    juliet.send("<message to='romeo@a.example/x' type='chat' id='5'><body>Hi</body></message>")
+    await until(lambda: into.stanzas_out > 1 and bool(into.pings and into.pings._pending))
+    into.abort()
+    error = await juliet.expect("<message from='romeo@a.example/x' type='error' id='5'/>")
+    assert error.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}remote-server-timeout") is not None

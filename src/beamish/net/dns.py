@@ -207,14 +207,15 @@ async def targets_of(domain: str, resolver: Resolver, overrides: Mapping[str, Ta
             records += [(record, is_direct) for record in found]
         elif not isinstance(found, LookupFailed):
             raise found
-    if records:
-        targets = order(records)
-        if not targets:
-            raise NoSuchDomain(f"{domain} says that it has no XMPP server")
+    if targets := order(records):
         return targets
     if isinstance(plain, LookupFailed):
         # RFC 6120 §3.2.1: only a definite "no such record" allows the fallback
         raise plain
+    if plain:  # a "." alone (RFC 2782); for direct TLS it says nothing about the other service (XEP-0368 §3)
+        if isinstance(direct, LookupFailed):
+            raise direct
+        raise NoSuchDomain(f"{domain} says that it has no XMPP server")
     return [Target(name, PORT)]
 
 

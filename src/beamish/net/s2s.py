@@ -24,7 +24,7 @@ from beamish.net.s2s_in import S2SInLink
 from beamish.net.s2s_link import PING_ID, Link
 from beamish.net.s2s_out import Report, S2SOutLink
 from beamish.net.s2s_presence import RemotePresence
-from beamish.net.s2s_route import Route
+from beamish.net.s2s_route import BROKEN, Route
 from beamish.net.throttle import Bucket
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
@@ -158,8 +158,12 @@ class Federation:
         for link in tuple(self.links):
             link.abort()
             link.lost(None)
+        why = Unreachable(Cause.LOST, "this server is going down")
         for route in tuple(self.routes.values()):
-            route.stop(Unreachable(Cause.LOST, "this server is going down"))
+            route.stop(why)
+        for link in self.resumable.values():
+            if link.acks is not None:
+                self.bounce_pending(link.acks, why)
         await self.tasks.close()
 
     def now(self) -> float:
@@ -333,13 +337,15 @@ class Federation:
 
     def offer(self, link: S2SInLink, local: str, remote: str) -> None:
         """A bidirectional stream of the peer's may carry what we have for it (XEP-0288)."""
+        if not link.usable:
+            return
         route = self.routes.get((local, remote))
         if route is None:
             try:
                 route = self._route((local, remote))
             except StanzaError:
                 return
-        if (route.link is None and route.held is None and route.holder in (None, link)) or self._resumed(route, link):
+        if (route.unused and route.holder in (None, link)) or self._resumed(route, link):
             route.attach(link)
 
     def _resumed(self, route: Route, link: S2SInLink) -> bool:
@@ -360,23 +366,20 @@ class Federation:
 
     def ping(self, link: Link, number: int) -> None:
         """Send a ping (XEP-0199) behind what went out on a link; its answer confirms all of that."""
-        if not isinstance(link, S2SOutLink):
+        route = next(iter(link.routes), None)
+        if route is None:
             return
-        local, remote = link.machine.local, link.machine.remote
+        local, remote = route.local, route.remote
         id_ = PING_ID + new_id()
         self._pinged[id_, remote, local] = (link, number)
         while len(self._pinged) > self.limits.routes:
             del self._pinged[next(iter(self._pinged))]
-        link.write(
-            Stanza.build(
-                "iq",
-                "get",
-                id=id_,
-                sender=JID.of("", local),
-                to=JID.of("", remote),
-                content=b"<ping xmlns='urn:xmpp:ping'/>",
-            ).to_wire()
-        )
+        addresses = {"sender": JID.of("", local), "to": JID.of("", remote)}
+        ping = Stanza.build("iq", "get", id=id_, content=b"<ping xmlns='urn:xmpp:ping'/>", **addresses)
+        data = ping.to_wire()
+        if link.acks is not None:
+            link.acks.count_sent(ping, data)  # the peer counts it as well
+        link.write(data)
 
     def ping_answered(self, stanza: Stanza) -> bool:
         """See `Hub.ping_answered`. An error is an answer too."""
@@ -397,8 +400,9 @@ class Federation:
         kept = False
         if isinstance(link, S2SInLink):
             if acks is not None and acks.id and self.resumable.get(acks.id) is link:
-                if abnormal and not self.draining:
+                if link.why is not None and not self.draining:
                     self.kernel.clock.call_later(self.limits.resume_seconds, lambda: self._forget(link))
+                    kept = link.why.cause in BROKEN
                 else:
                     self.resumable.pop(acks.id, None)
             for route in tuple(link.routes):
@@ -411,14 +415,17 @@ class Federation:
                 again = abnormal and (link.machine.bidi or self.presences.of(link.machine.remote) > 0)
                 kept = route.detach(link, ours=True, again=again and not self.draining) or kept
         if acks is not None and acks.pending and not kept:
+            self.resumable.pop(acks.id, None)  # without what goes back now there is nothing to go on with
             self.bounce_pending(acks, link.why)
         if link.pings is not None and link.why is not None:
             for stanza in link.pings.lost(self.now()):
                 self.bounce(stanza, link.why)
 
     def _forget(self, link: S2SInLink) -> None:
-        if link.acks is not None:
-            self.resumable.pop(link.acks.id, None)
+        """The peer did not come back for its stream."""
+        if link.acks is not None and self.resumable.get(link.acks.id) is link:
+            del self.resumable[link.acks.id]
+            self.bounce_pending(link.acks, link.why)
 
     def _is_there(self, local: str, remote: str) -> None:
         """A stream of the peer's broke off. If anybody here sees its users online, find out whether it is alive."""

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from beamish.core.kernel import new_id
 from beamish.net.s2s_link import Link, Wait, failed_element
 from beamish.stream.parser import Nonza
-from beamish.stream.s2s import SM, Authenticated, Event, StartTls
-from beamish.stream.s2s_acks import Acks, read_count
+from beamish.stream.s2s import SM, Authenticated, Event, Pair, StartTls
+from beamish.stream.s2s_acks import Acks, PingAcks, read_count
 from beamish.stream.s2s_in import KeyToVerify, Refused, S2SIn, StreamOpened
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
+from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import escape_attr
 
 if TYPE_CHECKING:
     from beamish.net.s2s import Federation
 
+_SM_WAIT: Final = 5.0
+"""Seconds that a peer has for enabling stream management before its bidirectional stream is used without."""
+
 
 class S2SInLink(Link):
     """One stream that another server opened."""
 
-    __slots__ = ("_direct", "_verdicts", "_verifying")
+    __slots__ = ("_both_ways", "_direct", "_offer_timer", "_verdicts")
 
     direction = "in"
     machine: S2SIn
@@ -31,7 +35,9 @@ class S2SInLink(Link):
         super().__init__(federation, S2SIn(federation.settings, federation.admits))
         self._direct = direct_tls
         self._verdicts: dict[str, str] = {}
-        self._verifying = 0
+        self._both_ways: list[Pair] = []
+        """What is authenticated, but does not use the stream in our direction yet."""
+        self._offer_timer: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -47,6 +53,7 @@ class S2SInLink(Link):
         """See `Connection.lost`."""
         if not self.gone:
             self.federation.goodbye(self, self._network)
+            self._cancel_offer()
         super().lost(error)
 
     @property
@@ -106,9 +113,35 @@ class S2SInLink(Link):
         self.negotiated()
         self.limit(event.remote)
         federation.heard_from(event.remote)
-        if self.machine.bidi:
-            self.answer()  # they are told that they are who they say before they get anything
-            federation.offer(self, event.local, event.remote)
+        if self.machine.bidi and not (verdict and federation.must_verify(event.remote)):
+            # Dialback may vouch for what they send; what we send needs a certificate that holds, whoever connected.
+            self._both_ways.append((event.local, event.remote))
+            if self.acks is not None or not federation.settings.resumption:
+                self._offer()
+            elif self._offer_timer is None:
+                self._offer_timer = federation.kernel.clock.call_later(_SM_WAIT, self._offer)
+
+    def _offer(self) -> None:
+        """Use the stream for stanzas of ours too. Before it is known whether the peer counts them, they were unprotected."""
+        self._cancel_offer()
+        if self.gone or not self._both_ways:
+            return
+        if self.acks is None and self.pings is None:
+            self.pings = PingAcks()
+        self.answer()  # they are told that they are who they say before they get anything
+        pairs, self._both_ways = self._both_ways, []
+        for local, remote in pairs:
+            self.federation.offer(self, local, remote)
+
+    def _cancel_offer(self) -> None:
+        if self._offer_timer is not None:
+            self._offer_timer.cancel()
+            self._offer_timer = None
+
+    def _stanza(self, stanza: Stanza) -> Wait | None:
+        if self._offer_timer is not None:
+            self._offer()  # a peer that begins with stanzas does not count
+        return super()._stanza(stanza)
 
     async def _verify(self, asked: KeyToVerify) -> None:
         failure: Condition | None = None
@@ -142,6 +175,7 @@ class S2SInLink(Link):
             seconds = int(self.federation.limits.resume_seconds)
             resume = f" id='{self.acks.id}' resume='true' max='{seconds}'"
         self.write(f"<enabled xmlns='{SM}'{resume}/>".encode())
+        self._offer()
         return None
 
     async def _resume(self, item: Nonza) -> None:
@@ -157,20 +191,20 @@ class S2SInLink(Link):
             old.abort()
             old.lost(None)
         await old.quiet()
-        acks, old.acks = old.acks, None
-        if acks is None or self.gone:
-            old.acks = acks
-            return
-        federation.resumable[id_] = self
-        self._settled = old._settled
-        self.acks = acks
-        acks.confirm(h)
         durable = asyncio.get_running_loop().create_future()
-        federation.kernel.db.when_durable(self._settled, lambda: None if durable.done() else durable.set_result(None))
+        federation.kernel.db.when_durable(old._settled, lambda: None if durable.done() else durable.set_result(None))
         await durable
+        if self.gone:
+            return
+        # From here on without a pause: what is sent in between would be counted, and then sent again.
+        if (acks := old.acks) is None:  # taken up by yet another stream
+            self.write(failed_element("item-not-found"))
+            return
+        acks.confirm(h)
+        self.acks, old.acks = acks, None
+        federation.resumable[id_] = self
+        self._settled = max(self._settled, old._settled)
         self.write(f"<resumed xmlns='{SM}' previd='{escape_attr(id_)}' h='{acks.handled}'/>".encode())
         self._log.info("s2s_resumed", unconfirmed=len(acks.pending))
         self.resend()
-        if self.machine.bidi:
-            for local, remote in self.machine.pairs:
-                federation.offer(self, local, remote)
+        self._offer()

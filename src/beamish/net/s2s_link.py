@@ -123,7 +123,7 @@ class Link(TlsConnection):
         self.id = new_id()
         self.acks: Acks | None = None
         self.pings: PingAcks | None = None
-        """In the place of `acks`, for a peer without stream management."""
+        """In the place of `acks`, for a peer without stream management, or for what was sent before it enabled that."""
         self.chain: list[x509.Certificate] = []
         self.routes: set[Route] = set()
         """Whose stanzas leave through this stream."""
@@ -276,6 +276,8 @@ class Link(TlsConnection):
                 await wait
                 self.answer()
                 wait = self._next()
+        except StreamError as error:
+            self.fail(error)
         except Exception:
             self._log.exception("s2s_stream_failed")
             self.fail(StreamError(StreamErrorCondition.INTERNAL_SERVER_ERROR))
@@ -311,9 +313,13 @@ class Link(TlsConnection):
     def _event(self, event: Event) -> Wait | None:
         """Subclasses handle their own events and leave the rest to this."""
         if isinstance(event, Nonza):
-            return self._sm(event)
+            try:
+                return self._sm(event)
+            except StreamError as error:
+                self.fail(error)
+                return None
         if isinstance(event, Unaddressable):
-            self._log.info("s2s_jid_malformed", reason=event.reason)
+            self._unaddressable(event)
         elif isinstance(event, StreamFailed):
             self._failed(event)
         elif isinstance(event, StreamClosed):
@@ -389,6 +395,16 @@ class Link(TlsConnection):
             self._settled = ctx.settled
         return None
 
+    def _unaddressable(self, event: Unaddressable) -> None:
+        """A stanza whose `to` is no JID: it counts as handled, like every stanza, and is answered if it may be."""
+        self._log.info("s2s_jid_malformed", reason=event.reason)
+        self.stanzas_in += 1
+        self.used = self.heard
+        if self.acks is not None:
+            self.acks.count_handled()
+        if event.reply is not None:
+            self.federation.kernel.router.post(event.reply)
+
     async def _routed(self, ctx: Context, rest: Awaitable[None]) -> None:
         await rest
         self._settled = max(self._settled, ctx.settled)
@@ -438,24 +454,24 @@ class Link(TlsConnection):
         if self.federation.wire_log.enabled:
             self.federation.wire_log.sent(self.id, None, data)
         self.write(data)
-        if self.pings is not None:
-            self.pings.sent(stanza, self.used)
-            if self._ask_timer is None and self.pings.due:
-                self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ping_due)
-        elif acks is not None:
+        if acks is not None:
             self._unasked += 1
             if self._unasked >= _ASK_EVERY:
                 self.ask()
-            elif self._ask_timer is None:
-                self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ask_due)
+                return
+        elif self.pings is not None:
+            self.pings.sent(stanza, self.used)
+            if not self.pings.due:
+                return
+        else:
+            return
+        if self._ask_timer is None:
+            self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ask_due)
 
     def _ask_due(self) -> None:
         self._ask_timer = None
         if self._unasked and not self.gone:
             self.ask()
-
-    def _ping_due(self) -> None:
-        self._ask_timer = None
         if self.pings is not None and self.pings.due and self.usable:
             self.federation.ping(self, self.pings.ping())
 
@@ -473,15 +489,12 @@ class Link(TlsConnection):
     # ---- stream management ------------------------------------------------------------------------------------------
 
     def _sm(self, item: Nonza) -> Wait | None:
+        """An element of stream management. Raises `StreamError`."""
         name = item.tag.rpartition("}")[2]
         if name == "r":
             self._confirm_then(None)
         elif name == "a" and self.acks is not None:
-            try:
-                self.acks.confirm(read_count(item.el.get("h")))
-            except StreamError as error:
-                self.fail(error)
-                return None
+            self.acks.confirm(read_count(item.el.get("h")))
             self._asked = 0.0
             self._drain()
         else:

@@ -88,6 +88,8 @@ class S2SOutLink(Link):
         if self.why is None and not self.ready.done():
             reason = Unreachable(Cause.LOST, f"{self.peer} closed the connection during the negotiation")
             self.why = reason
+        if self.route is not None and self.route.nearly is self:
+            self.route.nearly = None
         super().lost(error)
         if not self.ready.done():
             assert self.why is not None
@@ -139,6 +141,8 @@ class S2SOutLink(Link):
         if self.federation.crowded(self.machine.remote):
             self._deny(Unreachable(Cause.OVERLOAD, f"too many streams with {self.machine.remote}"))
             return
+        if self.route is not None:
+            self.route.nearly = self
         if not event.resumption or self.route is None:
             self._go()
             return
@@ -160,6 +164,7 @@ class S2SOutLink(Link):
             self.ready.set_result(None)
         route = self.route
         if route is not None:
+            route.nearly = None
             if self.acks is None:
                 self.pings = PingAcks()
             if (held := route.take_held()) is not None:
@@ -169,7 +174,7 @@ class S2SOutLink(Link):
         self.federation.heard_from(self.machine.remote)
 
     def _sm_negotiation(self, name: str, item: Nonza) -> Wait | None:
-        resuming, self._resuming = self._resuming, None
+        resuming = self._resuming  # kept here until the peer's answer is understood: `lost` gives it back to the route
         if name == "enabled" and self.acks is None and resuming is None:
             wanted = item.el.get("resume") in ("true", "1")
             self.acks = Acks(item.el.get("id", "") if wanted else "")
@@ -177,7 +182,7 @@ class S2SOutLink(Link):
             self._go()
         elif name == "resumed" and resuming is not None:
             resuming.confirm(read_count(item.el.get("h")))
-            self.acks = resuming
+            self.acks, self._resuming = resuming, None
             self._log.info("s2s_resumed", unconfirmed=len(resuming.pending))
             self.resend()
             self._go()
@@ -187,6 +192,7 @@ class S2SOutLink(Link):
             else:
                 if (h := item.el.get("h")) is not None:
                     resuming.confirm(read_count(h))
+                self._resuming = None
                 self._lost_count(resuming)
                 self._enable()
         else:

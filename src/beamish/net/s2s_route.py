@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 8.0
 _FIRST_BACKOFF: Final = 5.0
-_BROKEN: Final = frozenset((Cause.LOST, Cause.TIMEOUT, Cause.NETWORK))
+BROKEN: Final = frozenset((Cause.LOST, Cause.TIMEOUT, Cause.NETWORK))
 """Ends of a stream after which it may be resumed."""
 
 
@@ -50,6 +50,7 @@ class Route:
         "last",
         "link",
         "local",
+        "nearly",
         "not_before",
         "remote",
     )
@@ -59,6 +60,8 @@ class Route:
         self.local = local
         self.remote = remote
         self.link: Link | None = None
+        self.nearly: Link | None = None
+        """A stream of ours that is authenticated and about to be attached. The peer may use it already."""
         self.held: Acks | None = None
         self.holder: Link | None = None
         self.failures = 0
@@ -85,6 +88,11 @@ class Route:
             and not self._queue
             and self._federation.now() >= self.not_before
         )
+
+    @property
+    def unused(self) -> bool:
+        """Whether no stream of ours is in use, soon to be, or to be resumed."""
+        return self.link is None and self.held is None and (self.nearly is None or not self.nearly.usable)
 
     def send(self, stanza: Stanza) -> None:
         """Send a stanza, now or when there is a stream. Raises `StanzaError` if it cannot be taken."""
@@ -125,6 +133,9 @@ class Route:
             while self.link is None:
                 try:
                     await self._federation.open(self.local, self.remote, route=self)
+                    if self.link is not None or (not self._queue and self.held is None):
+                        return
+                    raise Unreachable(Cause.LOST, "the connection broke off as soon as it was made")
                 except Unreachable as why:
                     if why.lasting or loop.time() + pause > patience:
                         self._task = None
@@ -133,10 +144,9 @@ class Route:
                     log.info("s2s_retry", local=self.local, remote=self.remote, reason=str(why), pause=pause)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
-                else:
-                    return
         finally:
-            self._task = None
+            if self._task is asyncio.current_task():
+                self._task = None
 
     def attach(self, link: Link, *, ours: bool = False) -> None:
         """A stream is ready, `ours` if we opened it for this route: send what waits."""
@@ -170,7 +180,7 @@ class Route:
         acks = link.acks
         kept = False
         # After a stream error it would only happen again: one of the stanzas may be what the peer does not bear.
-        if acks is not None and acks.id and link.why is not None and link.why.cause in _BROKEN:
+        if acks is not None and acks.id and link.why is not None and link.why.cause in BROKEN:
             if ours:
                 self.held = acks
                 kept = again = True
@@ -225,7 +235,10 @@ class Route:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        holder = self.holder
         self._release()
+        if holder is not None and holder.acks is not None:
+            self._federation.bounce_pending(holder.acks, why)
         if self._queue or self.held is not None:
             self.give_up(why)
 
