@@ -91,6 +91,15 @@ async def test_a_component_speaks_for_its_own_domain_only(server: FederatedServe
     await romeo.expect_nothing()
 
 
+async def test_a_component_is_told_of_a_malformed_address(server: FederatedServer) -> None:
+    irc = await ready(server)
+    irc.send("<message from='nick@irc.a.example' to='@' id='1'/>")
+    await irc.expect(
+        "<message xmlns='jabber:component:accept' to='nick@irc.a.example' type='error' id='1'><error>"
+        "<jid-malformed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+
+
 async def test_a_wrong_secret(server: FederatedServer) -> None:
     irc = await component(server, secret="guess")
     await irc.expect_closed("not-authorized")
