@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from beamish.core.events import Delivery, delivering, incoming
@@ -96,3 +97,31 @@ async def test_a_step_that_fails_keeps_nobody_waiting(rooms: Any, expected_error
     rooms.say(romeo, "whole")
     assert [el.findtext(BODY) for el in await rooms.take(juliet)] == ["whole"]
     assert [el.findtext(BODY) for el in await rooms.take(romeo)] == ["whole"]
+
+
+async def test_a_flood_of_small_messages_leaves_turns_to_others(rooms: Any) -> None:
+    """However many messages arrive in one piece, what goes out in one turn of the loop is bounded."""
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse)
+    fanout = module(rooms).fanout
+    fanout._slice = 6
+    loop = asyncio.get_running_loop()
+    turns = [0]
+
+    def turn() -> None:
+        turns.append(0)
+        if len(turns) < 200:  # else the server never comes to rest
+            loop.call_soon(turn)
+
+    tell = fanout.tell
+
+    def counted(stanza: Any, seats: Any, *more: Any) -> None:
+        turns[-1] += len(seats)
+        tell(stanza, seats, *more)
+
+    fanout.tell = counted
+    loop.call_soon(turn)
+    flood = "".join(f"<message to='{ROOM}' type='groupchat'><body>{n}</body></message>" for n in range(20))
+    romeo.send(flood)
+    assert [el.findtext(BODY) for el in await rooms.take(juliet)] == [str(n) for n in range(20)]
+    assert max(turns) <= 2 * fanout._slice, "a slice at once, and one of what waits"

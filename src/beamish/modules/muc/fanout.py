@@ -1,8 +1,9 @@
 """Carrying out what rooms decided: the one place where effects become bytes on their way.
 
-A stanza for many is frozen once; each copy is a splice. What is for more recipients than one slice goes out slice by
-slice, with the loop in between, and whatever the same room says later waits its turn behind it, so that every occupant
-sees one order. The sender is parked as long as that takes: a flooded room slows down those who flood it.
+A stanza for many is frozen once; each copy is a splice. What is for more recipients than one slice, or comes when this
+turn of the loop has had its slice already, goes out slice by slice, with the loop in between, and whatever the same room
+says later waits its turn behind it, so that every occupant sees one order. The sender is parked as long as that takes: a
+flooded room slows down those who flood it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class FanOut:
         self._incoming = kernel.hooks[events.incoming]
         self._delivering = kernel.hooks[events.delivering]
         self._queues: dict[JID, _Queue] = {}
+        self._spent = 0
+        """Deliveries that were made at once in this turn of the loop, whichever rooms they were for."""
 
     def run(
         self,
@@ -72,15 +75,16 @@ class FanOut:
             elif isinstance(effect, Done) and done is not None:
                 steps.append(done)
         if queue is None:
-            left = self._slice
+            if not self._spent and steps:
+                asyncio.get_running_loop().call_soon(self._renew)
             for at, step in enumerate(steps):
                 cost = len(step.seats) if isinstance(step, Tell) else 1
-                if cost > left:
+                if cost > self._slice - self._spent:
                     queue = self._queues[room] = deque()
                     steps = steps[at:]
                     self._tasks.spawn(self._drain(room, queue), "fan_out")
                     break
-                left -= cost
+                self._spent += cost
                 self._step(step, cause)
             else:
                 return None
@@ -88,6 +92,9 @@ class FanOut:
         queue.extend((step, cause) for step in steps)
         queue.append((lambda: _ready(finished), None))
         return finished
+
+    def _renew(self) -> None:
+        self._spent = 0
 
     def _step(self, step: _Step, cause: Context | None) -> None:
         if isinstance(step, Tell):
