@@ -8,6 +8,7 @@ import pytest
 
 from beamish.core import events
 from beamish.core.hooks import Row
+from beamish.core.services import RosterService
 from beamish.testing import Client, World
 
 if TYPE_CHECKING:
@@ -392,3 +393,19 @@ async def test_the_hook_sees_every_change_after_the_commit(world: World) -> None
         (ROMEO, JULIET, "to", "both"),
         (JULIET, ROMEO, "from", "both"),
     ]
+
+
+async def test_3_1_2_a_request_lost_between_the_commits_of_its_two_ends_is_sent_again(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True, roster=True)
+    romeo = await world.login("romeo@example.org/orchard", presence=True, roster=True)
+    romeo.send("<presence to='juliet@example.org' type='subscribe'/>")
+    await juliet.expect("<presence from='romeo@example.org' type='subscribe'/>")
+    # what a crash between the two leaves behind: romeo has asked, juliet knows of nothing
+    await world.kernel.service(RosterService).remove(juliet.jid.bare, romeo.jid.bare, push=False)
+
+    await romeo.close()
+    again = await world.login("romeo@example.org/orchard", presence=True)
+    await juliet.expect("<presence from='romeo@example.org' type='subscribe'/>")
+    await again.close()
+    await world.login("romeo@example.org/orchard", presence=True)
+    await juliet.expect_nothing()

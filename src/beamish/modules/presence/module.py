@@ -134,8 +134,9 @@ class PresenceModule(Module):
         for item in roster.items():
             if item.pending_in:
                 pending.append(item.jid)
-            if item.pending_out and not self.broadcast.is_account(item.jid):
-                # §3.1.2: once more, in case the first one got lost on its way to another domain
+            if item.pending_out:
+                # §3.1.2: once more, in case the first one got lost on its way to another domain, or the server died
+                # between the commits at its two ends; who has it already does not hear of it again (§3.1.3)
                 self.kernel.router.post(
                     Stanza.build(PRESENCE, SUBSCRIBE, id=new_id(), sender=session.bare, to=item.jid)
                 )
