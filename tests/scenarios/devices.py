@@ -77,6 +77,8 @@ class Device:
         self._latest: dict[str, int] = {}
         self.fresh = True
         """A stream has begun since the last check: what came before it was for others."""
+        self.empty = asyncio.Event()
+        """Set while everything sent is acknowledged."""
         self._pings: dict[str, asyncio.Future[None]] = {}
         self._caught_up: asyncio.Future[str] | None = None
         self._counter = 0
@@ -131,6 +133,9 @@ class Device:
                 self.history.append(f"again {stanza.message}")
             client.send(f"<r xmlns='{SM}'/>")
             return True
+        if got.find("{urn:ietf:params:xml:ns:xmpp-streams}system-shutdown") is not None:
+            client.closed = True
+            raise ClientError("the server stops")
         if got.tag != f"{{{SM}}}failed":
             raise Violation(f"{self.name}: {got.tag} as the answer to <resume/>")
         if h is not None:
@@ -158,9 +163,12 @@ class Device:
         self.send(Stanza("<presence/>"))
         for stanza in again:
             self.send(stanza)
+        self.request()
 
     def forget(self) -> None:
         """The app is started anew: it knows of no stream, and of nothing that it has not been told."""
+        if self.client is None:
+            return
         self.history.append("forget")
         self._id = ""
         self._unacknowledged.clear()
@@ -181,6 +189,7 @@ class Device:
     def send(self, stanza: Stanza) -> None:
         """Send a stanza, now or when there is a connection again."""
         self._unacknowledged.append(stanza)
+        self.empty.clear()
         self._sent += 1
         if self.client is not None:
             self.client.send(stanza.xml)
@@ -200,11 +209,6 @@ class Device:
         if self.client is not None:
             self.client.send(f"<r xmlns='{SM}'/>")
 
-    @property
-    def waiting(self) -> int:
-        """Stanzas that are not acknowledged."""
-        return len(self._unacknowledged)
-
     def _told(self, h: int) -> None:
         if not self._acknowledged <= h <= self._sent:
             raise Violation(f"{self.name}: h={h} after {self._acknowledged}, with {self._sent} sent")
@@ -214,11 +218,15 @@ class Device:
                 self.history.append(f"acknowledged {stanza.message[1]}")
                 self._ledger.acknowledged.setdefault(stanza.account, []).append(stanza.message)
         self._acknowledged = h
+        if not self._unacknowledged:
+            self.empty.set()
 
     # ---- receiving --------------------------------------------------------------------------------------------------
 
     def _take(self, el: Element) -> None:
         tag = str(el.tag)
+        if not self._id:
+            return  # forgotten, with the connection on which it comes
         if tag == f"{{{SM}}}r":
             if self.client is not None:
                 self.client.send(f"<a xmlns='{SM}' h='{self._received}'/>")

@@ -247,3 +247,17 @@ async def test_the_queue_is_bounded_in_bytes() -> None:
         await world.settle()
         assert world.kernel.sessions.get(juliet.jid) is None
         assert len(await world.db.fetch("SELECT id FROM offline_message")) == 3
+
+
+async def test_an_answer_covers_everything_handled_before_the_request(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    assert isinstance(world.db, MemoryDatabase)
+    await managed(world, "romeo@example.org/orchard")
+    world.db.hold()
+    say(juliet, "romeo@example.org", "x")
+    await world.settle()
+    juliet.send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+    juliet.send(f"<r xmlns='{SM}'/>")
+    await juliet.expect("<iq type='result' id='p'/>")
+    world.db.release()
+    await juliet.expect(f"<a xmlns='{SM}' h='2'/>")

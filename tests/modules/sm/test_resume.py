@@ -449,3 +449,22 @@ async def test_acknowledgement_to_the_sender_covers_what_waits_for_a_receiver(wo
     world.db.release()
     await romeo.expect(f"<a xmlns='{SM}' h='1'/>")
     assert len(await world.db.fetch("SELECT id FROM sm_message")) == 1
+
+
+async def test_what_is_sent_again_is_on_disk_too(world: World) -> None:
+    juliet, id_ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard")
+    await lose(world, juliet)
+    say(romeo, JULIET, "stored")
+    await world.settle()
+    again = await back(world, "juliet")
+    again.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
+    say(romeo, JULIET, "not yet")
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    await again.expect(f"<resumed xmlns='{SM}'/>")
+    await again.expect("<message id='stored'/>")
+    await world.settle()
+    assert bodies(again) == []
+    world.db.release()
+    await again.expect("<message id='not yet'/>")

@@ -41,13 +41,15 @@ class Sent:
     `stanza` is None for presence, which is not sent anywhere else. `count` is only set for what comes from the store.
     """
 
-    __slots__ = ("count", "data", "elsewhere", "row", "stanza", "when")
+    __slots__ = ("count", "data", "elsewhere", "position", "row", "stanza", "when")
 
     def __init__(self, data: bytes, stanza: Stanza | None, when: float, row: int = 0, count: int | None = None) -> None:
         self.data = data
         self.stanza = stanza
         self.when = when
         self.row = row
+        self.position = 0
+        """In the database queue; it goes to the client when that is durable."""
         self.count = count
         self.elsewhere = False
         """Another session of the account has it, too, and takes care of it."""
@@ -118,7 +120,7 @@ class Managed:
         """Whether its client may still come back and ask how much was handled."""
         self.claimed: Link | None = None
         """The connection on which it is just being resumed."""
-        self._answer_due = False
+        self._answer_due: int | None = None
         self._asked = False
         self._asked_at = 0.0
         self._unasked = 0
@@ -149,8 +151,10 @@ class Managed:
             position = sm.journal.message(self, sent, count if self.exact else None)
             if position:
                 self.session.stored = position
+                if sm.commit_first:
+                    sent.position = position
         if self.link is not None:
-            self._write(data, position if sm.commit_first else 0)
+            self._write(data, sent.position)
             self._ask_soon()
         if len(queue) > sm.queue_stanzas or queue.bytes > sm.queue_bytes:
             sm.overflow(self)
@@ -276,15 +280,15 @@ class Managed:
         if self.count == self.acknowledged:
             self._answer()
         else:
-            self._answer_due = True
+            self._answer_due = self.count
             self._sm.journal.handled(self)
 
     def committed(self, count: int) -> None:
         """It is on disk that `count` stanzas were handled."""
         self.acknowledged = count
         self._wake()
-        if self._answer_due:
-            self._answer_due = False
+        if self._answer_due is not None and not after(self._answer_due, count):
+            self._answer_due = None
             self._answer()
 
     def _answer(self) -> None:
@@ -296,15 +300,13 @@ class Managed:
             self._idle.set_result(None)
 
     async def settled(self) -> None:
-        """Wait until the stanza under way, if there is one, has been dealt with, and everything is committed."""
+        """Wait until the stanza under way, if there is one, has been dealt with, and the count is committed."""
         while (self.session.busy or self.count != self.acknowledged) and not self.over:
             if not self.session.busy:
                 self._sm.journal.handled(self)
             if self._idle is None or self._idle.done():
                 self._idle = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._idle)
-        if self.session.stored > self._sm.db.durable:
-            await self._sm.db.flushed()
 
     # ---- connections come and go ------------------------------------------------------------------------------------
 
@@ -320,7 +322,8 @@ class Managed:
     def _leave(self) -> None:
         self.link = None
         self._held.clear()
-        self._asked = self._answer_due = False
+        self._asked = False
+        self._answer_due = None
         self._unasked = 0
 
     def take_over(self, link: Link) -> None:
@@ -344,10 +347,10 @@ class Managed:
         session = self.session
         session.peer = link.peer
         session.secure = link.secure
-        again = b"".join(sent.data for sent in self.queue)
-        if again:
-            link.write(again)
-            self.ask()
+        durable = self._sm.db.durable
+        for sent in self.queue:
+            self._write(sent.data, sent.position if sent.position > durable else 0)
+        self.ask()
         return True
 
     def recount(self, h: int) -> None:
