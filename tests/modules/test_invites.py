@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from beamish.core import events
 from beamish.core.commands import CommandError
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
@@ -229,6 +230,10 @@ async def test_a_wrong_or_late_token_leaves_the_request_to_the_user(court: World
     )
     await juliet.expect("<presence from='nurse@example.org' type='subscribe'/>")
     await juliet.expect_nothing()
+
+
+async def test_broadcast_presence_does_not_pass_by_the_invitations(court: World) -> None:
+    assert "presence" not in court.kernel.hooks[events.incoming].everyone
 
 
 async def test_somebody_elses_token_is_none(court: World) -> None:

@@ -144,7 +144,7 @@ class InvitesModule(Module):
     def incoming(self, ctx: Context) -> Any:
         """A subscription request with a token of the user's (XEP-0379 §3.5) is granted before it is looked at."""
         stanza = ctx.stanza
-        if stanza.name != PRESENCE or stanza.type != "subscribe" or b"urn:xmpp:pars:0" not in stanza.body:
+        if stanza.type != "subscribe" or stanza.name != PRESENCE or b"urn:xmpp:pars:0" not in stanza.body:
             return None
         el = stanza.child(f"{{{PARS}}}preauth")
         token = "" if el is None else el.get("token", "")
