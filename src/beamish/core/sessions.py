@@ -29,6 +29,9 @@ class Outlet(Protocol):
     def close(self, error: StreamError | None, reason: str) -> None:
         """End the session: close the stream, with an error if there is one."""
 
+    def last_words(self, data: bytes) -> None:
+        """Write to the stream of a session that has ended, past whatever keeps or holds back stanzas; `close` follows."""
+
     def survives(self, link: Link, reason: str) -> bool:
         """The connection beneath is gone without the stream having been closed. True: the session goes on without it.
 

@@ -118,6 +118,10 @@ class Inactive:
         for data, stanza in held.values():
             self.beneath.deliver(data, stanza)
 
+    def last_words(self, data: bytes) -> None:
+        """See `Outlet.last_words`."""
+        self.beneath.last_words(data)
+
     def close(self, error: StreamError | None, reason: str) -> None:
         """See `Outlet.close`."""
         self.release()

@@ -535,6 +535,12 @@ class C2SConnection(Connection):
             self._server.wire_log.sent(self._id, self.session, data)
         return self.write(data)
 
+    def last_words(self, data: bytes) -> None:
+        """See `Outlet.last_words`."""
+        if self._server.wire_log.enabled:
+            self._server.wire_log.sent(self._id, self.session, data)
+        self.write(data)
+
     def close(self, error: StreamError | None, reason: str) -> None:
         """Close the stream from our side and end the session; see `Outlet.close`."""
         machine = self._machine

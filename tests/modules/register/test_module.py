@@ -346,6 +346,28 @@ async def test_giving_up_an_account_tells_contacts_and_closes_every_session(worl
         await again.authenticate("romeo", PASSWORD)
 
 
+async def test_a_session_that_could_be_resumed_ends_with_the_account(world: World) -> None:
+    """XEP-0198: neither the stream that asks nor one that is away at the moment can be taken up again."""
+    away = await world.login("romeo@example.org/street", presence=True)
+    away.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    id_ = (await away.expect("<enabled xmlns='urn:xmpp:sm:3' id='*'/>")).get("id", "")
+    away.drop()
+    await world.settle()
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    romeo.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    while not str((await romeo.receive()).tag).endswith("}enabled"):
+        pass
+    romeo.send(REMOVE)
+    await romeo.expect("<iq type='result' id='unreg'/>")
+    await romeo.expect_closed("not-authorized")
+    assert world.kernel.sessions.of(romeo.jid.bare).all == ()
+    await world.kernel.commands.run("user.add", {"jid": "romeo@example.org", "password": PASSWORD})
+    again = await stranger(world)
+    await again.authenticate("romeo", PASSWORD)
+    again.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{id_}' h='0'/>")
+    await again.expect("<failed xmlns='urn:xmpp:sm:3'/>")
+
+
 async def test_remove_must_be_alone(world: World) -> None:
     romeo = await world.login("romeo@example.org/orchard")
     refused(await romeo.iq(REMOVE.replace("<remove/>", "<remove/><username/>"), "error"), "bad-request")

@@ -401,7 +401,7 @@ class RegisterModule(Module):
             raise
         else:
             log.info("account_given_up", user=str(session.bare), peer=session.peer)
-            session.send(ctx.stanza.reply().replace(to=session.jid))
+            session.outlet.last_words(ctx.stanza.reply().replace(to=session.jid).to_wire())
         finally:
             session.outlet.close(error, "removed")
 

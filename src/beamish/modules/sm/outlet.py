@@ -366,6 +366,11 @@ class Managed:
         self.queue.restart(h)
         self.exact = True
 
+    def last_words(self, data: bytes) -> None:
+        """See `Outlet.last_words`."""
+        if self.link is not None:
+            self.link.write(data)
+
     def close(self, error: StreamError | None, reason: str) -> None:
         """See `Outlet.close`. A stop of the server does not end what can be resumed."""
         if self.link is not None:

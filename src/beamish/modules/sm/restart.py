@@ -116,6 +116,9 @@ class _Nowhere:
     def deliver(self, data: bytes, stanza: Stanza) -> bool:
         return False
 
+    def last_words(self, data: bytes) -> None:
+        """See `Outlet.last_words`: there is no stream."""
+
     def close(self, error: object, reason: str) -> None:
         return None
 
