@@ -51,6 +51,7 @@ def arguments() -> argparse.ArgumentParser:
                         help="presence, muc, pep: fan-outs at once")  # fmt: skip
     parser.add_argument("--occupants", type=int, default=defaults.occupants, help="muc: occupants; pep: contacts")
     parser.add_argument("--sessions", type=int, default=defaults.sessions, help="idle: sessions")
+    parser.add_argument("--sm", action="store_true", help="chat: with stream management (XEP-0198) on in every session")
     parser.add_argument("--carbons", action="store_true", help="chat: with carbons (XEP-0280) on in every session")
     parser.add_argument("--archive", action="store_true", help="with the message archive (XEP-0313) on")
     parser.add_argument("--server-core", type=int, default=0)

@@ -35,6 +35,7 @@ class Options:
     sessions: int = 1000
     archive: bool = False
     carbons: bool = False  # chat: every session has XEP-0280 on
+    sm: bool = False  # chat: every session has XEP-0198 on, and everything is acknowledged
     full: bool = False  # chat: address full JIDs
     spread: bool = False  # chat: every speaker speaks to all listeners in turn
 

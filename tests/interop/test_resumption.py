@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import aioxmpp
@@ -25,12 +26,21 @@ def waiting(server: LiveServer, address: str) -> Any:
     return session.outlet
 
 
-async def until(condition: Any) -> None:
-    """Wait for something that happens on sockets."""
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that happens on sockets, and tells nobody."""
+    loop = asyncio.get_running_loop()
+    happened: asyncio.Future[None] = loop.create_future()
 
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
+    def look() -> None:
+        if happened.done():
+            return
+        if condition():
+            happened.set_result(None)
+        else:
+            loop.call_later(0.01, look)
+
+    look()
+    await asyncio.wait_for(happened, PATIENCE)
 
 
 async def test_slixmpp_resumes(live_server: LiveServer, login: Login) -> None:

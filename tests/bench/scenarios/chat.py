@@ -21,6 +21,7 @@ from tests.bench.wire import Client, Tally
 
 MARK = re.compile(rb"<body>(\d+)\.(\d+) ")
 END = b"</message>"
+REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
 TEXT = b"But soft, what light through yonder window breaks?"
 
 
@@ -40,13 +41,25 @@ class Pair:
         self._tail = b" " + TEXT + b"</body></message>"
         self._next = 0
         self.tally = Tally(MARK, END)
+        self.managed = False
+        """Whether both confirm what they get, and ask for it as clients do."""
 
     def speak(self, count: int) -> None:
         """Write so many messages at once."""
         head, middle, tail = self._head, self._middle, self._tail
         first = self._next
         self._next = first + count
-        self.speaker.send(b"".join([b"%b%d%b%d%b" % (head, n, middle, n, tail) for n in range(first, first + count)]))
+        self.speaker.send(
+            b"".join([b"%b%d%b%d%b" % (head, n, middle, n, tail) for n in range(first, first + count)])
+            + (REQUEST if self.managed else b"")
+        )
+
+    def heard(self, data: bytes) -> int:
+        """Take what arrived for the listener; how many messages it completes."""
+        count = self.tally.feed(data)
+        if self.managed and REQUEST in data:
+            self.listener.send(b"<a xmlns='urn:xmpp:sm:3' h='%d'/>" % self.tally.count)
+        return count
 
 
 class Scattered(Pair):
@@ -90,7 +103,7 @@ class FullPipe(Load):
             pair.speak(self._each)
 
     def _heard(self, pair: Pair, data: bytes) -> None:
-        count = pair.tally.feed(data)
+        count = pair.heard(data)
         if not count:
             return
         if self.open:
@@ -133,7 +146,7 @@ class Paced(Load):
         self._timer = asyncio.get_running_loop().call_later(max(0.0, wait), self._tick)
 
     def _heard(self, number: int, data: bytes) -> None:
-        count = self._pairs[number].tally.feed(data)
+        count = self._pairs[number].heard(data)
         if count:
             at = perf_counter()
             spoken = self._spoken[number]
@@ -148,6 +161,10 @@ async def run(bench: Bench) -> list[Row]:
     if options.carbons:
         for number, client in enumerate(clients):
             await client.iq("set", "<enable xmlns='urn:xmpp:carbons:2'/>", f"carbons-{number}")
+    if options.sm:
+        for client in clients:
+            client.send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+            await client.read_until(lambda s: s.startswith(b"<enabled"))
     half = options.pairs
     listeners = clients[half:]
     pairs = [
@@ -157,7 +174,13 @@ async def run(bench: Bench) -> list[Row]:
         for n in range(half)
     ]
     variant = options.security.value + (" archive" if options.archive else "") + (" full-jid" if options.full else "")
-    variant += (" carbons" if options.carbons else "") + (" spread" if options.spread else "")
+    if options.sm:
+        for pair in pairs:
+            pair.managed = True
+            pair.speaker.sink = lambda data: None  # acknowledgements
+    variant += (
+        (" sm" if options.sm else "") + (" carbons" if options.carbons else "") + (" spread" if options.spread else "")
+    )
     if options.rate is None:
         runs = await bench.repeated(FullPipe(pairs, options.in_flight))
         return [Row.of("chat", f"{variant} {options.in_flight} in flight", "message", runs)]

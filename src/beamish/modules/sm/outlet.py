@@ -392,6 +392,10 @@ class Managed:
         self._passed.clear()
         return self.queue.take_all()
 
+    def not_stored(self, exc: Exception) -> None:
+        """The database refused a row of this session; it goes on without."""
+        log.error("session_not_stored", jid=str(self.session.jid), error=repr(exc))
+
     # ---- what is written down ---------------------------------------------------------------------------------------
 
     def _kept(self) -> tuple[object, ...]:

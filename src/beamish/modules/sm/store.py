@@ -97,7 +97,7 @@ class Journal:
             *(managed.key, managed.id, str(managed.session.jid), managed.session.created, managed.seconds),
             json.dumps(managed.state()),
         )
-        self._db.append("sm.begin", _SESSION, row, partial(_not_stored, managed))
+        self._db.append("sm.begin", _SESSION, row, managed.not_stored)
 
     def message(self, managed: Managed, sent: Sent, count: int | None) -> int:
         """A message was handed to a session; the position in the database queue. 0: it cannot be stored."""
@@ -105,10 +105,10 @@ class Journal:
         sent.row = self._last_message
         try:
             row = (sent.row, managed.key, count, sent.when, sent.data)
-            return self._db.append("sm.message", _MESSAGE, row, partial(_not_stored, managed))
+            return self._db.append("sm.message", _MESSAGE, row, managed.not_stored)
         except StorageError as exc:
             sent.row = 0
-            _not_stored(managed, exc)
+            managed.not_stored(exc)
             return 0
 
     # ---- what joins the commit of the tick --------------------------------------------------------------------------
@@ -284,10 +284,6 @@ class _Batch:
             c.many("DELETE FROM sm_message WHERE id = ?", [(row,) for row in self.confirmed])
         for sql, params in self.jobs:
             c.run(sql, *params)
-
-
-def _not_stored(managed: Managed, exc: Exception) -> None:
-    log.error("session_not_stored", jid=str(managed.session.jid), error=repr(exc))
 
 
 def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:
