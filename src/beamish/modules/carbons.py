@@ -167,7 +167,10 @@ class CarbonsModule(Module):
             self._received(ctx, stanza, copied, ())
 
     def _received(self, ctx: Context, stanza: Stanza, copied: tuple[Session, ...], served: tuple[Session, ...]) -> None:
-        if all(session in served for session in copied):
+        for session in copied:  # in the hot path: nobody is left but the one that got it
+            if session not in served:
+                break
+        else:
             return
         content = content_of(ctx)
         if stanza.type == "error":

@@ -61,7 +61,6 @@ _COLUMNS = "id, salt, owner, peer, resource, sid, kind, body, wire"
 APPEND: Final = f"INSERT INTO mam_message ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _SIZE = "LENGTH(wire) + COALESCE(LENGTH(body), 0)"
-_NEW = "FROM mam_message m CROSS JOIN mam_account a ON a.jid = m.owner WHERE m.id > ? AND m.id <= ?"
 
 
 def last_id(c: Cursor) -> int:
@@ -78,37 +77,45 @@ def index(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]
     if not count:
         return 0, []
     span = (since, upto)
+    # the numbers of account and conversation are looked up once for each message, then only numbers are dealt with
+    c.run(
+        "CREATE TEMPORARY TABLE IF NOT EXISTS mam_new (id INTEGER PRIMARY KEY, account INTEGER NOT NULL, "
+        "peer TEXT NOT NULL, size INTEGER NOT NULL)"
+    )
+    c.run("CREATE TEMPORARY TABLE IF NOT EXISTS mam_new_chat (id INTEGER PRIMARY KEY, chat INTEGER NOT NULL)")
+    c.run("DELETE FROM mam_new")
+    c.run("DELETE FROM mam_new_chat")
     c.run(
         "INSERT INTO mam_account (jid) SELECT DISTINCT owner FROM mam_message WHERE id > ? AND id <= ? "
         "ON CONFLICT (jid) DO NOTHING",
         *span,
     )
     c.run(
-        f"INSERT INTO mam_chat (account, peer) SELECT DISTINCT a.num, m.peer {_NEW} ON CONFLICT (account, peer) DO NOTHING",
+        f"INSERT INTO mam_new (id, account, peer, size) SELECT m.id, a.num, m.peer, {_SIZE} FROM mam_message m "
+        "CROSS JOIN mam_account a ON a.jid = m.owner WHERE m.id > ? AND m.id <= ?",
         *span,
     )
-    c.run(f"INSERT INTO mam_by_account (account, id) SELECT a.num, m.id {_NEW} ORDER BY 1, 2", *span)
-    chats = (
-        "FROM mam_message m CROSS JOIN mam_account a ON a.jid = m.owner "
-        "CROSS JOIN mam_chat t ON t.account = a.num AND t.peer = m.peer WHERE m.id > ? AND m.id <= ?"
+    c.run(
+        "INSERT INTO mam_chat (account, peer) SELECT DISTINCT account, peer FROM mam_new WHERE true "
+        "ON CONFLICT (account, peer) DO NOTHING"
     )
-    c.run(f"INSERT INTO mam_by_chat (chat, id) SELECT t.num, m.id {chats} ORDER BY 1, 2", *span)
+    c.run(
+        "INSERT INTO mam_new_chat (id, chat) SELECT n.id, t.num FROM mam_new n "
+        "CROSS JOIN mam_chat t ON t.account = n.account AND t.peer = n.peer"
+    )
+    c.run("INSERT INTO mam_by_account (account, id) SELECT account, id FROM mam_new ORDER BY 1, 2")
+    c.run("INSERT INTO mam_by_chat (chat, id) SELECT chat, id FROM mam_new_chat ORDER BY 1, 2")
     c.run(
         "UPDATE mam_account SET messages = messages + new.n, bytes = bytes + new.size FROM "
-        f"(SELECT owner, COUNT(*) AS n, SUM({_SIZE}) AS size FROM mam_message WHERE id > ? AND id <= ? GROUP BY owner) "
-        "AS new WHERE jid = new.owner",
-        *span,
+        "(SELECT account, COUNT(*) AS n, SUM(size) AS size FROM mam_new GROUP BY account) AS new WHERE num = new.account"
     )
     c.run(
         "UPDATE mam_chat SET messages = messages + new.n FROM "
-        f"(SELECT t.num AS chat, COUNT(*) AS n {chats} GROUP BY t.num) AS new WHERE num = new.chat",
-        *span,
+        "(SELECT chat, COUNT(*) AS n FROM mam_new_chat GROUP BY chat) AS new WHERE num = new.chat"
     )
     c.run("UPDATE mam_state SET indexed = ?", upto)
     over = c.rows(
-        "SELECT num FROM mam_account WHERE jid IN (SELECT DISTINCT owner FROM mam_message WHERE id > ? AND id <= ?) "
-        "AND (messages > ? OR bytes > ?)",
-        *span,
+        "SELECT num FROM mam_account WHERE num IN (SELECT account FROM mam_new) AND (messages > ? OR bytes > ?)",
         max_messages,
         max_bytes,
     )
