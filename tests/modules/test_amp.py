@@ -385,3 +385,22 @@ async def test_a_message_from_elsewhere(federated: World) -> None:
     assert refused == [f"{{{STANZAS}}}bad-request", f"{{{STANZAS}}}not-acceptable"]
     federated.kernel.router.post(comes(rule("deliver", "drop", "stored")))
     await juliet.expect("<message><body>letter</body></message>")
+
+
+async def test_rules_of_a_message_to_oneself_are_looked_at_too(world: World) -> None:
+    """Without an address, as RFC 6120 §10.3.1 has it."""
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+
+    def note(id_: str, value: str) -> str:
+        made = letter("", rule("expire-at", "drop", value), id=id_)
+        return made.replace("to='' ", "")
+
+    romeo.send(note("n1", "tomorrow"))
+    await romeo.expect(
+        f"<message type='error' id='n1'><error><not-acceptable xmlns='{STANZAS}'/><invalid-rules xmlns='{AMP}'/></error>"
+        "</message>"
+    )
+    romeo.send(note("n2", "2001-01-01T00:00:00Z"))
+    await romeo.expect_nothing()
+    romeo.send(note("n3", "2999-01-01T00:00:00Z"))
+    await romeo.expect("<message id='n3'><body>letter</body></message>")

@@ -139,7 +139,8 @@ class AmpModule(Module):
         amp = _rules_in(stanza)
         if amp is None:
             return None
-        if ctx.origin is None and (refused := self._refused(stanza, amp)) is not None:
+        # those of our clients were looked at before, except in messages without an address, which are for oneself
+        if (refused := self._refused(stanza, amp)) is not None:
             self.kernel.router.answer(ctx, refused)
             return STOP
         return self._decide(ctx, amp)

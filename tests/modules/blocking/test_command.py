@@ -6,6 +6,8 @@ import hashlib
 import pytest
 
 from beamish.core.services import AccountsService
+from beamish.modules.blocking.reports import Reports
+from beamish.storage.api import StorageBusy
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
@@ -312,6 +314,21 @@ async def test_reports_are_kept_for_the_administrator(world: World) -> None:
     assert report["to_origin"] and not report["to_others"]
     await world.kernel.commands.run("report.remove", {"id": report["id"]})
     assert await world.kernel.commands.run("report.list", {}) == []
+
+
+async def test_a_block_fails_as_a_whole_with_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World() as world:
+        juliet = await world.login("juliet@example.org/chamber")
+
+        def full(*args: object) -> None:
+            raise StorageBusy("no room")
+
+        monkeypatch.setattr(Reports, "put", full)
+        error = await juliet.iq(
+            f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'>{REPORT}</block></iq>", type="error"
+        )
+        assert condition(error) == "resource-constraint"
+        assert await blocklist(juliet) == []
 
 
 async def test_a_report_without_a_reason_is_refused_with_its_block(world: World) -> None:

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final, cast
 
+import structlog
+
 from beamish.core.events import Context
 from beamish.core.later import is_later
 from beamish.core.sessions import Session
@@ -13,6 +15,7 @@ from beamish.modules.blocking.owners import Owners
 from beamish.modules.blocking.reports import Reports, report_of
 from beamish.modules.blocking.rules import PrivacyList, blocking, unblocking
 from beamish.modules.blocking.store import Lists
+from beamish.storage.api import Cursor
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import IQ, Stanza
@@ -20,6 +23,8 @@ from beamish.xmpp.xml import Element, make
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
+
+log = structlog.get_logger(__name__)
 
 BLOCKING: Final = "urn:xmpp:blocking"
 ITEM: Final = f"{{{BLOCKING}}}item"
@@ -56,7 +61,8 @@ class Command:
             raise StanzaError(Condition.BAD_REQUEST, text="block whom?")
         if str(user) in addresses:
             raise StanzaError(Condition.NOT_ALLOWED, text="this is your own address")
-        reports = [(address, report_of(item)) for address, item in zip(addresses, items, strict=True)]
+        given = ((address, report_of(item)) for address, item in zip(addresses, items, strict=True))
+        reports = [(address, report) for address, report in given if report is not None]
 
         def change(lists: Lists) -> None:
             if not lists.default:
@@ -71,11 +77,14 @@ class Command:
             self._kernel.router.answer(ctx, ctx.stanza.reply())
             self._push(user, _items("block", dict.fromkeys(addresses)))
 
-        await self._owners.edit(user, change, acknowledged)
-        self._tell_list_changed(user)
+        def keep(cursor: Cursor) -> None:
+            for address, report in reports:
+                self._reports.put(cursor, user, address, report)
+
+        await self._owners.edit(user, change, acknowledged, keep)
         for address, report in reports:
-            if report is not None:
-                await self._reports.add(user, address, report)
+            log.info("abuse_reported", reporter=str(user), jid=address, reason=report.reason)
+        self._tell_list_changed(user)
 
     async def unblock(self, session: Session, ctx: Context) -> None:
         """Unblock addresses, or all (§3.4, §3.5); answers by itself, after the commit."""

@@ -18,7 +18,7 @@ from beamish.modules.blocking import store
 from beamish.modules.blocking.effects import settle
 from beamish.modules.blocking.rules import PrivacyList
 from beamish.modules.blocking.store import Lists
-from beamish.storage.api import StorageBusy
+from beamish.storage.api import Cursor, StorageBusy
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 
@@ -106,10 +106,17 @@ class Owners:
 
     # ---- changes ----------------------------------------------------------------------------------------------------
 
-    async def edit(self, user: JID, change: Callable[[Lists], None], acknowledged: Callable[[], None]) -> Lists:
+    async def edit(
+        self,
+        user: JID,
+        change: Callable[[Lists], None],
+        acknowledged: Callable[[], None],
+        keep: Callable[[Cursor], None] | None = None,
+    ) -> Lists:
         """Change the lists of an account: `change` works on a copy (it may raise `StanzaError`), which is then stored.
 
-        `acknowledged` is called when the new rules are stored and in force, before what follows from them for presence.
+        `keep` stores in the same transaction what belongs to the change. `acknowledged` is called when the new rules are
+        stored and in force, before what follows from them for presence.
         Returns the lists as they were before.
         """
         async with self._edits:  # seldom enough for one at a time
@@ -117,10 +124,14 @@ class Owners:
             before = await cast("Awaitable[Lists]", known) if is_later(known) else cast("Lists", known)
             after = before.copy()
             change(after)
+
+            def put(cursor: Cursor) -> None:
+                store.save(cursor, str(user), before, after)
+                if keep is not None:
+                    keep(cursor)
+
             try:
-                await self._kernel.db.write(
-                    "blocking.save", lambda cursor: store.save(cursor, str(user), before, after)
-                )
+                await self._kernel.db.write("blocking.save", put)
             except StorageBusy as error:
                 raise StanzaError(Condition.RESOURCE_CONSTRAINT) from error
             sessions = self._kernel.sessions.of(user).all

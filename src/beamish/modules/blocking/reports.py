@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from beamish.core.clock import stamp
 from beamish.storage.api import Cursor
 from beamish.xmpp.errors import Condition, StanzaError
@@ -16,8 +14,6 @@ from beamish.xmpp.xml import Element
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
-
-log = structlog.get_logger(__name__)
 
 REPORTING: Final = "urn:xmpp:reporting:1"
 _REPORT: Final = f"{{{REPORTING}}}report"
@@ -65,8 +61,8 @@ class Reports:
         self._kept = kept
         self._per_day = per_day
 
-    async def add(self, reporter: JID, jid: str, report: Report) -> bool:
-        """Keep a report. False if the account has made too many today."""
+    def put(self, cursor: Cursor, reporter: JID, jid: str, report: Report) -> None:
+        """Keep a report, in the transaction of the block that it comes with, unless the account made too many today."""
         now = self._kernel.clock.now()
         content = json.dumps(
             {
@@ -78,29 +74,23 @@ class Reports:
             ensure_ascii=False,
         )
 
-        def put(cursor: Cursor) -> bool:
-            today = cursor.value(
-                "SELECT COUNT(*) FROM abuse_report WHERE reporter = ? AND at > ?", str(reporter), now - _DAY
-            )
-            if today >= self._per_day:
-                return False
-            cursor.run(
-                "INSERT INTO abuse_report (at, reporter, jid, reason, content) VALUES (?, ?, ?, ?, ?)",
-                now,
-                str(reporter),
-                jid,
-                report.reason,
-                content,
-            )
-            cursor.run(
-                "DELETE FROM abuse_report WHERE id NOT IN (SELECT id FROM abuse_report ORDER BY id DESC LIMIT ?)",
-                self._kept,
-            )
-            return True
-
-        taken = await self._kernel.db.write("blocking.report", put)
-        log.info("abuse_reported", reporter=str(reporter), jid=jid, reason=report.reason, kept=taken)
-        return taken
+        today = cursor.value(
+            "SELECT COUNT(*) FROM abuse_report WHERE reporter = ? AND at > ?", str(reporter), now - _DAY
+        )
+        if today >= self._per_day:
+            return
+        cursor.run(
+            "INSERT INTO abuse_report (at, reporter, jid, reason, content) VALUES (?, ?, ?, ?, ?)",
+            now,
+            str(reporter),
+            jid,
+            report.reason,
+            content,
+        )
+        cursor.run(
+            "DELETE FROM abuse_report WHERE id NOT IN (SELECT id FROM abuse_report ORDER BY id DESC LIMIT ?)",
+            self._kept,
+        )
 
     async def list(self, limit: int) -> list[dict[str, Any]]:
         """Reports, newest first."""
