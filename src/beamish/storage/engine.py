@@ -116,6 +116,22 @@ class Timings:
         return out
 
 
+def bulk(conn: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement for each row of parameters. Raises at the first that fails, with some of them already in."""
+    done = 0
+    for size in WIDE:
+        if len(rows) - done < size or (wide := widened(sql, size)) is None:
+            continue
+        wide_sql, width = wide
+        if size * width > conn.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) or any(len(row) != width for row in rows):
+            continue
+        while len(rows) - done >= size:
+            conn.execute(wide_sql, tuple(chain.from_iterable(rows[done : done + size])))
+            done += size
+    if done < len(rows):
+        conn.executemany(sql, rows[done:])
+
+
 class SqliteCursor:
     """`storage.api.Cursor` over a connection in autocommit mode (`isolation_level=None`)."""
 
@@ -139,7 +155,7 @@ class SqliteCursor:
         if self.gave_up is not None:
             raise self.gave_up
         try:
-            self._conn.executemany(sql, rows)
+            bulk(self._conn, sql, list(rows))
         except sqlite3.Error as exc:
             raise self._refused(exc) from exc
 
@@ -188,7 +204,6 @@ class Engine:
         """Take a connection opened with `isolation_level=None`; `close` closes it."""
         self.timings = Timings()
         self._conn = conn
-        self._variables = conn.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
 
     def close(self) -> None:
         """Close the connection."""
@@ -290,7 +305,7 @@ class Engine:
         else:
             self._statement("SAVEPOINT job")
             try:
-                self._bulk(run)
+                bulk(self._conn, run[0].sql, [row.params for row in run])
             except Exception:
                 self._undo()
                 for offset, row in enumerate(run):
@@ -306,23 +321,6 @@ class Engine:
             if not self._conn.in_transaction:
                 raise TransactionLost from exc
             failures[index] = storage_error(exc)
-
-    def _bulk(self, run: Sequence[Row]) -> None:
-        """All rows of a run of the same statement. Raises at the first that fails, with some of them already in."""
-        sql = run[0].sql
-        rows = [row.params for row in run]
-        done = 0
-        for size in WIDE:
-            if len(rows) - done < size or (wide := widened(sql, size)) is None:
-                continue
-            wide_sql, width = wide
-            if size * width > self._variables or any(len(params) != width for params in rows):
-                continue
-            while len(rows) - done >= size:
-                self._conn.execute(wide_sql, tuple(chain.from_iterable(rows[done : done + size])))
-                done += size
-        if done < len(rows):
-            self._conn.executemany(sql, rows[done:])
 
     def _undo(self) -> None:
         if not self._conn.in_transaction:

@@ -133,7 +133,7 @@ async def test_a_commit_that_fails_delays_the_acknowledgement_only(
 async def test_a_message_that_cannot_be_stored_is_delivered_all_the_same(
     world: World, expected_errors: ExpectedErrors
 ) -> None:
-    expected_errors.events |= {"session_not_stored"}
+    expected_errors.events |= {"unconfirmed_messages_not_stored"}
     juliet, _ = await managed(world, JULIET)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     assert isinstance(world.db, MemoryDatabase)

@@ -8,10 +8,11 @@ part: so a stanza counts as handled in the very commit that holds what it caused
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -20,6 +21,8 @@ from beamish.storage.api import Cursor, Database, Migration, StorageBusy, Storag
 
 if TYPE_CHECKING:
     from beamish.modules.sm.outlet import Managed, Sent
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +47,11 @@ _SESSION: Final = (
     "INSERT INTO sm_session (key, id, jid, created, seconds, expires, handled, sent, exact, state) "
     "VALUES (?, ?, ?, ?, ?, NULL, 0, 0, 0, ?)"
 )
+_COUNTS: Final = (
+    "WITH fresh (handled, key) AS (VALUES {}) "
+    "UPDATE sm_session SET handled = fresh.handled FROM fresh WHERE sm_session.key = fresh.key"
+)
+_PIECES: Final = (256, 64, 16, 4, 1)
 _RETRY: Final = 1.0
 """Seconds until a commit that failed is tried again; acknowledgements wait that long."""
 _ENDED_PER_ACCOUNT: Final = 20
@@ -80,6 +88,8 @@ class Journal:
         self._states: dict[Managed, None] = {}
         self._confirmed: list[int] = []
         self._jobs: list[Job] = []
+        self._messages: _Messages | None = None
+        self._position = 0
         self._under_way = False
         self._last_message = 0
         self._last_session = 0
@@ -101,15 +111,24 @@ class Journal:
 
     def message(self, managed: Managed, sent: Sent, count: int | None) -> int:
         """A message was handed to a session; the position in the database queue. 0: it cannot be stored."""
-        self._last_message += 1
-        sent.row = self._last_message
-        try:
-            row = (sent.row, managed.key, count, sent.when, sent.data)
-            return self._db.append("sm.message", _MESSAGE, row, managed.not_stored)
-        except StorageError as exc:
-            sent.row = 0
-            managed.not_stored(exc)
-            return 0
+        messages = self._messages
+        if messages is None:
+            messages = _Messages()
+            try:
+                self._position = self._db.submit("sm.messages", messages.run, failed=messages.failed)
+                self._db.at_tick_end(self._seal)
+            except StorageError as exc:
+                messages.failed(exc)
+                return 0
+            self._messages = messages
+        self._last_message = row = self._last_message + 1
+        sent.row = row
+        messages.rows.append((row, managed.key, count, sent.when, sent.data))
+        return self._position
+
+    def _seal(self) -> None:
+        """What the database is given now must not change any more."""
+        self._messages = None
 
     # ---- what joins the commit of the tick --------------------------------------------------------------------------
 
@@ -258,6 +277,23 @@ class Journal:
         await self._db.write("sm.remove_account", delete)
 
 
+class _Messages:
+    """The messages that sessions were handed during one tick."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+
+    def run(self, c: Cursor) -> None:
+        """Write them."""
+        c.many(_MESSAGE, self.rows)
+
+    def failed(self, exc: Exception) -> None:
+        """The database refused; they are delivered all the same."""
+        log.error("unconfirmed_messages_not_stored", messages=len(self.rows), error=repr(exc))
+
+
 class _Batch:
     """What one commit writes; run on the database's thread, so it owns everything it holds."""
 
@@ -276,14 +312,23 @@ class _Batch:
 
     def run(self, c: Cursor) -> None:
         """Write it all."""
-        if self.counts:
-            c.many("UPDATE sm_session SET handled = ? WHERE key = ?", self.counts)
+        for some, places in _in_pieces(self.counts):
+            c.run(_COUNTS.format(", ".join(["(?, ?)"] * places)), *chain.from_iterable(some))
         if self.states:
             c.many("UPDATE sm_session SET seconds = ?, expires = ?, state = ? WHERE key = ?", self.states)
-        if self.confirmed:
-            c.many("DELETE FROM sm_message WHERE id = ?", [(row,) for row in self.confirmed])
+        for rows, places in _in_pieces(self.confirmed):
+            c.run(f"DELETE FROM sm_message WHERE id IN ({', '.join('?' * places)})", *rows)
         for sql, params in self.jobs:
             c.run(sql, *params)
+
+
+def _in_pieces(items: Sequence[T]) -> Iterator[tuple[Sequence[T], int]]:
+    """Pieces of few different sizes, so that each size is one prepared statement; one step does the work of many."""
+    at = 0
+    for size in _PIECES:
+        while len(items) - at >= size:
+            yield items[at : at + size], size
+            at += size
 
 
 def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:
