@@ -1,11 +1,18 @@
 """Federation with Debian's ejabberd, over TLS verified with an authority of the test."""
 
+import shutil
+
 import pytest
 from tests.interop.federation import Federates
 from tests.interop.foreign import Ejabberd
 
 from beamish.testing.federated import Authority
 from beamish.testing.names import NameServer
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("ejabberdctl", path="/usr/sbin:/usr/bin:/sbin:/bin") is None,
+    reason="ejabberd is not installed (apt-get install ejabberd)",
+)
 
 
 @pytest.mark.slow

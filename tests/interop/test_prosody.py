@@ -1,8 +1,14 @@
 """Federation with Debian's Prosody, over TLS verified with an authority of the test."""
 
+import shutil
+
 import pytest
 from tests.interop.federation import Federates
 from tests.interop.foreign import Prosody
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prosody") is None, reason="prosody is not installed (apt-get install prosody)"
+)
 
 
 @pytest.mark.slow
