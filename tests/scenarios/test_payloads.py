@@ -18,6 +18,7 @@ PAYLOADS = {
     "unknown": "<body>x</body><a xmlns='urn:one' b='1' xml:lang='de'><c xmlns=''>t<d/>u</c> </a>",
     "prefixes": "<body>x</body><p:a xmlns:p='urn:p' p:b='&quot;&apos;&gt;'><q xmlns='urn:q' xmlns:r='urn:r' r:s='p:t'/></p:a>",
     "receipt": "<body>x</body><request xmlns='urn:xmpp:receipts'/>",
+    "event": "<body>x</body><x xmlns='jabber:x:event'><offline/><delivered/><composing/></x>",
     "marker": "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>",
     "correction": "<body>x</body><replace xmlns='urn:xmpp:message-correct:0' id='1'/>",
     "reaction": "<reactions xmlns='urn:xmpp:reactions:0' id='1'><reaction>\U0001f44b\U0001f3fd</reaction></reactions>",

@@ -63,6 +63,23 @@ async def test_bookmarks_are_seen_in_both_forms(stage: Stage) -> None:
     assert next(got.iter(f"{{{LEGACY}}}url"), None) is not None
 
 
+async def test_extensions_outlive_a_change_of_the_list(stage: Stage) -> None:
+    """The list has no place for them; who changes it there must not lose them."""
+    juliet = await stage.login("juliet@example.org/balcony")
+    more = "<extensions><state xmlns='urn:example:state' minimized='true'/></extensions>"
+    await stage.set(juliet, room("a@rooms.example", "A").replace("</conference>", f"{more}</conference>"), to="")
+    changed = (
+        f"<publish node='{LEGACY}'><item id='current'><storage xmlns='{LEGACY}'>"
+        "<conference jid='a@rooms.example' name='Another'/></storage></item></publish>"
+    )
+    await stage.set(juliet, changed, to="")
+    got = await stage.get(juliet, f"<items node='{NATIVE}'/>", to="")
+    (conference,) = got.iter(f"{{{NATIVE}}}conference")
+    assert conference.get("name") == "Another"
+    state = conference.find(f"{{{NATIVE}}}extensions/{{urn:example:state}}state")
+    assert state is not None and state.get("minimized") == "true"
+
+
 async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:
     juliet = await stage.login("juliet@example.org/balcony")
     await stage.create(juliet, LEGACY, to="juliet@example.org", access_model="open")
