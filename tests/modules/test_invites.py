@@ -121,6 +121,20 @@ async def test_whom_one_invites_becomes_a_contact_at_once(court: World) -> None:
     await romeo.expect("<presence from='tybalt@example.org/street'/>")
 
 
+async def test_whom_one_invites_keeps_the_name_that_one_gave(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard", roster=True, presence=True)
+    item = "<item jid='tybalt@example.org' name='Cousin'><group>Enemies</group></item>"
+    await romeo.iq(f"<iq type='set' id='r'><query xmlns='jabber:iq:roster'>{item}</query></iq>")
+    await romeo.expect("<iq type='set'><query xmlns='jabber:iq:roster'><item subscription='none'/></query></iq>")
+    uri = told(await romeo.command(CREATE, {"username": "tybalt", "roster-subscription": "true"}))["uri"]
+    client = await shows(court, token_of(uri))
+    await client.iq(registers("tybalt"))
+    await romeo.expect(
+        "<iq type='set'><query xmlns='jabber:iq:roster'><item jid='tybalt@example.org' subscription='both' name='Cousin'>"
+        "<group>Enemies</group></item></query></iq>"
+    )
+
+
 async def test_a_token_is_good_for_one_account_even_if_two_come_at_once(court: World) -> None:
     uri = (await court.kernel.commands.run("invite.create", {}))["uri"]
     one, two = await shows(court, token_of(uri)), await shows(court, token_of(uri))

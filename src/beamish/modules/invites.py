@@ -122,8 +122,14 @@ class InvitesModule(Module):
         if not (await exists if is_later(exists) else exists):  # type: ignore[misc]
             return
         for owner, contact in ((user, inviter), (inviter, user)):
+            found = self._rosters.roster(owner)
+            roster = await found if is_later(found) else found  # type: ignore[misc]
+            item = roster.get(contact) or RosterItem(contact)  # type: ignore[union-attr]
             try:
-                await self._rosters.change(owner, RosterItem(contact, to=True, from_=True))
+                # the inviter may have given the contact a name already
+                await self._rosters.change(
+                    owner, item.with_(to=True, from_=True, pending_out=False, pending_in=False, listed=True)
+                )
             except StanzaError as error:  # a full roster is no reason to be without an account
                 log.warning("invited_contact_not_added", user=str(owner), reason=error.condition.value)
 
