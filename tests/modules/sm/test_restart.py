@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -388,3 +390,36 @@ async def test_a_message_of_the_very_moment_is_rather_doubled_than_lost() -> Non
             both = [await new.login(f"juliet@example.org/{name}", presence=True) for name in ("phone", "desk")]
             await new.settle()
             assert set(bodies(both[0]) + bodies(both[1])) == {"x"}
+
+
+async def test_personal_events_go_on_after_a_restart() -> None:
+    """A session of before gets what it is interested in, and not once more what it has got."""
+    features = ("http://jabber.org/protocol/disco#info", "urn:test:tune+notify")
+    info = "".join(f"<feature var='{feature}'/>" for feature in features)
+    ver = base64.b64encode(hashlib.sha1("client/pc//x<{}<{}<".format(*features).encode()).digest()).decode()
+    node = "https://client.example"
+    publish = (
+        "<iq type='set' id='p'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='urn:test:tune'>"
+        "<item id='current'><tune xmlns='urn:test:tune'>{}</tune></item></publish></pubsub></iq>"
+    )
+    async with first_world() as world:
+        phone, id_ = await managed(world, "juliet@example.org/phone", presence=False)
+        phone.send(
+            f"<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='{node}' ver='{ver}'/></presence>"
+        )
+        await world.settle()
+        asked = next(el for el in phone.inbox if el.tag == "{jabber:client}iq")
+        phone.send(
+            f"<iq type='result' id='{asked.get('id')}' to='{asked.get('from')}'>"
+            f"<query xmlns='http://jabber.org/protocol/disco#info' node='{node}#{ver}'>"
+            f"<identity category='client' type='pc' name='x'/>{info}</query></iq>"
+        )
+        phone.send(publish.format("one"))
+        await world.settle()
+        assert any("one" in "".join(el.itertext()) for el in phone.inbox)
+        count = sent_to(world, phone)
+        async with after_crash(world) as new:
+            again = await resume(new, phone, id_, count)
+            await again.expect_nothing()
+            again.send(publish.format("two"))
+            await again.expect("<message><event xmlns='http://jabber.org/protocol/pubsub#event'/></message>")

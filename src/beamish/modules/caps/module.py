@@ -17,7 +17,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.disco import DiscoNode
-from beamish.core.events import Context, PresenceChanged, SessionClosed
+from beamish.core.events import Context, PresenceChanged, SessionClosed, SessionNotes
 from beamish.core.hooks import Outcome
 from beamish.core.module import Module, ModuleConfig, Xep, on
 from beamish.core.services import CapsAnnotations, CapsService, DiscoService, RosterService, Shortened
@@ -178,6 +178,21 @@ class CapsModule(Module):
             return
         about = session.note("caps.announced")
         if isinstance(about, Announcement):
+            self._learning.announced(session.jid, about, session.bare)
+
+    @on(events.session_restored, at=80)  # after personal eventing knows what the session has got already
+    def _session_restored(self, event: SessionNotes) -> None:
+        """What a session of before a restart announced is in its presence."""
+        session = event.session
+        if session.presence is None or session.presence.body == b"/>":
+            return
+        children = session.presence.replace().el  # of a copy: the kept one is to have no tree
+        found = [child for child in children if child.tag == C or child.tag == C2]
+        about = announcement(found)
+        if about is not None:
+            annotations = tuple(_ANNOTATION.findall(session.presence.body))
+            session.notes["caps.annotations"] = annotations if len(annotations) == len(found) else ()
+            session.notes["caps.announced"] = about
             self._learning.announced(session.jid, about, session.bare)
 
     @on(events.session_closed, at=80)  # after the presence that this causes

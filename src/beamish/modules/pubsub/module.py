@@ -13,7 +13,15 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.disco import DiscoItem, DiscoNode
-from beamish.core.events import AccountEvent, CapsKnown, Context, PresenceChanged, SessionClosed, SubscriptionChanged
+from beamish.core.events import (
+    AccountEvent,
+    CapsKnown,
+    Context,
+    PresenceChanged,
+    SessionClosed,
+    SessionNotes,
+    SubscriptionChanged,
+)
 from beamish.core.hooks import STOP, Outcome
 from beamish.core.module import Identity, IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
 from beamish.core.services import CapsService, PepService, RosterService
@@ -283,6 +291,14 @@ class PubsubModule(Module):
             for node in host:
                 if node.config.purge_offline:
                     await self._publishing.remove_of(host, node, publisher)
+
+    @on(events.session_saving)
+    def _session_saving(self, event: SessionNotes) -> None:
+        self._personal.saving(event)
+
+    @on(events.session_restored)
+    def _session_restored(self, event: SessionNotes) -> None:
+        self._personal.restored(event)
 
     @on(events.caps_known)
     def _caps_known(self, event: CapsKnown) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
-from beamish.core.events import CapsKnown, Context, PresenceChanged, SubscriptionChanged
+from beamish.core.events import CapsKnown, Context, PresenceChanged, SessionNotes, SubscriptionChanged
+from beamish.core.services import SessionKeeper
 from beamish.core.sessions import Session
 from beamish.modules.pubsub import access, store
 from beamish.modules.pubsub.config import NodeConfig
@@ -71,6 +72,16 @@ class Personal:
             session.notes[_SINCE] = since_of(event.stanza, self._kernel.clock.now())
             self._serve(session, interests(self._features(session.jid)))
 
+    def saving(self, event: SessionNotes) -> None:
+        """What a session has got is kept with it through a restart of the server."""
+        served = event.session.note(_SERVED)
+        if isinstance(served, frozenset) and served:
+            event.notes["pubsub"] = sorted(served)
+
+    def restored(self, event: SessionNotes) -> None:
+        """A session of before the restart needs no last items once more."""
+        event.session.notes[_SERVED] = frozenset(event.notes.get("pubsub", ()))
+
     def caps_known(self, event: CapsKnown) -> None:
         """Somebody's interests became known, or more."""
         wanted = interests(event.features)
@@ -109,6 +120,9 @@ class Personal:
         fresh = wanted - served
         if fresh:
             session.notes[_SERVED] = served | fresh
+            keeper = self._kernel.service_or_none(SessionKeeper)
+            if keeper is not None:
+                keeper.changed(session)
             self._spawn(self._serve_session(session, fresh))
 
     def _spawn(self, work: Awaitable[None]) -> None:
