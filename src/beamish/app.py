@@ -281,6 +281,7 @@ async def serve(
         # what lives as long as the process need not be looked at by every garbage collection
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000, 20, 20)  # a login makes hundreds of objects, none of them in a ring
         systemd.ready(f"serving {', '.join(config.server.domains)}")
         log.info(
             "ready", version=__version__, domains=list(config.server.domains), listening=listening, pid=os.getpid()

@@ -25,7 +25,7 @@ from beamish.xmpp.errors import StreamError, StreamErrorCondition
 
 _SWEEP: Final = 10.0
 """Seconds between two looks at all connections for silent ones."""
-_REST: Final = 2.0
+_REST: Final = 0.5
 """Seconds between two looks at the connections that have received something."""
 _TRIM_AFTER: Final = 64
 """Parsers freed before memory is given back to the system, at a quiet moment (about 1 ms for 10 MB); busy: 16 times that."""
