@@ -1,6 +1,7 @@
 """XEP-0016 through a whole server."""
 
 import pytest
+from tests.modules.sm.conftest import managed, resume
 
 from beamish.core import events
 from beamish.storage.memory import MemoryDatabase
@@ -317,6 +318,34 @@ async def test_lists_outlive_a_restart() -> None:
         assert await arrives(world, juliet, romeo) == {"iq", "presence"}
         assert await names(juliet) == [("default", "test"), ("list", "test")]
     await database.close()
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_an_active_list_goes_on_with_its_session_after_a_restart(orderly: bool) -> None:
+    calm = {"c2s": {"probe_after": 86_400}}
+    async with MemoryDatabase() as db:
+        first = World(database=db, settings=calm)
+        await first.__aenter__()
+        juliet, id_ = await managed(first, "juliet@example.org/balcony")
+        await use(juliet, ROMEO.format("<message/>"), active=True)
+        await first.settle()
+        count = 3  # a push and two answers
+        if orderly:
+            await first.__aexit__(None, None, None)
+        async with World(database=db if orderly else db.copy(), settings=calm) as again:
+            juliet = await resume(again, juliet, id_, count)
+            juliet.inbox.clear()
+            chamber = await again.login("juliet@example.org/chamber", presence=True)
+            romeo = await again.login("romeo@example.org/orchard")
+            juliet.inbox.clear()
+            chamber.inbox.clear()
+            romeo.send("<message to='juliet@example.org' type='headline'><body>1</body></message>")
+            await chamber.expect("<message><body>1</body></message>")
+            await juliet.expect_nothing()
+            assert ("active", "test") in await names(juliet)
+            await privacy(juliet, "<active/>")
+            romeo.send("<message to='juliet@example.org' type='headline'><body>2</body></message>")
+            await juliet.expect("<message><body>2</body></message>")
 
 
 async def test_rooms_respect_a_block(world: World) -> None:

@@ -241,6 +241,8 @@ class BlockingModule(Module):
         if event.session.bare not in self.owners:
             return None
         event.session.guarded = True
+        if event.session.note(ACTIVE) is not None:
+            self._activated(event.session)  # one of before a restart, which stream management has brought back
         return self.owners.bound(event.session)
 
     @on(events.session_closed, at=90)  # after the presence that this causes
