@@ -87,3 +87,58 @@ def test_long_output_is_cut(lines: Lines) -> None:
     [(_, _, data)] = lines
     assert data.endswith("bytes)")
     assert len(data) < 4_200
+
+
+FORM = "<x xmlns='jabber:x:data' type='{}'>{}</x>"
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        f"<services xmlns='urn:xmpp:extdisco:2'><service type='turn' host='t' username='1:x' password='{SECRET}'/></services>",
+        f'<service type="turn" password = "{SECRET}" host="t"/>',
+        f"<preauth xmlns='urn:xmpp:pars:0' token='{SECRET}'/>",
+        f"<p:preauth xmlns:p='urn:xmpp:pars:0' p:token='{SECRET}'/>",
+        f"<token xmlns='urn:xmpp:fast:0' expiry='2027' token='{SECRET}'/>",
+        f"<x xmlns='jabber:x:conference' jid='room@conference.example.org' password='{SECRET}'/>",
+        f"<query xmlns='jabber:iq:auth'><username>romeo</username><password>{SECRET}</password></query>",
+        f"<query xmlns='jabber:iq:auth'><digest>{SECRET}</digest></query>",
+        f"<handshake>{SECRET}</handshake>",
+        f"<query xmlns='jabber:iq:register'><username>romeo</username><password>{SECRET}</password></query>",
+        # forms: registration, 0133 add-user and change-user-password, a field of the type by any name, invitations
+        FORM.format("submit", f"<field var='password'><value>{SECRET}</value></field>"),
+        FORM.format("submit", f"<field var='password-verify'><value>{SECRET}</value></field>"),
+        FORM.format("submit", f"<field var='old_password'><value>{SECRET}</value></field>"),
+        FORM.format("submit", f"<field var='p&#97;ssword'><value>{SECRET}</value></field>"),
+        FORM.format("form", f"<field type='text-private' var='pin'><value>{SECRET}</value></field>"),
+        FORM.format("result", f"<field var='uri'><value>xmpp:x?preauth={SECRET}</value></field>"),
+        FORM.format("result", f"<field var='landing-url'><value>https://x/{SECRET}</value></field>"),
+        FORM.format("result", f"<item><field var='token'><value>{SECRET}</value></field></item>"),
+        f"<slot><put url='https://x'><header name='Authorization'>Basic {SECRET}</header></put></slot>",
+        f"<a b='{'x' * 5_000}' token='{SECRET}'/>",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1_000_000])
+def test_every_kind_of_credential_is_hidden(xml: str, size: int) -> None:
+    data = f"<iq type='set' id='1'>{xml}</iq><message><body>hello</body></message>".encode()
+    masker = Masker()
+    shown = b"".join(masker.feed(data[at : at + size], False) for at in range(0, len(data), size))
+    assert SECRET.encode() not in shown
+    assert shown.startswith(b"<iq type='set' id='1'>")
+    assert "…".encode() in shown
+    assert shown.endswith(b"</iq><message><body>hello</body></message>")
+
+
+def test_of_a_tag_that_was_too_long_only_the_name_is_shown() -> None:
+    masker = Masker()
+    pieces = [b"<iq><a b='", b"x" * 4_096, b"' c='", b"secret' d='", b"'/></iq>"]
+    assert b"".join(map(masker.feed, pieces, [False] * 5)) == "<iq><a …></iq>".encode()
+
+
+def test_what_is_no_credential_is_shown() -> None:
+    plain = (
+        b"<iq type='set'><query xmlns='jabber:iq:roster'><item jid='a@b' name='Passwords'/></query></iq>"
+        b"<message type='chat'><subject>password='x'</subject><token-less/></message>"
+        b"<x xmlns='jabber:x:data'><field var='FORM_TYPE'><value>urn:xmpp:x</value></field></x>"
+    )
+    assert Masker().feed(plain, False) == plain

@@ -1,7 +1,8 @@
 """The wire log: what crosses the sockets, for finding out why a client and the server do not understand each other.
 
-It must be switched on (`[server] log = { wire = true }`), and it hides credentials: the content of SASL elements and of
-passwords never reaches it, however the bytes are cut into reads. Before a session is bound no text at all is shown.
+It must be switched on (`[server] log = { wire = true }`), and it hides credentials: the content of SASL elements, of
+passwords and of the fields of forms that hold some, and attributes with passwords and tokens (TURN credentials, invitations,
+FAST) never reach it, however the bytes are cut into reads. Before a session is bound no text at all is shown.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ log = structlog.get_logger(__name__)
 _TAG = re.compile(rb"<(?:[^'\"<>]|'[^'<]*'|\"[^\"<]*\")*>")
 _CDATA = b"<![CDATA["
 _NAME = re.compile(rb"<(/?)(?:[^\s/>:'\"]+:)?([^\s/>:'\"]+)")
-_VAR = re.compile(rb"\bvar\s*=\s*['\"][^'\"]*(?:passw|secret|token)[^'\"]*['\"]", re.IGNORECASE)
+_QUOTED = rb"\s*=\s*(?:'[^']*'|\"[^\"]*\")"
+_FIELD = re.compile(
+    # by its name (`uri` and `landing-url` of an invitation hold its token), a name with references in it, or by its type
+    rb"\bvar\s*=\s*['\"][^'\"]*(?:passw|secret|token|&|\buri\b|landing)[^'\"]*['\"]|\btype\s*=\s*['\"]text-private['\"]",
+    re.IGNORECASE,
+)
+_ATTRIBUTE = re.compile(rb"([\s:](?:[\w.-]*(?:password|secret|token)[\w.-]*|preauth))" + _QUOTED, re.IGNORECASE)
+_AUTHORIZATION = re.compile(rb"\bname\s*=\s*['\"](?:authorization|cookie)['\"]", re.IGNORECASE)
 _SECRET = frozenset(
     b"auth response challenge success initial-response additional-data authenticate task-data password "
-    b"digest old_password new_password handshake".split()
+    b"digest old_password new_password handshake secret token".split()
 )
 _MASK = "…".encode()
 _MOST = 4_096
@@ -30,7 +38,7 @@ _STREAMS = 10_000
 class Masker:
     """Hides credentials in one direction of one stream, fed in any pieces."""
 
-    __slots__ = ("_begun", "_cdata", "_field", "_hidden", "_inside", "_rest")
+    __slots__ = ("_begun", "_cdata", "_cut", "_field", "_hidden", "_inside", "_rest")
 
     def __init__(self) -> None:
         self._begun = False
@@ -41,6 +49,8 @@ class Masker:
         self._field = False
         """Inside a form's field that holds a password."""
         self._cdata = False
+        self._cut = False
+        """Of the tag that `_rest` begins, a part was thrown away."""
         self._hidden = False
         """The mask was written since the last tag."""
 
@@ -69,13 +79,15 @@ class Masker:
                 match = _TAG.match(data, at)
                 end = match.end() if match is not None else data.find(b"<", at + 1)
                 if end < 0:
+                    self._cut = self._cut or len(data) - at > _MOST
                     self._rest = data[at : at + _MOST]
                     break
                 if match is None:
                     self._hide(out)
                 else:
                     self._tag(data[at:end])
-                    out.append(data[at:end])
+                    out.append(_shown(data[at:end], self._cut))
+                self._cut = False
                 at = end
         return b"".join(out)
 
@@ -106,7 +118,9 @@ class Masker:
             return
         closing, name = found[1], found[2].lower()
         if name == b"field":
-            self._field = not closing and not token.endswith(b"/>") and _VAR.search(token) is not None
+            self._field = not closing and not token.endswith(b"/>") and _FIELD.search(token) is not None
+        elif name == b"header":
+            self._field = not closing and not token.endswith(b"/>") and _AUTHORIZATION.search(token) is not None
         if name not in _SECRET:
             return
         if closing:
@@ -114,6 +128,14 @@ class Masker:
                 pass
         elif not token.endswith(b"/>") and len(self._inside) < 64:
             self._inside.append(name)
+
+
+def _shown(tag: bytes, cut: bool) -> bytes:
+    """A tag without credentials in its attributes; of one that lost a part, only the name."""
+    if cut:
+        found = _NAME.match(tag)
+        return b"<" + (found[1] + found[2] if found is not None else b"") + b" " + _MASK + b">"
+    return _ATTRIBUTE.sub(rb"\1='" + _MASK + b"'", tag)
 
 
 class WireLog:
