@@ -38,7 +38,7 @@ def test_a_traceback_shows_no_variables(format: Literal["text", "json"], capsys:
         try:
             check(secret)
         except ValueError:
-            log.error("broken", exc_info=True)
+            log.exception("broken")
     shown = capsys.readouterr().err
     assert shown.count("13 letters") == 2
     assert "Traceback" in shown
