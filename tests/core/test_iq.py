@@ -95,6 +95,29 @@ async def test_however_a_handler_ends_there_is_one_answer(
     await romeo.expect_nothing()
 
 
+@pytest.mark.parametrize("error", [StanzaError(Condition.NOT_ALLOWED), RuntimeError("bug")])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_fails_after_the_answer_is_not_answered_again(
+    world: World, error: Exception, at_once: bool, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("iq_handler_failed")
+
+    def now(ctx: Context) -> None:
+        world.kernel.iq.answer_early(ctx, answer(ctx))
+        raise error
+
+    async def soon(ctx: Context) -> None:
+        world.kernel.iq.answer_early(ctx, answer(ctx))
+        await asyncio.sleep(0)
+        raise error
+
+    world.kernel.iq.add("get", TAG, Scope.SERVER, "test", now if at_once else soon)
+    romeo = await world.login("romeo@example.org/orchard")
+    romeo.send(f"<iq type='get' id='1' to='example.org'>{Q}</iq>")
+    await romeo.expect("<iq type='result' id='1'/>")
+    await romeo.expect_nothing()
+
+
 async def test_two_handlers_of_one_request_are_a_mistake(world: World) -> None:
     world.kernel.iq.add("get", TAG, Scope.SERVER, "one", answer)
     world.kernel.iq.add("get", TAG, Scope.ACCOUNT, "one", answer)

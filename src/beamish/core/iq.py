@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PENDING_LIMIT = 100_000
+_ANSWERED = "iq.answered"
+"""The note of a request that has its answer."""
 
 
 class IqTimeout(Exception):
@@ -127,7 +129,18 @@ class IqDispatch:
             if reply is not None:
                 self._kernel.router.answer(ctx, reply)
 
+    def answer_early(self, ctx: Context, reply: Stanza) -> None:
+        """Answer a request of which something remains to be done; should that fail, it is logged and not told.
+
+        The handler returns None then.
+        """
+        ctx.notes[_ANSWERED] = True
+        self._kernel.router.answer(ctx, reply)
+
     def _refuse(self, ctx: Context, error: StanzaError) -> None:
+        if ctx.note(_ANSWERED):
+            log.warning("iq_failed_after_answer", sender=ctx.stanza.sender, error=error.condition.value)
+            return
         reply = ctx.stanza.error(error)
         if reply is not None:
             self._kernel.router.answer(ctx, reply)

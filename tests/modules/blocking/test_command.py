@@ -7,8 +7,9 @@ import pytest
 
 from beamish.core.services import AccountsService
 from beamish.modules.blocking.reports import Reports
-from beamish.storage.api import StorageBusy
+from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
+from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 
@@ -329,6 +330,22 @@ async def test_a_block_fails_as_a_whole_with_its_report(monkeypatch: pytest.Monk
         )
         assert condition(error) == "resource-constraint"
         assert await blocklist(juliet) == []
+
+
+async def test_what_fails_after_a_block_is_not_told_as_its_failure(
+    world: World, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_errors.add("iq_handler_failed")
+    juliet, _ = await friends(world)
+
+    async def fail(*_: object) -> None:
+        raise StorageUnavailable("disk full")
+
+    monkeypatch.setattr("beamish.modules.blocking.owners.settle", fail)
+    juliet.send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@example.org'/></block></iq>")
+    await juliet.expect("<iq type='result' id='b'/>")
+    await juliet.expect_nothing()
+    assert await blocklist(juliet) == ["romeo@example.org"]
 
 
 async def test_a_report_without_a_reason_is_refused_with_its_block(world: World) -> None:

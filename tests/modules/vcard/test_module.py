@@ -6,10 +6,13 @@ import hashlib
 import pytest
 
 from beamish.core.services import AccountsService, PepService
+from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
+from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
+from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element
 
@@ -281,6 +284,23 @@ async def test_a_photo_becomes_an_avatar(world: World) -> None:
     await store(romeo, CARD)
     (metadata,) = (await pep.items(ROMEO, METADATA)).values()
     assert b"<info" not in metadata
+
+
+@pytest.mark.parametrize("error", [StanzaError(Condition.CONFLICT), StorageUnavailable("disk full"), ValueError("bug")])
+async def test_a_failing_conversion_costs_neither_the_answer_nor_the_announcement(
+    world: World, error: Exception, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_errors.add("vcard_not_converted")
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+
+    async def fail(*_args: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.kernel.service(PepService), "publish", fail)
+    romeo.send(f"<iq type='set' id='v'><vCard xmlns='vcard-temp'>{photo(PNG)}</vCard></iq>")
+    await romeo.expect("<iq type='result' id='v'/>")
+    assert shown(await romeo.expect("<presence/>")) == sha1(PNG)
+    await romeo.expect_nothing()
 
 
 async def test_vcard4_says_what_the_vcard_says_and_the_other_way_round(world: World) -> None:

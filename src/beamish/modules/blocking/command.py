@@ -74,7 +74,7 @@ class Command:
             lists.by_name[lists.default] = PrivacyList(rules)
 
         def acknowledged() -> None:
-            self._kernel.router.answer(ctx, ctx.stanza.reply())
+            self._kernel.iq.answer_early(ctx, ctx.stanza.reply())
             self._push(user, _items("block", dict.fromkeys(addresses)))
 
         def keep(cursor: Cursor) -> None:
@@ -101,7 +101,7 @@ class Command:
                     lists.default = ""
 
         def acknowledged() -> None:
-            self._kernel.router.answer(ctx, ctx.stanza.reply())
+            self._kernel.iq.answer_early(ctx, ctx.stanza.reply())
             self._push(user, _items("unblock", dict.fromkeys(addresses)))
 
         await self._owners.edit(user, change, acknowledged)

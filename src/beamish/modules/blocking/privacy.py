@@ -81,7 +81,7 @@ class Privacy:
             raise StanzaError(Condition.BAD_REQUEST)
 
     def _done(self, ctx: Context) -> None:
-        self._kernel.router.answer(ctx, ctx.stanza.reply())
+        self._kernel.iq.answer_early(ctx, ctx.stanza.reply())
 
     async def _set_active(self, session: Session, ctx: Context, name: str | None) -> None:
         def acknowledged() -> None:

@@ -355,7 +355,7 @@ class RosterModule(Module):
         if not changed or len(changed) > max(FEW_PUSHES, roster.listed):
             return self._whole(ctx, session, roster)
         session.interested = True
-        self.kernel.router.answer(ctx, ctx.stanza.reply())
+        self.kernel.iq.answer_early(ctx, ctx.stanza.reply())
         for number, item, jid in changed:
             if item is not None and item.listed:
                 push_to(session, item_bytes(item), number)
@@ -378,7 +378,7 @@ class RosterModule(Module):
             raise StanzaError(Condition.NOT_ALLOWED, text="this is your own address")
 
         def done() -> None:
-            self.kernel.router.answer(ctx, ctx.stanza.reply())
+            self.kernel.iq.answer_early(ctx, ctx.stanza.reply())
 
         removing = asked.get("subscription") == "remove"
         name, groups = ("", ()) if removing else self._labels(asked)

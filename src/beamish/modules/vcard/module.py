@@ -139,12 +139,14 @@ class VcardModule(Module):
         stored = to_bytes(card)
         user = session.bare
         before, after = await self._change(user, lambda _: Profile(stored, photo))
-        self.kernel.router.answer(ctx, ctx.stanza.reply())
+        self.kernel.iq.answer_early(ctx, ctx.stanza.reply())
         if self._pep is not None:
             try:
                 await self._publish(self._pep, user, before, after, card)
             except StanzaError as error:  # a full or locked node must not cost the profile
                 log.info("vcard_not_converted", user=str(user), reason=str(error))
+            except Exception:
+                log.exception("vcard_not_converted", user=str(user))
         await self._announce_change(user, before, after)
         return None
 
