@@ -11,11 +11,12 @@ from collections.abc import Awaitable
 from typing import Any, Final, TypeVar, cast
 
 from beamish.core import events
+from beamish.core.clock import Timer
 from beamish.core.events import AccountEvent, Context, PresenceChanged, SessionClosed, SubscriptionChanged
 from beamish.core.hooks import Hook
 from beamish.core.later import is_later
 from beamish.core.module import Module, on
-from beamish.core.services import AccountsService, PresenceService, Roster, RosterService
+from beamish.core.services import AccountsService, BlockingService, PresenceService, Roster, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.presence import store
 from beamish.modules.presence.broadcast import Broadcast
@@ -23,6 +24,7 @@ from beamish.modules.presence.probes import Probes, new_id
 from beamish.modules.presence.store import PresenceStore
 from beamish.modules.presence.subscribing import Subscribing
 from beamish.modules.presence.subscriptions import KINDS, SUBSCRIBE
+from beamish.modules.presence.visible import MIGRATION, PATIENCE, Visible
 from beamish.modules.presence.waiting import in_order, settled
 from beamish.stream.features import Has, StreamFeature
 from beamish.xmpp import ns
@@ -60,7 +62,7 @@ class PresenceModule(Module):
     stream_features = (
         StreamFeature(f"<sub xmlns='{ns.PRE_APPROVAL}'/>".encode(), needs=Has.AUTHENTICATED, forbids=Has.BOUND),
     )
-    migrations = store.MIGRATIONS
+    migrations = (*store.MIGRATIONS, MIGRATION)
 
     def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
@@ -70,6 +72,7 @@ class PresenceModule(Module):
         self.broadcast = Broadcast(self.kernel)
         self.probes = Probes(self.kernel, self.rosters, accounts, self.store, self.broadcast)
         self.subscribing = Subscribing(self.kernel, self.rosters, accounts, self.store, self.broadcast)
+        self.visible = Visible(self.db, self.kernel.clock, self.kernel.sessions, self._died)
         self._changed = self.kernel.hooks[events.presence_changed]
         self._contact_presence = self.kernel.hooks[events.contact_presence]
 
@@ -117,6 +120,7 @@ class PresenceModule(Module):
         self.probes.note(session)
         if not was:
             session.renew()
+            self.visible.appeared(session)
         self._to_own(stanza, session, sessions.of(user).available)
         waiting: list[Awaitable[None]] = []
         _add(
@@ -151,6 +155,8 @@ class PresenceModule(Module):
         was, directed = session.available, session.directed
         user = session.bare
         session.directed = None
+        if was or directed:
+            self.visible.gone(session)
         if not was:
             self._to_directed(stanza, directed, None)
             return None
@@ -212,6 +218,7 @@ class PresenceModule(Module):
                 if len(directed) >= self.kernel.limits.directed_presence:
                     raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="directed presence to too many addresses")
                 directed.add(to)
+                self.visible.directed(session)
         return self.kernel.router.route(ctx)
 
     def _told_anyway(self, session: Session, to: JID) -> bool:
@@ -272,6 +279,30 @@ class PresenceModule(Module):
     def may_see(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """See `PresenceService.may_see`."""
         return self.probes.may_see(owner, peer)
+
+    # ---- beyond the life of the process -------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Look later who did not come back."""
+        self._declaring: Timer = self.kernel.clock.call_later(PATIENCE, self._declare)
+
+    def _declare(self) -> None:
+        self.tasks.spawn(self.visible.declare(), "declare")
+
+    async def _died(self, session: Session) -> None:
+        """A session of before a crash is no more."""
+        blocking = self.kernel.service_or_none(BlockingService)
+        if blocking is not None:  # from whom the user hides must be known, which of somebody absent it is not
+            await settled(blocking.hidden(session.bare, JID.parse(session.jid.domain)))
+        if self.kernel.sessions.get(session.jid) is None:
+            rest = self._gone(session, Stanza.build(PRESENCE, UNAVAILABLE, sender=session.jid))
+            if rest is not None:
+                await rest
+
+    async def stop(self) -> None:
+        """Write down who is visible beyond this."""
+        self._declaring.cancel()
+        self.visible.write()
 
     # ---- what happens elsewhere -------------------------------------------------------------------------------------
 
