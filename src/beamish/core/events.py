@@ -13,6 +13,7 @@ from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
+    from beamish.core.services import RosterItem
     from beamish.core.sessions import Session
 
 
@@ -109,6 +110,15 @@ class SubscriptionChanged:
     contact: JID
     before: str
     after: str
+
+
+@dataclass(frozen=True, slots=True)
+class RosterChanged:
+    """An item of a local roster changed as its owner sees it; `item` is None if it is gone."""
+
+    user: JID
+    contact: JID
+    item: RosterItem | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +225,11 @@ subscription_changed: Final = HookPoint[SubscriptionChanged](
     HookKind.OBSERVER,
     "A subscription state in a local roster changed, after commit. Presence access, personal eventing.",
 )
+roster_changed: Final = HookPoint[RosterChanged](
+    "roster_changed",
+    HookKind.OBSERVER,
+    "What a roster push told a user's own clients, after commit. Plain functions only. Components with the privilege.",
+)
 session_saving: Final = HookPoint[SessionNotes](
     "session_saving",
     HookKind.OBSERVER,
@@ -287,6 +302,7 @@ CATALOGUE: Final = (
     presence_changed,
     caps_known,
     subscription_changed,
+    roster_changed,
     session_saving,
     session_restored,
     session_closed,

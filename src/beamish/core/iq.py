@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -153,11 +153,19 @@ class IqDispatch:
     # ---- requests of ours -------------------------------------------------------------------------------------------
 
     async def request(
-        self, type: str, to: JID, content: bytes | Element, *, sender: JID | None = None, timeout: float = 60.0
+        self,
+        type: str,
+        to: JID,
+        content: bytes | Element,
+        *,
+        sender: JID | None = None,
+        timeout: float = 60.0,
+        post: Callable[[Stanza], None] | None = None,
     ) -> Stanza:
         """Send a request and wait for its answer: a result or an error stanza.
 
-        `sender` defaults to the domain of `to`, if that is ours, else our first domain. Raises `IqTimeout`.
+        `sender` defaults to the domain of `to`, if that is ours, else our first domain. `post` sends the request, by
+        default the router does. Raises `IqTimeout`.
         """
         if sender is None:
             local = self._kernel.is_local_domain(to.domain)
@@ -170,7 +178,7 @@ class IqDispatch:
         self._waiting[key] = waiter
         timer = self._kernel.clock.call_later(timeout, lambda: _give_up(waiter))
         try:
-            self._kernel.router.post(Stanza.build(IQ, type, id=id_, sender=sender, to=to, content=content))
+            (post or self._kernel.router.post)(Stanza.build(IQ, type, id=id_, sender=sender, to=to, content=content))
             return await waiter
         except asyncio.CancelledError:
             if waiter.cancelled() and not _being_cancelled():

@@ -7,6 +7,9 @@ from typing import cast
 
 import pytest
 
+from beamish.core import events
+from beamish.core.events import RosterChanged
+from beamish.core.hooks import Row
 from beamish.core.services import RosterItem, RosterService
 from beamish.modules.roster import RosterModule
 from beamish.storage.api import StorageBusy
@@ -150,3 +153,15 @@ async def test_rosters_of_accounts_with_sessions_stay(
     await world.settle()
     assert list(rosters._others) == [ROMEO]
     assert not rosters._pinned
+
+
+async def test_the_hook_sees_what_the_owners_clients_are_told(world: World, rosters: RosterModule) -> None:
+    seen: list[RosterChanged] = []
+    world.kernel.hooks[events.roster_changed].add(Row(50, "test", seen.append))
+    item = RosterItem(contact(1), name="One")
+    await rosters.change(ROMEO, item)
+    await rosters.change(ROMEO, RosterItem(contact(2), pending_in=True, listed=False))  # a request is no contact
+    await rosters.change(ROMEO, item.with_(pending_in=True), push=False)
+    await rosters.remove(ROMEO, contact(2))
+    await rosters.remove(ROMEO, contact(1))
+    assert seen == [RosterChanged(ROMEO, contact(1), item), RosterChanged(ROMEO, contact(1), None)]

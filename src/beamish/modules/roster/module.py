@@ -18,7 +18,14 @@ from typing import Any, Final, TypeVar, cast
 import structlog
 
 from beamish.core import events
-from beamish.core.events import AccountEvent, Context, SessionClosed, SessionEvent, SubscriptionChanged
+from beamish.core.events import (
+    AccountEvent,
+    Context,
+    RosterChanged,
+    SessionClosed,
+    SessionEvent,
+    SubscriptionChanged,
+)
 from beamish.core.later import is_later
 from beamish.core.module import IqAnswer, Module, Scope, Xep, iq, on
 from beamish.core.services import RosterItem, RosterService
@@ -79,6 +86,7 @@ class RosterModule(Module):
         self._others_items = 0
         self._loads: dict[JID, Any] = {}
         self._in_flight: Counter[JID] = Counter()
+        self._changed = self.kernel.hooks[events.roster_changed]
 
     # ---- in memory --------------------------------------------------------------------------------------------------
 
@@ -201,6 +209,8 @@ class RosterModule(Module):
             first()
         if push:
             self._push(user, item_bytes(item), number)
+            if self._changed.rows:
+                self._changed.run(RosterChanged(user, item.jid, item))
         await self._tell(user, item.jid, before, item)
 
     async def remove(
@@ -236,6 +246,8 @@ class RosterModule(Module):
             first()
         if push and before.listed:
             self._push(user, removed_bytes(contact), number)
+            if self._changed.rows:
+                self._changed.run(RosterChanged(user, contact, None))
         await self._tell(user, contact, before, None)
 
     def _check_room(self, roster: MemoryRoster, before: RosterItem | None, item: RosterItem) -> None:
