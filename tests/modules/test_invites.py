@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest_asyncio
 
 from beamish.core import events
 from beamish.core.commands import CommandError
+from beamish.storage.api import Cursor, Database
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
@@ -150,6 +152,98 @@ async def test_a_failed_registration_does_not_use_it_up(court: World) -> None:
     client = await shows(court, token_of(uri))
     refused(await client.iq(registers("juliet"), "error"), "conflict")
     await client.iq(registers("tybalt"))
+
+
+@contextmanager
+def crashes_at_every_commit(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, MemoryDatabase]]:
+    """What a crash after each of the commits would leave, by number and name."""
+    assert isinstance(db, MemoryDatabase)
+    left: dict[str, MemoryDatabase] = {}
+    write = db.write
+
+    async def watched(name: str, fn: Callable[[Cursor], Any]) -> Any:
+        result = await write(name, fn)
+        left[f"{len(left)} {name}"] = db.copy()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "write", watched)
+        yield left
+
+
+async def test_a_crash_at_any_moment_leaves_the_token_or_the_account_with_its_contact(
+    court: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    uri = told(await romeo.command(CREATE, {"roster-subscription": "true"}))["uri"]
+    client = await shows(court, token_of(uri))
+    with crashes_at_every_commit(court.db, monkeypatch) as crashes:
+        await client.iq(registers("tybalt"))
+    assert {name.partition(" ")[2] for name in crashes} >= {"accounts.add", "invites.joined"}
+    for left in crashes.values():
+        async with World(database=left, settings=_settings()) as again:
+            made = await again.db.fetch("SELECT 1 FROM account WHERE jid = 'tybalt@example.org'")
+            if not made:
+                await (await shows(again, token_of(uri))).iq(registers("tybalt"))
+            else:
+                await shows(again, token_of(uri), "error")
+            for one, other in (("romeo", "tybalt"), ("tybalt", "romeo")):
+                roster = await (await again.login(f"{one}@example.org/x")).roster()
+                wanted = f"<item jid='{other}@example.org' subscription='both'/>"
+                assert mismatch(f"<iq><query xmlns='jabber:iq:roster'>{wanted}</query></iq>", roster) == ""
+            assert await again.db.fetch("SELECT account FROM invite_join") == []
+        await left.close()
+
+
+async def test_a_crash_at_any_moment_leaves_the_token_or_the_contact(
+    court: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    uri = told(await romeo.command(INVITE))["uri"]
+    juliet = await court.login("juliet@example.org/balcony", presence=True)
+    shown = f"<preauth xmlns='urn:xmpp:pars:0' token='{token_of(uri)}'/>"
+    ask = f"<presence type='subscribe' to='romeo@example.org'>{shown}</presence>"
+    with crashes_at_every_commit(court.db, monkeypatch) as crashes:
+        juliet.send(ask)
+        await court.settle()
+    assert "invites.use" in {name.partition(" ")[2] for name in crashes}
+    for left in crashes.values():
+        async with World(database=left, settings=_settings()) as again:
+            her = await again.login("juliet@example.org/balcony", presence=True, roster=True)
+            her.send("<presence type='subscribed' to='romeo@example.org'/>")
+            her.send(ask)
+            await again.settle()
+            item = (await her.roster()).find(".//{*}item[@jid='romeo@example.org']")
+            # what may be lost is the request in return
+            assert item is not None and item.get("subscription") in ("to", "both")
+        await left.close()
+
+
+async def test_who_has_asked_without_the_token_before_is_granted_with_it(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard", presence=True)
+    token = token_of(told(await romeo.command(INVITE))["uri"])
+    juliet = await court.login("juliet@example.org/balcony", roster=True, presence=True)
+    juliet.send("<presence type='subscribe' to='romeo@example.org'/>")
+    await romeo.expect("<presence type='subscribe' from='juliet@example.org'/>")
+    juliet.send(
+        f"<presence type='subscribe' to='romeo@example.org'><preauth xmlns='urn:xmpp:pars:0' token='{token}'/></presence>"
+    )
+    await court.settle()
+    item = "<item jid='romeo@example.org' subscription='to'/>"
+    assert mismatch(f"<iq><query xmlns='jabber:iq:roster'>{item}</query></iq>", await juliet.roster()) == ""
+
+
+@pytest.mark.parametrize("gone", ["romeo@example.org", "tybalt@example.org"])
+async def test_nobody_becomes_a_contact_of_who_is_gone(gone: str) -> None:
+    async with MemoryDatabase() as db:
+        async with World(database=db, settings=_settings()) as court:
+            await court.kernel.commands.run("user.add", {"jid": "tybalt@example.org", "password": PASSWORD})
+            put = "INSERT INTO invite_join (account, inviter) VALUES ('tybalt@example.org', 'romeo@example.org')"
+            await db.write("test", lambda c: c.run(put))
+            await db.write("test", lambda c: c.run("DELETE FROM account WHERE jid = ?", gone))
+        async with World(database=db, settings=_settings(), accounts=()) as court:
+            assert await db.fetch("SELECT account FROM invite_join") == []
+            assert await db.fetch("SELECT 1 FROM roster") == []
 
 
 async def test_a_token_may_be_for_several_accounts(court: World) -> None:

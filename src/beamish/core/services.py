@@ -6,13 +6,14 @@ answer at once when they can (cached state), so that the hot path needs no task;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from beamish.core.disco import DiscoInfo
 from beamish.core.events import Context
 from beamish.core.sessions import Session
+from beamish.storage.api import Cursor
 from beamish.stream.sasl import ScramKeys
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
@@ -34,8 +35,11 @@ class AccountsService(Protocol):
     async def check_password(self, user: JID | None, password: str) -> bool:
         """Check a password; takes the same time for accounts that do not exist (`user` None: no such address)."""
 
-    async def add(self, user: JID, password: str) -> None:
-        """Make an account. Raises `StanzaError(conflict)` if it exists, `not-acceptable` for an unusable password."""
+    async def add(self, user: JID, password: str, also: Callable[[Cursor], None] | None = None) -> None:
+        """Make an account. Raises `StanzaError(conflict)` if it exists, `not-acceptable` for an unusable password.
+
+        `also` takes part in the transaction; what it raises undoes it and is raised here.
+        """
 
     async def set_password(self, user: JID, password: str) -> None:
         """Change a password. Raises `StanzaError(item-not-found)`."""
@@ -134,6 +138,26 @@ class RosterService(Protocol):
         self, user: JID, contact: JID, *, push: bool = True, first: Callable[[], None] | None = None
     ) -> None:
         """Delete an item, then push `subscription='remove'` if it was listed; `first` as in `change`."""
+
+
+@runtime_checkable
+class RemoteRosterService(Protocol):
+    """Optional: services that manage their own contacts in users' rosters, with the users' permission (XEP-0321)."""
+
+    def offer(self, entity: JID, domains: Sequence[str], *, ask: bool) -> None:
+        """A service may do so for the accounts of some domains; without `ask`, subscribing to it is the permission."""
+
+    def withdraw(self, entity: JID) -> None:
+        """End what `offer` began; what users said is kept."""
+
+    def permitted(self, user: JID, entity: JID) -> bool | Awaitable[bool]:
+        """Whether a service may manage its contacts in an account's roster; at once if the roster is in memory."""
+
+    async def request(self, stanza: Stanza) -> Stanza:
+        """Answer a service that asks for the permission. Raises `StanzaError`."""
+
+    async def settle(self, stanza: Stanza) -> Stanza:
+        """Answer a user who asks a service about permissions, or takes its permission away. Raises `StanzaError`."""
 
 
 @runtime_checkable
@@ -287,14 +311,79 @@ class InvitesService(Protocol):
     async def check(self, token: str, domain: str) -> Invitation | None:
         """What a token is good for at this domain, if it may be used to make an account and has not expired."""
 
-    async def claim(self, invitation: Invitation, user: JID) -> bool:
-        """Use up a token for this new account. False: somebody else was faster."""
+    def redeem(self, cursor: Cursor, invitation: Invitation, user: JID) -> None:
+        """Use up a token, in the transaction that makes this account (on the database's thread).
 
-    async def release(self, invitation: Invitation) -> None:
-        """Give a claimed token back: no account was made."""
+        Raises `StanzaError(item-not-found)` if somebody else was faster.
+        """
 
     async def joined(self, invitation: Invitation, user: JID) -> None:
-        """The account was made: let it and the inviter be contacts."""
+        """The account was made: let it and the inviter be contacts. Should this not be reached, the next start does it."""
 
     async def reserved(self, user: JID) -> bool:
         """Whether the address is promised to somebody who holds a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A server stream of before the restart that may still be taken up.
+
+    `pairs` are our domain and the remote one, `stanzas` their numbers on the stream, times, bytes and rows, in order.
+    """
+
+    key: int
+    id: str
+    outgoing: bool
+    pairs: tuple[tuple[str, str], ...]
+    handled: int
+    stanzas: list[tuple[int, float, bytes, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutbox:
+    """What was under way to other servers when the server stopped or died: times, bytes and rows, in order.
+
+    `doubtful` went out on streams that cannot be asked about them; `waiting` did not go out.
+    """
+
+    streams: list[StoredStream]
+    doubtful: list[tuple[float, bytes, int]]
+    waiting: list[tuple[float, bytes, int]]
+
+
+@runtime_checkable
+class Outbox(Protocol):
+    """Keeps on disk what is under way to other servers, and how far their streams got (XEP-0198)."""
+
+    position: int
+    """In the database queue: where the latest change is committed."""
+
+    def keep(self, wire: bytes, stream: int | None, number: int, row: int = 0) -> int:
+        """Write a stanza down, or anew where `row` says; its row, 0 if that cannot be done.
+
+        `stream` is None while it waits for one, 0 for one that cannot be taken up again; `number` counts on the stream.
+        """
+
+    def drop(self, rows: Iterable[int], *, soon: bool = False) -> None:
+        """These stanzas need not be kept any more. They go with the next commit; `soon` brings one about."""
+
+    def begin(self, id: str, *, outgoing: bool, pairs: Iterable[tuple[str, str]]) -> int:
+        """A stream that can be taken up has begun; its key, 0 if it cannot be written down."""
+
+    def joined(self, key: int, pairs: Iterable[tuple[str, str]]) -> None:
+        """The stream serves other pairs now."""
+
+    def handled(self, key: int, count: int, then: Callable[[], None] | None = None, after: int = 0) -> None:
+        """So many stanzas of the peer were handled on a stream. It is written with this tick's commit.
+
+        `then` is called when that is on disk, and everything up to the position `after`.
+        """
+
+    def ended(self, key: int) -> None:
+        """The stream is not taken up any more. Its count is remembered for a day."""
+
+    async def ended_count(self, id: str, remotes: Iterable[str]) -> int | None:
+        """How many stanzas a stream with one of these domains had handled; None if nobody knows (any more)."""
+
+    def take_stored(self) -> StoredOutbox:
+        """What was found at the start; the caller takes charge of it."""

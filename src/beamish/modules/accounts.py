@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, cast
 
@@ -151,7 +151,7 @@ class AccountsModule(Module):
 
     # ---- changing ---------------------------------------------------------------------------------------------------
 
-    async def add(self, user: JID, password: str) -> None:
+    async def add(self, user: JID, password: str, also: Callable[[Cursor], None] | None = None) -> None:
         """See `AccountsService.add`."""
         self._check_address(user)
         keys = await self._derive(password)
@@ -162,6 +162,8 @@ class AccountsModule(Module):
                 return False
             c.run("INSERT INTO account (jid, domain, created) VALUES (?, ?, ?)", str(user), user.domain, created)
             _store_keys(c, user, keys)
+            if also is not None:
+                also(c)
             return True
 
         if not await self.db.write("accounts.add", txn):

@@ -7,6 +7,7 @@ answered with one in return. Not here: the page that a web browser shows; `landi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 from typing import Annotated, Any, Final
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 INVITE: Final = "urn:xmpp:invite"
 PARS: Final = "urn:xmpp:pars:0"
 _DAY: Final = 86_400.0
+_JOINS: Final = 10_000
 
 
 class Config(ModuleConfig):
@@ -77,12 +79,20 @@ class InvitesModule(Module):
                 "CREATE INDEX invite_username ON invite (domain, username)",
             ),
         ),
+        # accounts that were made by invitation and are not yet a contact of who invited them
+        Migration(2, ("CREATE TABLE invite_join (account TEXT PRIMARY KEY, inviter TEXT NOT NULL)",)),
     )
 
     async def start(self) -> None:
         """Nothing is kept in memory: tokens are rarely asked for."""
         self._accounts = self.kernel.service(AccountsService)
         self._rosters = self.kernel.service(RosterService)
+        self._granting = asyncio.Lock()  # one at a time: between the look at a token and its use nobody else uses it
+
+    async def ready(self) -> None:
+        """Finish what a crash has interrupted."""
+        for account, inviter in await self.db.fetch("SELECT account, inviter FROM invite_join LIMIT ?", _JOINS):
+            await self._join(JID.parse(account), JID.parse(inviter))
 
     # ---- redeeming, for registration --------------------------------------------------------------------------------
 
@@ -100,27 +110,34 @@ class InvitesModule(Module):
         username, inviter, contact = rows[0]
         return Invitation(token, domain, username, JID.parse(inviter) if inviter and contact else None)
 
-    async def claim(self, invitation: Invitation, user: JID) -> bool:
-        """See `InvitesService.claim`. An invitation is not too old once it has been accepted (XEP-0445 §5)."""
-        return await self._use(invitation.token)
-
-    async def _use(self, token: str) -> bool:
-        take = "UPDATE invite SET uses = uses - 1 WHERE token = ? AND uses > 0"
-        return await self.db.write("invites.claim", lambda c: c.run(take, token)) == 1
-
-    async def release(self, invitation: Invitation) -> None:
-        """See `InvitesService.release`."""
-        give = "UPDATE invite SET uses = uses + 1 WHERE token = ?"
-        await self.db.write("invites.release", lambda c: c.run(give, invitation.token))
+    def redeem(self, cursor: Cursor, invitation: Invitation, user: JID) -> None:
+        """See `InvitesService.redeem`. An invitation is not too old once it has been accepted (XEP-0445 §5)."""
+        if not _use(cursor, invitation.token):
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="the invitation was used in the meantime")
+        if invitation.inviter is not None:
+            put = (
+                "INSERT INTO invite_join (account, inviter) VALUES (?, ?) "
+                "ON CONFLICT (account) DO UPDATE SET inviter = excluded.inviter"
+            )
+            cursor.run(put, str(user), str(invitation.inviter))
 
     async def joined(self, invitation: Invitation, user: JID) -> None:
-        """See `InvitesService.joined`. Both see each other's presence from now on (XEP-0401 §6.5)."""
-        inviter = invitation.inviter
-        if inviter is None:
-            return
-        exists = self._accounts.exists(inviter)
-        if not (await exists if is_later(exists) else exists):  # type: ignore[misc]
-            return
+        """See `InvitesService.joined`."""
+        if invitation.inviter is not None:
+            await self._join(user, invitation.inviter)
+
+    async def _join(self, user: JID, inviter: JID) -> None:
+        """Both see each other's presence from now on (XEP-0401 §6.5)."""
+        if await self._exists(user) and await self._exists(inviter):
+            await self._befriend_each_other(user, inviter)
+        done = "DELETE FROM invite_join WHERE account = ?"
+        await self.db.write("invites.joined", lambda c: c.run(done, str(user)))
+
+    async def _exists(self, user: JID) -> bool:
+        exists = self._accounts.exists(user)
+        return await exists if is_later(exists) else bool(exists)  # type: ignore[misc]
+
+    async def _befriend_each_other(self, user: JID, inviter: JID) -> None:
         for owner, contact in ((user, inviter), (inviter, user)):
             found = self._rosters.roster(owner)
             roster = await found if is_later(found) else found  # type: ignore[misc]
@@ -160,30 +177,44 @@ class InvitesModule(Module):
         stanza = ctx.stanza
         assert stanza.to is not None and stanza.sender is not None
         user, contact = stanza.to.bare, stanza.sender.bare
+        if user == contact:
+            return
+        async with self._granting:
+            asks = await self._grant(user, contact, token)
+        if asks:
+            # §3.5: and one in return, once this one has been answered
+            ask = Stanza.build(PRESENCE, "subscribe", sender=user, to=contact)
+            self.loop().call_soon(self.kernel.router.post, ask)
+
+    async def _grant(self, user: JID, contact: JID, token: str) -> bool:
+        """Approve a contact that shows a token, and then use that up; whether the user is to ask in return.
+
+        In this order, so that a crash leaves both or a token that is still good.
+        """
         rows = await self.db.fetch(
             "SELECT 1 FROM invite WHERE token = ? AND inviter = ? AND contact = 1 AND uses > 0 AND expires > ?",
             token,
             str(user),
             self.kernel.clock.now(),
         )
-        if not rows or user == contact or not await self._use(token):
-            return  # §4.1: as if there were no token
+        if not rows:
+            return False  # §4.1: as if there were no token
         found = self._rosters.roster(user)
         roster = await found if is_later(found) else found  # type: ignore[misc]
         item = roster.get(contact) or RosterItem(contact)  # type: ignore[union-attr]
         asks = not item.to
         try:
             await self._rosters.change(
-                user, item.with_(approved=True, listed=True, pending_out=item.pending_out or asks)
+                # one that has asked without a token before asks anew: an approval holds for what is to come
+                user,
+                item.with_(approved=True, listed=True, pending_in=False, pending_out=item.pending_out or asks),
             )
         except StanzaError as error:
             log.warning("invited_contact_not_added", user=str(user), reason=error.condition.value)
-            return
+            return False
+        await self.db.write("invites.use", lambda c: _use(c, token))
         log.info("invitation_redeemed", user=str(user), contact=str(contact))
-        if asks:
-            # §3.5: and one in return, once this one has been answered
-            ask = Stanza.build(PRESENCE, "subscribe", sender=user, to=contact)
-            self.loop().call_soon(self.kernel.router.post, ask)
+        return asks
 
     # ---- making -----------------------------------------------------------------------------------------------------
 
@@ -233,8 +264,7 @@ class InvitesModule(Module):
         name = username.strip()
         if name:
             user = _address(name, at)
-            exists = self._accounts.exists(user)
-            if (await exists if is_later(exists) else exists) or await self.reserved(user):  # type: ignore[misc]
+            if await self._exists(user) or await self.reserved(user):
                 raise StanzaError(Condition.CONFLICT, text=f"{user} exists already, or is promised to somebody")
             name = user.local
         inviter = caller.jid.bare if caller.jid is not None else None
@@ -321,8 +351,17 @@ class InvitesModule(Module):
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
         """The invitations of somebody who is gone are worth nothing."""
-        gone = "DELETE FROM invite WHERE inviter = ?"
-        await self.db.write("invites.account_removed", lambda c: c.run(gone, str(event.user)))
+        user = str(event.user)
+
+        def txn(c: Cursor) -> None:
+            c.run("DELETE FROM invite WHERE inviter = ?", user)
+            c.run("DELETE FROM invite_join WHERE account = ? OR inviter = ?", user, user)
+
+        await self.db.write("invites.account_removed", txn)
+
+
+def _use(cursor: Cursor, token: str) -> bool:
+    return cursor.run("UPDATE invite SET uses = uses - 1 WHERE token = ? AND uses > 0", token) == 1
 
 
 def _address(name: str, domain: str) -> JID:

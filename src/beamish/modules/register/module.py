@@ -22,6 +22,7 @@ from beamish.core.services import AccountsService, Invitation, InvitesService
 from beamish.core.sessions import Link, Session
 from beamish.modules.register.captcha import BOB, Challenge, Question
 from beamish.modules.register.limits import Allowance
+from beamish.storage.api import Cursor
 from beamish.stream.features import Has, StreamFeature
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
@@ -284,22 +285,21 @@ class RegisterModule(Module):
         if not self._made.left(link.network) or (invitation is None and not self._made_in_all.left("")):
             log.warning("registration_limited", network=link.network)
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too many accounts were made lately, try again later")
-        if invitation is not None and self._invites is not None and not await self._invites.claim(invitation, user):
-            raise StanzaError(Condition.ITEM_NOT_FOUND, text="the invitation was used in the meantime")
         self._made.count(link.network)
         if invitation is None:
             self._made_in_all.count("")
-        try:
-            await self._accounts.add(user, password)
-        except BaseException:
-            if invitation is not None and self._invites is not None:
-                await self._invites.release(invitation)
-            raise
+        invites = self._invites if invitation is not None else None
+
+        def redeem(cursor: Cursor) -> None:
+            if invitation is not None and invites is not None:
+                invites.redeem(cursor, invitation, user)
+
+        await self._accounts.add(user, password, redeem)
         visit.done = True
         visit.challenge = None
         log.info("account_registered", user=str(user), peer=link.peer, invited=invitation is not None)
-        if invitation is not None and self._invites is not None:
-            await self._invites.joined(invitation, user)
+        if invitation is not None and invites is not None:
+            await invites.joined(invitation, user)
 
     def _check_answer(self, visit: _Visit, given: Submission) -> None:
         """A challenge is good for one answer (XEP-0158 §3.1.4)."""
