@@ -222,3 +222,102 @@ def test_values_are_escaped_and_never_repeat_an_identity() -> None:
     assert features(query) == sorted(("f'1", INFO))
     listed = from_bytes(items_bytes([DiscoItem(JID.parse("a@b/c'd"), "n&", "<x>")]))
     assert items(listed) == [("a@b/c'd", "n&", "<x>")]
+
+
+# ---- in pages (XEP-0059) --------------------------------------------------------------------------------------------
+
+RSM = "http://jabber.org/protocol/rsm"
+
+
+class Crowd(Module):
+    """Many services, and a node with as many items."""
+
+    name = "test_crowd"
+    size = 30
+
+    def disco_items(self, at: JID, asker: JID) -> Iterable[DiscoItem]:
+        """Of the second domain."""
+        number = self.size if at == "example.net" else 0
+        return [DiscoItem(JID.parse(f"s{each:04}.example.net")) for each in range(number)]
+
+    def disco_node(self, at: JID, node: str, asker: JID) -> DiscoNode | None:
+        """Items that differ in their nodes alone."""
+        if node != "crowd":
+            return None
+        return DiscoNode(DiscoInfo(), tuple(DiscoItem(at, f"n{each:04}") for each in range(self.size)))
+
+
+async def page(client: Client, to: str, inner: str, node: str = "", type: str = "result") -> Element:
+    nodes = f" node='{node}'" if node else ""
+    wanted = f"<query xmlns='{ITEMS}'{nodes}><set xmlns='{RSM}'>{inner}</set></query>"
+    return await client.iq(f"<iq type='get' id='p' to='{to}'>{wanted}</iq>", type=type)
+
+
+@pytest.mark.parametrize(
+    ("to", "node"), [("example.net", ""), ("example.net", "crowd"), ("romeo@example.org", "crowd")]
+)
+async def test_long_lists_come_in_pages(to: str, node: str) -> None:
+    async with World(extra=[Crowd]) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        whole = [(item.get("jid"), item.get("node")) for item in await ask(romeo, ITEMS, to, node)]
+        assert len(whole) >= 30
+        got: list[tuple[str | None, str | None]] = []
+        after = ""
+        while len(got) < len(whole):
+            query = (await page(romeo, to, f"<max>7</max>{after}", node))[0]
+            assert query.get("node", "") == node
+            items, told = query[:-1], query[-1]
+            assert told.findtext("{*}count") == str(len(whole))
+            first = told.find("{*}first")
+            assert first is not None and first.get("index") == str(len(got))
+            got += [(item.get("jid"), item.get("node")) for item in items]
+            after = f"<after>{told.findtext('{*}last')}</after>"
+        assert got == whole
+        last = (await page(romeo, to, "<max>4</max><before/>", node))[0]
+        assert [(item.get("jid"), item.get("node")) for item in last[:-1]] == whole[-4:]
+        counted = (await page(romeo, to, "<max>0</max>", node))[0]
+        assert [el.tag for el in counted] == [f"{{{RSM}}}set"] and counted.findtext("{*}set/{*}count") == str(
+            len(whole)
+        )
+        by_index = (await page(romeo, to, "<max>2</max><index>9</index>", node))[0]
+        assert [(item.get("jid"), item.get("node")) for item in by_index[:-1]] == whole[9:11]
+        lost = await page(romeo, to, "<max>2</max><after>nobody</after>", node, type="error")
+        assert lost.find(".//{*}item-not-found") is not None
+        wrong = await page(romeo, to, "<max>many</max>", node, type="error")
+        assert wrong.find(".//{*}bad-request") is not None
+
+
+async def test_commands_and_resources_come_in_pages(world: World) -> None:
+    commands = "http://jabber.org/protocol/commands"
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    await world.login("romeo@example.org/street", presence=True)
+    first = (await page(romeo, "example.org", "<max>1</max>", commands))[0]
+    assert [str(el.tag).rpartition("}")[2] for el in first] == ["item", "set"]
+    ours = (await page(romeo, "romeo@example.org", "<max>1</max>"))[0]
+    assert ours[0].get("jid") == "romeo@example.org/orchard"
+    then = (await page(romeo, "romeo@example.org", f"<max>1</max><after>{ours[-1].findtext('{*}last')}</after>"))[0]
+    assert then[0].get("jid") == "romeo@example.org/street"
+
+
+async def test_an_empty_list_has_no_pages_and_a_stranger_sees_one(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony")
+    await world.login("romeo@example.org/orchard", presence=True)
+    for to in ("romeo@example.org", "nobody@example.org"):
+        assert len((await page(juliet, to, "<max>5</max>"))[0]) == 0
+
+
+async def test_a_list_without_end_is_cut_for_who_asks_for_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crowd, "size", 1500)
+    async with World(extra=[Crowd]) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        query = await ask(romeo, ITEMS, "example.net", "crowd")
+        assert len(query) == 1001
+        assert query.findtext("{*}set/{*}count") == "1500"
+        rest = (await page(romeo, "example.net", f"<after>{query.findtext('{*}set/{*}last')}</after>", "crowd"))[0]
+        assert len(rest) == 501
+
+
+async def test_pages_are_announced(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    assert RSM in features(await ask(romeo, INFO, "example.org"))
+    assert RSM in features(await ask(romeo, INFO))

@@ -11,6 +11,7 @@ from beamish.testing.match import mismatch
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import Element
 
 PUBLISH = "urn:beamish:command:directory.publish"
 WITHDRAW = "urn:beamish:command:directory.withdraw"
@@ -118,3 +119,55 @@ async def test_strangers_may_not_search_unless_they_may(world: World, romeo: Cli
     world.kernel.router.route(Context(asked))
     await world.settle()
     assert [r.type for r in replies] == ["error"]
+
+
+async def paged(client: Client, rsm: str, *, form: bool = False) -> tuple[list[str], Element | None]:
+    """Addresses, and what the answer says of the page."""
+    wanted = "<nick>friend</nick>"
+    if form:
+        value = "<value>jabber:iq:search</value>"
+        wanted = (
+            f"<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'>{value}</field>"
+            "<field var='nick'><value>friend</value></field></x>"
+        )
+    answer = await client.iq(
+        f"<iq type='set' id='s' to='example.org'><query xmlns='jabber:iq:search'>{wanted}"
+        f"<set xmlns='http://jabber.org/protocol/rsm'>{rsm}</set></query></iq>"
+    )
+    jids = [el.get("jid", "") for el in answer.iter("{jabber:iq:search}item")]
+    jids += [el.findtext("{*}value") or "" for el in answer.iter("{jabber:x:data}field") if el.get("var") == "jid"]
+    return [jid for jid in jids if jid], answer.find("{*}query/{*}set")
+
+
+@pytest.mark.parametrize("form", [False, True])
+async def test_results_come_in_pages_forwards_backwards_and_by_index(world: World, romeo: Client, form: bool) -> None:
+    everybody = [f"friend{number}@example.org" for number in range(7)]
+    for jid in everybody:
+        await world.kernel.commands.run("directory.publish", {"jid": jid, "nick": "friend"})
+
+    async def page(rsm: str) -> tuple[list[str], str]:
+        jids, told = await paged(romeo, rsm, form=form)
+        assert told is not None and told.findtext("{*}count") == "7"
+        first, last = told.find("{*}first"), told.findtext("{*}last")
+        if not jids:
+            assert first is None and last is None
+            return jids, ""
+        assert first is not None and (first.text, last) == (jids[0], jids[-1])
+        return jids, first.get("index", "")
+
+    assert await page("<max>3</max>") == (everybody[:3], "0")
+    assert await page(f"<max>3</max><after>{everybody[2]}</after>") == (everybody[3:6], "3")
+    assert await page(f"<max>3</max><after>{everybody[5]}</after>") == (everybody[6:], "6")
+    assert await page("<max>3</max><before/>") == (everybody[4:], "4")
+    assert await page(f"<max>3</max><before>{everybody[4]}</before>") == (everybody[1:4], "1")
+    assert await page("<max>2</max><index>5</index>") == (everybody[5:], "5")
+    assert await page("<max>2</max><index>7</index>") == ([], "")
+    assert await page("<max>0</max>") == ([], "")
+    # one that is gone keeps its place
+    await world.kernel.commands.run("directory.publish", {"jid": "friend3.5@example.org", "nick": "friend"})
+    await world.kernel.commands.run("directory.withdraw", {"jid": everybody[2]})
+    assert (await page(f"<max>1</max><after>{everybody[2]}</after>"))[0] == ["friend3.5@example.org"]
+
+
+async def test_a_page_of_nothing_is_an_empty_answer(romeo: Client) -> None:
+    assert await paged(romeo, "<max>3</max>") == ([], None)

@@ -1,4 +1,4 @@
-"""XEP-0030 and XEP-0128: what our domains and accounts say about themselves.
+"""XEP-0030 and XEP-0128: what our domains and accounts say about themselves, lists in pages for who wants that (XEP-0059).
 
 Everything said comes from the heads of the running modules (`features`, `identities`, …) and from their `disco_items`,
 `disco_forms` and `disco_node`. Information about accounts is for the account itself and for those who may see its
@@ -8,8 +8,8 @@ Not here: services with domains of their own, which answer for themselves, and c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
-from typing import cast
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Final, cast
 
 from pydantic import Field
 
@@ -21,9 +21,13 @@ from beamish.core.services import DiscoService, PresenceService
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
+from beamish.xmpp.payload import rsm
 from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import to_bytes
 
-_FEATURES = (ns.DISCO_INFO, ns.DISCO_ITEMS)
+_FEATURES = (ns.DISCO_INFO, ns.DISCO_ITEMS, ns.RSM)
+_PAGE: Final = 1000
+"""Items in one answer; of a longer list everybody gets the first page."""
 
 
 class Config(ModuleConfig):
@@ -39,7 +43,7 @@ class DiscoModule(Module):
 
     name = "disco"
     Config = Config
-    xeps = (Xep(30, "2.5.0"), Xep(128, "1.0.1"))
+    xeps = (Xep(30, "2.5.0"), Xep(59, "1.0"), Xep(128, "1.0.1"))
     features = _FEATURES
     account_features = _FEATURES
     requires = (PresenceService,)
@@ -115,7 +119,7 @@ class DiscoModule(Module):
         stanza = ctx.stanza
         at, node, asker = _question(stanza)
         if not node:
-            return then(self._items(at, asker), lambda items: stanza.reply(items_bytes(items)))
+            return then(self._items(at, asker), lambda items: _listed(stanza, items))
         return then(self._node(at, node, asker), lambda found: _node_items(stanza, node, found))
 
     @iq(get=f"{{{ns.DISCO_ITEMS}}}query", scope=Scope.ACCOUNT | Scope.NO_ACCOUNT)
@@ -128,7 +132,7 @@ class DiscoModule(Module):
             if not node:
                 here = self.kernel.sessions.of(at).available if known else ()
                 resources = [DiscoItem(session.jid) for session in here]
-                return then(self._items(at, asker), lambda items: stanza.reply(items_bytes([*resources, *items])))
+                return then(self._items(at, asker), lambda items: _listed(stanza, [*resources, *items]))
             return then(self._node(at, node, asker), lambda found: _node_items(stanza, node, found, hide=not known))
 
         return then(self._knows(asker, at), answer)
@@ -220,4 +224,15 @@ def _node_items(stanza: Stanza, node: str, found: DiscoNode | None, *, hide: boo
     """`hide`: to a stranger a node that does not exist looks like an empty one, as do those of no account."""
     if found is None and not hide:
         raise StanzaError(Condition.ITEM_NOT_FOUND)
-    return stanza.reply(items_bytes(() if found is None else found.items, node))
+    return _listed(stanza, () if found is None else found.items, node)
+
+
+def _listed(stanza: Stanza, items: Sequence[DiscoItem], node: str = "") -> Stanza:
+    """A list of items, or the page of it that was asked for (XEP-0059)."""
+    asked = rsm.Request.from_xml(stanza.el[0])
+    if not items or (asked is None and len(items) <= _PAGE):
+        return stanza.reply(items_bytes(items, node))
+    where, page = rsm.page([f"{item.jid}?{item.node}" for item in items], asked, _PAGE)
+    listed = items_bytes((items[at] for at in where), node)
+    cut = listed.rindex(b"</query>")
+    return stanza.reply(listed[:cut] + to_bytes(page.to_xml()) + listed[cut:])

@@ -1,7 +1,7 @@
 """XEP-0055: a directory of those users who want to be found.
 
 Nobody is in it who has not put themselves there, with the command "Put me in the directory" (XEP-0050). It is asked at
-our domains, with plain fields or a form. Not here: entries from profiles, and results in pages.
+our domains, with plain fields or a form; results come in pages (XEP-0059). Not here: entries from profiles.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from beamish.core.commands import Access, Caller, Param
 from beamish.core.events import AccountEvent, Context
 from beamish.core.module import Identity, Module, ModuleConfig, Scope, Xep, command, iq, on
 from beamish.storage.api import Cursor, Migration
+from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload import forms
 from beamish.xmpp.payload.forms import Field, Form, Submission
+from beamish.xmpp.payload.rsm import Page, Request
 from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import Element, make, xml_safe
 
@@ -43,7 +45,7 @@ class SearchModule(Module):
     name = "search"
     Config = Config
     xeps = (Xep(55, "1.3"),)
-    features = (SEARCH,)
+    features = (SEARCH, ns.RSM)
     identities = (Identity("directory", "user", "User directory"),)
     migrations = (
         Migration(
@@ -87,8 +89,12 @@ class SearchModule(Module):
             raise StanzaError(Condition.NOT_ACCEPTABLE, text="at least one field is to be filled in")
         if any(len(text.encode()) > _MAX_BYTES for text in wanted.values()):
             raise StanzaError(Condition.NOT_ACCEPTABLE, text=f"a field has at most {_MAX_BYTES} bytes")
-        rows = await self._find(ctx.stanza.to.domain, wanted)
-        return ctx.stanza.reply(_plain(rows) if submitted is None else _form(rows))
+        asked = Request.from_xml(query)
+        rows, page = await self._find(ctx.stanza.to.domain, wanted, asked or Request())
+        result = _plain(rows) if submitted is None else _form(rows)
+        if asked is not None and page.count:
+            result.append(page.to_xml())
+        return ctx.stanza.reply(result)
 
     def _check(self, ctx: Context) -> None:
         sender = ctx.stanza.sender
@@ -96,14 +102,34 @@ class SearchModule(Module):
         if not self.config.strangers and not self.kernel.is_local_domain(sender.domain):
             raise StanzaError(Condition.FORBIDDEN)
 
-    async def _find(self, domain: str, wanted: dict[str, str]) -> list[tuple[Any, ...]]:
-        condition, params = "", []
+    async def _find(self, domain: str, wanted: dict[str, str], asked: Request) -> tuple[list[tuple[Any, ...]], Page]:
+        """A page of the entries that match, by address; the address is what pages are told by."""
+        condition, params = "domain = ?", [domain]
         for var, text in wanted.items():  # the names are ours, the texts are parameters
             pattern = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
             condition += f" AND find_{var} LIKE ? ESCAPE '\\'"
             params.append(pattern if "*" in text else f"{pattern}%")
-        sql = f"SELECT jid, first, last, nick, email FROM search_entry WHERE domain = ?{condition} ORDER BY jid LIMIT ?"
-        return await self.db.fetch(sql, domain, *params, self.config.results)
+        most = asked.limit(self.config.results)
+        after, before = asked.after or "", asked.before or ""
+        backwards = asked.before is not None and asked.after is None
+        where = f"{condition} AND jid > ?" + (" AND jid < ?" if before else "")
+        order = "DESC" if backwards else "ASC"
+
+        def txn(c: Cursor) -> tuple[list[tuple[Any, ...]], Page]:
+            rows = c.rows(
+                f"SELECT jid, first, last, nick, email FROM search_entry WHERE {where} ORDER BY jid {order} LIMIT ? OFFSET ?",
+                *(*params, after, *((before,) if before else ()), most, 0 if backwards else asked.index or 0),
+            )
+            if backwards:
+                rows.reverse()
+            counted = f"SELECT COUNT(*) FROM search_entry WHERE {condition}"
+            count = c.value(counted, *params)
+            if not rows:
+                return rows, Page(count=count)
+            index = c.value(f"{counted} AND jid < ?", *params, rows[0][0])
+            return rows, Page(rows[0][0], rows[-1][0], count, index)
+
+        return await self.db.read("search.find", txn)
 
     # ---- being found ------------------------------------------------------------------------------------------------
 
