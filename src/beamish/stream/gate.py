@@ -129,6 +129,13 @@ class Gate:
         parser.XmlDeclHandler = self._declaration
         self._parser = parser
 
+    def begin(self, nsmap: dict[str | None, str]) -> None:
+        """Stand behind a header that was read elsewhere, with these declarations."""
+        spaces = "".join(f" xmlns{':' + p if p else ''}='{escape_attr(uri)}'" for p, uri in nsmap.items())
+        self._begun = True
+        self._expat(f"<stream:stream{spaces}>".encode())
+        self._out.clear()
+
     def feed(self, segment: bytes) -> bytes:
         """Look at bytes that end at or before the next `>`. Returns what the parser is to be given; raises `StreamError`."""
         if not self._begun:

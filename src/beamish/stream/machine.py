@@ -8,8 +8,8 @@ release more events; `data_to_send` gives what must be written. There is no cloc
                        └─bind→ BINDING ─bound→ BOUND ─</stream:stream> or error→ CLOSED
 
 What may arrive in which state is the table `_ACCEPTS`; anything else is the stream error that the table's default names.
-Until a resource is bound, input is cut at the end of each top-level element and what follows waits until that element
-has been dealt with: nothing read before a TLS handshake or a stream restart is interpreted after it.
+Until a resource is bound, input is taken one top-level element at a time (`stream.intake`) and what follows waits until
+that element has been dealt with.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from beamish.stream.events import (
     StreamOpened,
 )
 from beamish.stream.features import Has
-from beamish.stream.gate import WHITE_SPACE
+from beamish.stream.intake import Intake
+from beamish.stream.known import KnownBind, KnownStep
 from beamish.stream.parser import (
-    Gate,
     Item,
     Nonza,
     StreamEnd,
     StreamHeader,
-    StreamParser,
     Unaddressable,
 )
 from beamish.stream.sasl import (
@@ -95,17 +94,14 @@ class C2SMachine:
         "_binding",
         "_claimed",
         "_disabled",
-        "_early_bytes",
         "_failures",
-        "_gate",
         "_header_sent",
-        "_held",
+        "_intake",
         "_mechanism",
         "_mechanism_name",
         "_out",
         "_parser",
         "_peer",
-        "_restarting",
         "_settings",
         "_tls_offered",
         "_username",
@@ -121,13 +117,13 @@ class C2SMachine:
         self._settings = settings
         self._binding = binding
         self._tls_offered = not secure
-        self._early_bytes = 0
         self._failures = 0
         self._bind_refusals = 0
         self._peer: JID | None = None
         self._claimed: JID | None = None
         """Who the peer said it is, in a protected stream header."""
-        self._held = b""
+        self._intake: Intake | None = Intake(settings.limits, settings.ledger, settings.unauthenticated_bytes)
+        """None once a resource is bound; what comes then goes to the parser."""
         self._out: list[bytes] = []
         self._mechanism: Mechanism | None = None
         self._mechanism_name = ""
@@ -135,7 +131,6 @@ class C2SMachine:
         self._disabled = False
         self._bind_id = ""
         self._header_sent = False
-        self._restarting = False
         self.closed_by_us = False
         self.domain = ""
         self.stream_id = ""
@@ -148,10 +143,11 @@ class C2SMachine:
         self._begin()
 
     def _begin(self) -> None:
+        assert self._intake is not None
         owner = self.jid.bare if self.jid is not None else None
         self.state = State.HEADER
-        self._parser = StreamParser(self._settings.limits, self._settings.ledger, owner)
-        self._gate: Gate | None = Gate(self._settings.limits, self._settings.ledger, owner)
+        self._intake.begin(owner, restarted=owner is not None)
+        self._parser = self._intake.parser
         self._header_sent = False
         self._peer = self._claimed = None
 
@@ -169,13 +165,14 @@ class C2SMachine:
                 if type(item) is not Stanza:
                     return self._bound_items(items)
             return items  # type: ignore[return-value]
-        if self.state is State.CLOSED:
+        intake = self._intake
+        if self.state is State.CLOSED or intake is None:
             return []
-        self._held += data
+        intake.add(data)
         if self.state is State.TLS:
-            return self._in_the_clear() if self._held.strip(WHITE_SPACE) else []
+            return [] if intake.blank else self._in_the_clear()
         events = self._advance()
-        if len(self._held) > self._held_limit():
+        if len(intake) > self._held_limit():
             events.append(self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data at once")))
         return events
 
@@ -230,58 +227,46 @@ class C2SMachine:
     def _advance(self) -> list[Event]:
         """Interpret held bytes, one top-level element at a time, as far as the state allows."""
         events: list[Event] = []
-        while self._held and self.state not in (State.TLS, State.ASKING, State.BINDING, State.CLOSED):
-            if self.state is State.BOUND:
-                held, self._held = self._held, b""
-                events += self.receive(held)
-                break
-            if self.state is State.HEADER and self._restarting:
-                self._held = self._held.lstrip(WHITE_SPACE)
-                if not self._held:
-                    break
-                self._restarting = False
-            cut = self._held.find(b">") + 1 or len(self._held)
-            segment, self._held = self._held[:cut], self._held[cut:]
+        intake = self._intake
+        while intake is not None and intake and self.state not in _WAITING:
             try:
-                events += self._segment(segment)
+                for item in intake.take():
+                    events += self._item(item)
             except StreamError as error:
                 events.append(self._failed(error))
+            intake = self._intake
         return events
 
-    def _segment(self, segment: bytes) -> list[Event]:
-        """Interpret bytes up to and including one `>`."""
-        assert self._gate is not None
-        over = False
-        if Has.AUTHENTICATED not in self.have:
-            room = self._settings.unauthenticated_bytes - self._early_bytes
-            over = len(segment) > room
-            segment = segment[:room]
-            self._early_bytes += len(segment)
-        events: list[Event] = []
-        for item in self._parser.feed(self._gate.feed(segment)):
-            events += self._item(item)
-        if over:
-            raise _fail(StreamErrorCondition.POLICY_VIOLATION, "too much data before authentication")
-        return events
-
-    def _item(self, item: Item) -> list[Event]:
+    def _item(self, item: Item | KnownStep | KnownBind) -> list[Event]:
         if isinstance(item, StreamHeader):
             return self._opened(item)
+        if isinstance(item, KnownStep):
+            return self._known_step(item)
+        if isinstance(item, KnownBind):
+            if not self._may_bind():
+                raise self._unexpected()
+            return self._asked_to_bind(item.id, item.resource)
         if isinstance(item, StreamEnd):
             return self._ended()
+        if isinstance(item, Stanza):
+            if item.name != "iq" or self.state is not State.OFFERED:
+                raise self._unexpected()
+            return self._iq(item)
         if isinstance(item, Unaddressable):
             raise self._unexpected()
-        tag = item.tag if isinstance(item, Nonza) else item.name
-        if isinstance(item, Nonza) and tag == _PEER_ERROR:
+        tag = item.tag
+        if tag == _PEER_ERROR:
             return self._peer_failed(item)
-        handler = _ACCEPTS.get((self.state, tag))
+        if tag in self._settings.early_nonzas and self._may_bind():
+            self.state = State.BINDING  # what follows waits until it is known whose stream this is
+            return [item]
+        return self._known_step(KnownStep(tag, item.el.get("mechanism", ""), item.el.text))
+
+    def _known_step(self, step: KnownStep) -> list[Event]:
+        handler = _ACCEPTS.get((self.state, step.tag))
         if handler is None:
-            if isinstance(item, Nonza) and tag in self._settings.early_nonzas and self._may_bind():
-                self.state = State.BINDING  # what follows waits until it is known whose stream this is
-                return [item]
             raise self._unexpected()
-        events: list[Event] = handler(self, item)
-        return events
+        return handler(self, step)
 
     def _may_bind(self) -> bool:
         return self.state is State.OFFERED and Has.AUTHENTICATED in self.have
@@ -367,11 +352,11 @@ class C2SMachine:
 
     # ---- TLS --------------------------------------------------------------------------------------------------------
 
-    def _starttls(self, _item: Item) -> list[Event]:
+    def _starttls(self, _step: KnownStep) -> list[Event]:
         if not self._may_start_tls():
             return [self._tls_refused()]
         self.state = State.TLS
-        if self._held.strip(WHITE_SPACE):
+        if self._intake is not None and not self._intake.blank:
             return self._in_the_clear()
         self._out.append(f"<proceed xmlns='{ns.TLS}'/>".encode())
         return [StartTls()]
@@ -389,37 +374,38 @@ class C2SMachine:
 
     def tls_established(self, binding: bytes | None) -> None:
         """The handshake is done; `binding` is the `tls-server-end-point` value or None. A new stream begins."""
+        if self._intake is None:
+            return  # closed meanwhile
         self._binding = binding
         self.have |= Has.SECURE
-        self._held = b""
+        self._intake.drop()
         self._new_stream()
 
     # ---- SASL -------------------------------------------------------------------------------------------------------
 
-    def _auth(self, item: Item) -> list[Event]:
-        assert isinstance(item, Nonza)
+    def _auth(self, step: KnownStep) -> list[Event]:
         if Has.AUTHENTICATED in self.have:
             raise self._unexpected()
         self._mechanism = None  # RFC 6120 §6.4.2: an exchange that is under way is dropped
-        self._mechanism_name = item.el.get("mechanism", "")
+        self._mechanism_name = step.mechanism
         self._username = ""
         self._disabled = False
         if Has.SECURE not in self.have and self._settings.require_tls:
             return self._sasl_failed(SaslFailure(FailureCondition.ENCRYPTION_REQUIRED))
         try:
             self._mechanism = negotiate(self._mechanism_name, self._offer())
-            return self._step(self._mechanism.start(decode_payload(item.el.text)))
+            return self._step(self._mechanism.start(decode_payload(step.text)))
         except SaslFailure as failure:
             return self._sasl_failed(failure)
 
-    def _response(self, item: Item) -> list[Event]:
-        assert isinstance(item, Nonza) and self._mechanism is not None
+    def _response(self, step: KnownStep) -> list[Event]:
+        assert self._mechanism is not None
         try:
-            return self._step(self._mechanism.respond(decode_payload(item.el.text) or b""))
+            return self._step(self._mechanism.respond(decode_payload(step.text) or b""))
         except SaslFailure as failure:
             return self._sasl_failed(failure)
 
-    def _abort(self, _item: Item) -> list[Event]:
+    def _abort(self, _step: KnownStep) -> list[Event]:
         return self._sasl_failed(SaslFailure(FailureCondition.ABORTED))
 
     def keys(self, keys: ScramKeys, exists: bool, *, disabled: bool = False) -> list[Event]:
@@ -504,7 +490,6 @@ class C2SMachine:
         self.jid = jid
         self.have |= Has.AUTHENTICATED
         self._new_stream()
-        self._restarting = True
         return [Authenticated(jid, self._mechanism_name, anonymous)]
 
     def _sasl_failed(self, failure: SaslFailure) -> list[Event]:
@@ -524,8 +509,7 @@ class C2SMachine:
 
     # ---- resource binding -------------------------------------------------------------------------------------------
 
-    def _iq(self, item: Item) -> list[Event]:
-        assert isinstance(item, Stanza)
+    def _iq(self, item: Stanza) -> list[Event]:
         payload = item.payload
         if Has.AUTHENTICATED not in self.have:
             if payload is not None and payload.tag in self._settings.early_iqs and not self._only_tls():
@@ -533,18 +517,19 @@ class C2SMachine:
             raise self._unexpected()
         if payload is None or payload.tag != f"{{{ns.BIND}}}bind" or item.type != "set":
             raise self._unexpected()
-        self._bind_id = item.id
+        if not item.id or len(item.el) != 1:
+            self._bind_id = item.id
+            return self._refuse_bind(StanzaError(Condition.BAD_REQUEST, text="an IQ has an id and one child"))
+        return self._asked_to_bind(item.id, payload.findtext(f"{{{ns.BIND}}}resource") or "")
+
+    def _asked_to_bind(self, id: str, asked: str) -> list[Event]:
+        self._bind_id = id
         self.state = State.BINDING
         try:
-            if not item.id or len(item.el) != 1:
-                raise StanzaError(Condition.BAD_REQUEST, text="an IQ has an id and one child")
-            asked = payload.findtext(f"{{{ns.BIND}}}resource") or ""
-            return [BindRequested(item.id, prepare_resource(asked) if asked else "")]
+            return [BindRequested(id, prepare_resource(asked) if asked else "")]
         except JidMalformed as exc:
             # RFC 6120 §7.7.2.1
             return self._refuse_bind(StanzaError(Condition.BAD_REQUEST, text=str(exc)))
-        except StanzaError as error:
-            return self._refuse_bind(error)
 
     def bound(self, jid: JID) -> list[Event]:
         """Answer `BindRequested`: the resource is the client's (RFC 6120 §7.6.1)."""
@@ -557,9 +542,10 @@ class C2SMachine:
         self.jid = jid
         self.have |= Has.BOUND
         self.state = State.BOUND
-        self._gate = None
         self._parser.owned_by(jid.bare)
-        return self._advance()
+        intake, self._intake = self._intake, None
+        rest = intake.drop() if intake is not None else b""
+        return self.receive(rest) if rest else []
 
     def bind_refused(self, error: StanzaError) -> list[Event]:
         """Answer `BindRequested`: no (RFC 6120 §7.6.2, §7.7.2); the client may ask again, a bounded number of times."""
@@ -615,7 +601,7 @@ class C2SMachine:
     def _failed(self, error: StreamError) -> StreamFailed:
         self.close(error)
         self.state = State.CLOSED
-        self._held = b""
+        self._intake = None
         return StreamFailed(error)
 
     def fail(self, error: StreamError) -> StreamFailed:
@@ -623,15 +609,15 @@ class C2SMachine:
         return self._failed(error)
 
 
-_ACCEPTS: Final[dict[tuple[State, str], Callable[[C2SMachine, Item], list[Event]]]] = {
+_WAITING: Final = (State.TLS, State.ASKING, State.BINDING, State.CLOSED)
+_ACCEPTS: Final[dict[tuple[State, str], Callable[[C2SMachine, KnownStep], list[Event]]]] = {
     (State.OFFERED, f"{{{ns.TLS}}}starttls"): C2SMachine._starttls,
     (State.OFFERED, f"{_SASL}auth"): C2SMachine._auth,
     (State.SASL, f"{_SASL}auth"): C2SMachine._auth,
     (State.SASL, f"{_SASL}response"): C2SMachine._response,
     (State.SASL, f"{_SASL}abort"): C2SMachine._abort,
-    (State.OFFERED, "iq"): C2SMachine._iq,
 }
-"""Every element that is understood before a resource is bound. The rest is answered with `not-authorized`."""
+"""Every element but IQs that is understood before a resource is bound. The rest is answered with `not-authorized`."""
 
 __all__ = [
     "AuthFailed",

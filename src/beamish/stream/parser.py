@@ -46,6 +46,8 @@ _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
 _BLANK_TEXT: Final = re.compile(rb">([ \t\n]{16,59})<")
 """Blank texts that libxml2 keeps in its dictionary: shorter ones live in the node, longer ones are copied."""
 _FATAL: Final = 3
+_END: Final = b"</stream:stream>"
+"""How nearly every client closes its stream; that needs no parser."""
 
 
 class StreamParser:
@@ -98,7 +100,24 @@ class StreamParser:
         self._nsmap: dict[str | None, str] = {}
         self.lang = ""
         self.taken: list[Item] = []
-        self._pull: etree.XMLPullParser | None = _new_pull()
+        self._pull: etree.XMLPullParser | None = None
+        """Made when something has to be parsed."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the stream's header was taken, and its end was not."""
+        return self._depth > 0
+
+    @property
+    def between(self) -> bool:
+        """Whether the stream stands between two top-level elements, with nothing of the next one seen."""
+        return self._depth == 1 and self._size == 0 and not self._held
+
+    def begin(self, nsmap: dict[str | None, str], lang: str) -> None:
+        """Stand behind a header that was read elsewhere: a prefixed one, with these declarations and this `xml:lang`."""
+        self._depth = 1
+        self._nsmap = nsmap
+        self.lang = lang
 
     @property
     def idle(self) -> bool:
@@ -115,7 +134,7 @@ class StreamParser:
         The next `feed` makes a new one and primes it with a header that declares what the real one declared.
         """
         if self._pull is None:
-            return True
+            return self.begun
         if self._root is None or self._depth != 1 or self._size or self._held:
             return False
         self.discard()
@@ -142,12 +161,14 @@ class StreamParser:
         Server and component streams use another content namespace for the same stanzas (RFC 6120 §4.8.3); this way
         they come out as everywhere else. To be called when the header was taken, before anything behind it is fed.
         """
-        self._nsmap[None] = ns.CLIENT
+        self._nsmap = {**self._nsmap, None: ns.CLIENT}
         self._pull = None
         self._root = None
 
     def _unpark(self) -> etree.XMLPullParser:
         self._pull = pull = _new_pull()
+        if self._depth == 0:
+            return pull
         prefix = f"{self._prefix}:" if self._prefix else ""
         names = "".join(
             f" xmlns{':' + p if p else ''}='{escape_attr(u)}'" for p, u in self._nsmap.items() if p != "xml"
@@ -176,6 +197,10 @@ class StreamParser:
                 return taken  # a white space keep-alive needs no parser
             if data[0] != 60:  # "<"
                 raise text_between()
+            if data == _END and self._prefix == "stream":
+                self._depth = 0
+                taken.append(StreamEnd())
+                return taken
         last = data.rfind(b"<")
         if last >= 0 and not (data[last + 1 : last + 2] == b"/" and data.endswith(b">")):
             self._quote = b""
