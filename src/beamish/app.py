@@ -20,6 +20,7 @@ import structlog
 from beamish import __version__
 from beamish.config import Config, ConfigProblems
 from beamish.core import log as logging
+from beamish.core.clock import Clock
 from beamish.core.commands import CommandError
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.module import Module
@@ -173,8 +174,11 @@ def chosen_modules(config: Config) -> list[type[Module]]:
 
 
 @asynccontextmanager
-async def open_kernel(config: Config) -> AsyncIterator[Kernel]:
-    """Storage, kernel and modules, without any listener; everything is stopped and stored on the way out."""
+async def open_kernel(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Kernel]:
+    """Storage, kernel and modules, without any listener; everything is stopped and stored on the way out.
+
+    `clock` is for tests; the machine's own if there is none.
+    """
     make_data_dir(config.server.data_dir)
     database = await SqliteDatabase.open(config.database, synchronous=config.storage.synchronous)
     try:
@@ -183,6 +187,7 @@ async def open_kernel(config: Config) -> AsyncIterator[Kernel]:
             db=database,
             limits=config.limits,
             admins=config.server.admins,
+            clock=clock,
             scram_iterations=config.c2s.scram_iterations,
         )
         classes = chosen_modules(config)
