@@ -128,7 +128,8 @@ WORTH = {
     "<body>x</body>": True,
     f"<body>x</body>{CHAT_STATE}<thread>t</thread>": True,
     "<subject>x</subject>": True,
-    "<received xmlns='urn:xmpp:receipts' id='1'/>": True,
+    "<body>x</body><received xmlns='urn:xmpp:receipts' id='1'/>": True,
+    "<body>x</body><request xmlns='urn:xmpp:receipts'/>": True,
     "<encrypted xmlns='urn:xmpp:omemo:2'/>": True,
     f"{CHAT_STATE}<store xmlns='urn:xmpp:hints'/>": True,
     "<body>x</body><no-permanent-store xmlns='urn:xmpp:hints'/>": True,
@@ -156,6 +157,18 @@ async def test_what_is_worth_keeping(world: World, content: str) -> None:
             "<message type='error' id='w' from='juliet@example.org'><error type='cancel'>"
             "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
         )
+
+
+@pytest.mark.parametrize("archive", [True, False])
+async def test_a_receipt_is_no_message_and_its_sender_hears_only_of_one_that_nobody_has(archive: bool) -> None:
+    async with World(settings={"modules": {} if archive else {"disable": ["mam"]}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        romeo.send("<message to='juliet@example.org' id='w'><received xmlns='urn:xmpp:receipts' id='1'/></message>")
+        await world.settle()
+        assert await stored(world) == []
+        if not archive:
+            await romeo.expect("<message type='error' id='w' from='juliet@example.org'/>")
+        await romeo.expect_nothing()
 
 
 @given(st.permutations(("<body>x</body>", CHAT_STATE, "<thread>t</thread>", "<a xmlns='urn:b'/>")))

@@ -55,14 +55,17 @@ _HINTS: Final = "{urn:xmpp:hints}"
 _BODY: Final = f"{{{ns.CLIENT}}}body"
 _THREAD: Final = f"{{{ns.CLIENT}}}thread"
 _DELAY: Final = f"{{{ns.DELAY}}}delay"
+_STANZA_ID: Final = "{urn:xmpp:sid:0}stanza-id"
 _NO_CONTENT: Final = (
     "{http://jabber.org/protocol/chatstates}",
     "{urn:xmpp:sid:0}",
     "{urn:xmpp:carbons:2}",
     _HINTS,
     f"{{{ns.DELAY}}}",
+    "{urn:xmpp:receipts}received",
 )
-"""Namespaces of what accompanies content or is of use only at once, as beginnings of tags."""
+"""What accompanies content or is of use only at once, and receipts, which are no messages: namespaces, or beginnings of tags."""
+_RECEIPT: Final = b"urn:xmpp:receipts"
 
 _STORE: Final = "INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)"
 
@@ -211,7 +214,7 @@ class OfflineModule(Module):
         else:
             worthy = worth_keeping(stanza, to.domain)
             if worthy is None:
-                return None
+                return STOP if _archived_receipt(stanza, account) else None
             stanza = worthy
         for session in self.kernel.sessions.of(account).all:
             if session.anonymous:
@@ -529,6 +532,13 @@ def worth_keeping(stanza: Stanza, domain: str) -> Stanza | None:
     if not worth:
         return None
     return stanza.without(*forged) if forged else stanza
+
+
+def _archived_receipt(stanza: Stanza, account: JID) -> bool:
+    """A receipt (XEP-0184) that the account's archive has: an error would tell its sender less than the truth."""
+    return _RECEIPT in stanza.body and any(
+        child.tag == _STANZA_ID and child.get("by") == account for child in stanza.el
+    )
 
 
 def _is_own_delay(child: Any, domain: str) -> bool:

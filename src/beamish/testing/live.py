@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from beamish.app import c2s_server, listen, open_kernel
 from beamish.config import Config, build_root
+from beamish.core.clock import Clock
 from beamish.core.registry import discover
 from beamish.core.services import AccountsService
 from beamish.net.certificate import self_signed_file
@@ -76,6 +77,8 @@ class LiveServer:
         self._accounts = tuple(accounts)
         self._settings = settings or {}
         self._directory = directory
+        self.clock: Clock | None = None
+        """Another clock than the machine's, if set before the start."""
         self._up = AsyncExitStack()
         self._links: set[_Link] = set()
 
@@ -98,7 +101,7 @@ class LiveServer:
             directory = Path(tempfile.mkdtemp(prefix="beamish-live-"))
             self._up.callback(shutil.rmtree, directory, ignore_errors=True)
         self.config = _configuration(self._domains, directory, self._settings)
-        self.kernel = await self._up.enter_async_context(open_kernel(self.config))
+        self.kernel = await self._up.enter_async_context(open_kernel(self.config, clock=self.clock))
         accounts = self.kernel.service(AccountsService)
         present = set(await accounts.list())
         wanted = [jid for jid in map(JID.parse, self._accounts) if jid not in present]

@@ -173,7 +173,7 @@ class MucModule(Module):
             self.kernel.router.remove_service(host)
 
     def _say_goodbye(self) -> None:
-        for room in self.rooms.values():
+        for room in tuple(self.rooms.values()):  # a goodbye to a service may come back as a departure
             for effect in shut_down(room, lambda jid: jid in self.kernel.sessions.by_full):
                 if isinstance(effect, Tell):
                     self.fanout.tell(effect.stanza, effect.seats)
