@@ -64,7 +64,7 @@ _NO_CONTENT: Final = (
     f"{{{ns.DELAY}}}",
     "{urn:xmpp:receipts}received",
 )
-"""What accompanies content or is of use only at once, and receipts, which are no messages: namespaces, or beginnings of tags."""
+"""What accompanies content or is of use only at once, and receipts, which are no messages; as beginnings of tags."""
 _RECEIPT: Final = b"urn:xmpp:receipts"
 
 _STORE: Final = "INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)"
