@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from beamish.core.commands import CommandError
+from beamish.core.events import Context
+from beamish.core.sessions import Link, Session
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.world import World
+from beamish.xmpp.errors import StreamError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 ADMIN = "http://jabber.org/protocol/admin"
 COURT: dict[str, Any] = {"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}
@@ -45,6 +52,94 @@ async def test_announce_to_those_who_are_away(court: World) -> None:
     assert await court.kernel.commands.run("announce.all", {"announcement": "Hear ye"}) == {"accounts": 5}
     benvolio = await court.login("benvolio@example.net/street", presence=True)
     await benvolio.expect("<message from='example.net'><body>Hear ye</body><delay xmlns='urn:xmpp:delay'/></message>")
+
+
+async def add_accounts(court: World, number: int) -> None:
+    """Accounts that nobody can log in to."""
+    rows = [(f"user{each:06}@example.org", "example.org", 0.0) for each in range(number)]
+    await court.db.write("test", lambda c: c.many("INSERT INTO account (jid, domain, created) VALUES (?, ?, ?)", rows))
+
+
+async def turns_during(work: Awaitable[Any], count: Callable[[], int]) -> list[int]:
+    """How much was counted between two turns of the loop while the work was done."""
+    done = asyncio.ensure_future(work)
+    seen = [count()]
+    while not done.done():
+        await asyncio.sleep(0)
+        seen.append(count())
+    await done
+    return [b - a for a, b in pairwise(seen)]
+
+
+async def test_an_announcement_to_very_many_neither_holds_up_the_others_nor_piles_up(
+    court: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_accounts(court, 2000)
+    routed, under_way, most = 0, 0, 0
+    route = court.kernel.router.route
+
+    def counted(ctx: Context) -> Awaitable[None] | None:
+        nonlocal routed
+        routed += 1
+        rest = route(ctx)
+        return None if rest is None else waited(rest)
+
+    async def waited(rest: Awaitable[None]) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await rest
+        under_way -= 1
+
+    monkeypatch.setattr(court.kernel.router, "route", counted)
+    run = court.kernel.commands.run("announce.all", {"announcement": "Hear ye", "domain": "example.org"})
+    turns = await turns_during(run, lambda: routed)
+    assert routed == 2004 and max(turns) <= 200 and most <= 200
+    stored = await court.db.fetch("SELECT COUNT(DISTINCT account) FROM offline_message")
+    assert stored == [(2004,)]
+
+
+async def test_all_accounts_are_told_whatever_their_number(court: World) -> None:
+    await add_accounts(court, 596)  # with the others of this domain three slices exactly
+    assert await court.kernel.commands.run("announce.all", {"announcement": "x"}) == {"accounts": 601}
+
+
+async def test_an_announcement_to_those_online_leaves_turns_to_others(court: World, romeo: Client) -> None:
+    crowd = [Session(JID.parse(f"juliet@example.org/{each}"), _Counting()) for each in range(1000)]
+    for session in crowd:
+        court.kernel.sessions.add(session)
+        court.kernel.sessions.presence_changed(session, 0, None)
+    for name, fields in (("announce.online", {"announcement": "x"}), ("motd.set", {"motd": "x"})):
+        before = _Counting.sent
+        turns = await turns_during(court.kernel.commands.run(name, fields), lambda: _Counting.sent)
+        assert max(turns) <= 200
+        assert _Counting.sent - before == (1000 if name == "announce.online" else 1)
+    court.kernel.ask_to_stop = lambda _again: None
+    before = _Counting.sent
+    run = court.kernel.commands.run("server.shutdown", {"delay": 60, "announcement": "Good night"})
+    assert max(await turns_during(run, lambda: _Counting.sent)) <= 200
+    assert _Counting.sent - before == 1000
+    for session in crowd:
+        court.kernel.sessions.remove(session)
+
+
+class _Counting:
+    """An outlet that counts."""
+
+    sent = 0
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        _Counting.sent += 1
+        return True
+
+    def close(self, error: StreamError | None, reason: str) -> None:
+        """Nothing to close."""
+
+    def last_words(self, data: bytes) -> None:
+        """Nowhere to say them."""
+
+    def survives(self, link: Link, reason: str) -> bool:
+        return False
 
 
 async def test_set_motd_reaches_everybody_once(court: World, romeo: Client) -> None:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final, TypeVar, cast
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+_SLICE: Final = 200
+
+
+async def unhurried(items: Iterable[A], slice: int = _SLICE) -> AsyncIterator[A]:
+    """The items, with a turn for everybody else after every `slice` of them.
+
+    For work on each session or account; between two turns anything may have changed.
+    """
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % slice == 0:
+            await asyncio.sleep(0)
 
 
 def is_later(value: object) -> bool:

@@ -62,8 +62,14 @@ class AccountsService(Protocol):
     def disabled(self, domain: str | None = None) -> tuple[JID, ...]:
         """The locked accounts, or those of one domain, sorted."""
 
-    async def list(self, domain: str | None = None) -> list[JID]:
-        """All accounts, or those of one domain, sorted."""
+    async def list(self, domain: str | None = None, *, after: JID | None = None, limit: int | None = None) -> list[JID]:
+        """All accounts, or those of one domain, sorted by domain and address.
+
+        With `limit` at most so many, those behind `after`: whoever works on all of them takes them in pieces.
+        """
+
+    async def count(self, domain: str | None = None) -> int:
+        """How many accounts there are, or how many of one domain."""
 
 
 @dataclass(frozen=True, slots=True)

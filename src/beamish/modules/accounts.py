@@ -237,13 +237,27 @@ class AccountsModule(Module):
         self._remember(user, False)
         log.info("account_removed", user=str(user))
 
-    async def list(self, domain: str | None = None) -> list[JID]:
+    async def list(self, domain: str | None = None, *, after: JID | None = None, limit: int | None = None) -> list[JID]:
         """See `AccountsService.list`."""
-        if domain is None:
-            rows = await self.db.fetch("SELECT jid FROM account ORDER BY domain, jid")
-        else:
-            rows = await self.db.fetch("SELECT jid FROM account WHERE domain = ? ORDER BY jid", domain)
+        where, params = ["TRUE"], list[Any]()
+        if domain is not None:
+            where.append("domain = ?")
+            params.append(domain)
+        if after is not None:
+            where.append("(domain, jid) > (?, ?)")
+            params += [after.domain, str(after)]
+        cut = "" if limit is None else "LIMIT ?"
+        rows = await self.db.fetch(
+            f"SELECT jid FROM account WHERE {' AND '.join(where)} ORDER BY domain, jid {cut}",
+            *params,
+            *(() if limit is None else (limit,)),
+        )
         return [JID.parse(jid) for (jid,) in rows]
+
+    async def count(self, domain: str | None = None) -> int:
+        """See `AccountsService.count`."""
+        where, params = ("", ()) if domain is None else (" WHERE domain = ?", (domain,))
+        return int((await self.db.fetch(f"SELECT COUNT(*) FROM account{where}", *params))[0][0])
 
     def _check_address(self, user: JID) -> None:
         if not user.local or user.resource:

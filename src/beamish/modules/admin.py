@@ -16,7 +16,7 @@ from beamish.core import events
 from beamish.core.clock import stamp
 from beamish.core.commands import ADMIN, Caller, Kind, Outcome, Param
 from beamish.core.events import AccountEvent, SessionEvent
-from beamish.core.later import is_later
+from beamish.core.later import is_later, unhurried
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import AccountsService, RosterService
 from beamish.core.sessions import Session
@@ -34,6 +34,8 @@ Domain = Annotated[str | None, Param("Only this domain", console=True)]
 Account = Annotated[JID, Param("Accounts", var="accountjids", each=True)]
 _SEEN = "INSERT INTO admin_login (jid, at) VALUES (?, ?) ON CONFLICT (jid) DO UPDATE SET at = excluded.at"
 _AWAY = frozenset(("away", "xa"))
+_ANNOUNCEMENT = 10_000
+"""Longest text that is said to everybody, in bytes."""
 
 
 class Config(ModuleConfig):
@@ -167,7 +169,7 @@ class AdminModule(Module):
     @command("users.count", "Count accounts", node=f"{ADMIN}#get-registered-users-num", form_type=ADMIN)
     async def registered_num(self, caller: Caller, domain: Domain = None) -> dict[str, int]:
         """How many accounts there are."""
-        return {"registeredusersnum": len(await self._accounts.list(domain or caller.domain or None))}
+        return {"registeredusersnum": await self._accounts.count(domain or caller.domain or None)}
 
     @command("users.count-disabled", "Count locked accounts", node=f"{ADMIN}#get-disabled-users-num", form_type=ADMIN)
     def disabled_num(self, caller: Caller, domain: Domain = None) -> dict[str, int]:
@@ -199,7 +201,9 @@ class AdminModule(Module):
         self, caller: Caller, max_items: Limit = "none", domain: Domain = None
     ) -> dict[str, Sequence[str]]:
         """The accounts there are."""
-        return {"registereduserjids": _up_to(max_items, await self._accounts.list(domain or caller.domain or None))}
+        most = None if max_items == "none" else int(max_items)
+        listed = await self._accounts.list(domain or caller.domain or None, limit=most)
+        return {"registereduserjids": [str(user) for user in listed]}
 
     @command("users.disabled", "List locked accounts", node=f"{ADMIN}#get-disabled-users-list", form_type=ADMIN)
     def disabled(self, caller: Caller, max_items: Limit = "none", domain: Domain = None) -> dict[str, Sequence[str]]:
@@ -265,24 +269,24 @@ class AdminModule(Module):
     # ---- the server -------------------------------------------------------------------------------------------------
 
     @command("server.restart", "Restart the server", node=f"{ADMIN}#restart", form_type=ADMIN, live=True)
-    def restart(
+    async def restart(
         self,
         delay: Annotated[int, Param("Seconds from now", kind=Kind.NUMBER)] = 0,
         announcement: Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)] = None,
     ) -> dict[str, Any]:
         """Stop in good order and start anew with the configuration as it then stands; at most a day from now."""
-        return self._stop(True, delay, announcement)
+        return await self._stop(True, delay, announcement)
 
     @command("server.shutdown", "Stop the server", node=f"{ADMIN}#shutdown", form_type=ADMIN, live=True)
-    def shutdown(
+    async def shutdown(
         self,
         delay: Annotated[int, Param("Seconds from now", kind=Kind.NUMBER)] = 0,
         announcement: Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)] = None,
     ) -> dict[str, Any]:
         """Stop in good order; at most a day from now."""
-        return self._stop(False, delay, announcement)
+        return await self._stop(False, delay, announcement)
 
-    def _stop(self, again: bool, delay: int, announcement: str | None) -> dict[str, Any]:
+    async def _stop(self, again: bool, delay: int, announcement: str | None) -> dict[str, Any]:
         ask = self.kernel.ask_to_stop
         if ask is None:
             raise StanzaError(
@@ -291,8 +295,10 @@ class AdminModule(Module):
         if not 0 <= delay <= 86_400:
             raise StanzaError(Condition.NOT_ACCEPTABLE, text="delay: from 0 to 86400 seconds")
         if announcement:
+            if len(announcement.encode()) > _ANNOUNCEMENT:
+                raise StanzaError(Condition.NOT_ACCEPTABLE, text=f"announcement: at most {_ANNOUNCEMENT} bytes")
             body = f"<body>{escape_text(xml_safe(announcement))}</body>".encode()
-            for session in self.kernel.sessions:
+            async for session in unhurried(self.kernel.sessions):
                 sender = JID.of("", session.bare.domain)
                 session.send(Stanza.build(MESSAGE, "headline", sender=sender, to=session.jid, content=body))
         log.warning("stop_asked_for", restart=again, seconds=delay)

@@ -6,14 +6,16 @@ it is kept across restarts. The welcome message reaches every new account at its
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final
 
 import structlog
 
 from beamish.core import events
 from beamish.core.commands import ADMIN, Caller, Kind, Param
-from beamish.core.events import AccountEvent, PresenceChanged
+from beamish.core.events import AccountEvent, Context, PresenceChanged
 from beamish.core.kernel import new_id
+from beamish.core.later import unhurried
 from beamish.core.module import Module, ModuleConfig, command, on
 from beamish.core.services import AccountsService
 from beamish.core.sessions import Session
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 MAX_BYTES: Final = 10_000
 """Longest text, in bytes."""
+_SLICE: Final = 200
+"""Users who are told before everybody else has a turn."""
 MOTD: Final = "motd"
 WELCOME: Final = "welcome"
 
@@ -119,7 +123,7 @@ class AnnounceModule(Module):
     # ---- announcements ----------------------------------------------------------------------------------------------
 
     @command("announce.online", "Tell everybody who is online", node=f"{ADMIN}#announce", form_type=ADMIN, live=True)
-    def online(
+    async def online(
         self,
         caller: Caller,
         announcement: Annotated[str, Param("Announcement", kind=Kind.LINES)],
@@ -130,7 +134,7 @@ class AnnounceModule(Module):
         checked = _checked(announcement)
         wanted = domain or caller.domain
         told = 0
-        for session in self.kernel.sessions:
+        async for session in unhurried(self.kernel.sessions):
             if session.available and (not wanted or session.bare.domain == wanted):
                 told += session.send(_message("headline", subject, checked, session.jid))
         return {"sessions": told}
@@ -145,11 +149,19 @@ class AnnounceModule(Module):
     ) -> dict[str, int]:
         """A message to every account, kept for those who are offline."""
         checked = _checked(announcement)
-        users = await self._accounts.list(domain or caller.domain or None)
-        for user in users:
-            self.kernel.router.post(_message("normal", subject, checked, user))
-        await self.db.flushed()
-        return {"accounts": len(users)}
+        at = domain or caller.domain or None
+        told, after = 0, None
+        # a slice is stored before the next one is begun: neither tasks nor rows pile up
+        while users := await self._accounts.list(at, after=after, limit=_SLICE):
+            await asyncio.gather(*(self._tell(_message("normal", subject, checked, user)) for user in users))
+            await self.db.flushed()
+            told, after = told + len(users), users[-1]
+        return {"accounts": told}
+
+    async def _tell(self, message: Stanza) -> None:
+        rest = self.kernel.router.route(Context(message))
+        if rest is not None:
+            await rest
 
     # ---- message of the day -----------------------------------------------------------------------------------------
 
@@ -158,9 +170,9 @@ class AnnounceModule(Module):
         """Everybody gets it: who is online at once, the others when they come."""
         domains = self._domains(caller, domain)
         await self._set(domains, MOTD, motd, new_id())
-        for session in self.kernel.sessions:
-            if session.bare.domain in domains and _listening(session) and not session.anonymous:
-                await self._motd(session)
+        listening = [s for s in self.kernel.sessions if s.bare.domain in domains and _listening(s) and not s.anonymous]
+        for at in range(0, len(listening), _SLICE):
+            await asyncio.gather(*(self._motd(session) for session in listening[at : at + _SLICE]))
         return {"domains": domains}
 
     def motd_now(self, caller: Caller) -> dict[str, Any]:
