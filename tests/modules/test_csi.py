@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from beamish.modules.csi import DROP, HOLD, SEND, judge
+from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.world import PASSWORD, World
 from beamish.xmpp.stanza import PersonalStanza, Stanza
@@ -292,3 +293,109 @@ async def test_a_stream_resumed_while_the_old_one_hangs_is_active(
     status(romeo, "one")
     await world.settle()
     assert told(again) == ["message receipt", "romeo one"]
+
+
+def texts(client: Client) -> list[str | None]:
+    return [el.get("id") for el in client.inbox if el.tag == "{jabber:client}message"]
+
+
+async def crash(world: World) -> World:
+    """Another server on what a crash of the first one would leave."""
+    assert isinstance(world.db, MemoryDatabase)
+    return World(database=world.db.copy())
+
+
+MARKER = "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>"
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_what_was_held_survives_a_crash_of_the_server_once(
+    world: World, friends: tuple[Client, Client, Client], flushed: bool
+) -> None:
+    juliet, romeo, _ = friends
+    id = await manage(juliet)
+    await world.settle()
+    juliet.inbox.clear()
+    romeo.send(f"<enable xmlns='{SM}'/>")
+    say(romeo, "one", RECEIPT)
+    say(romeo, "state", STATE)
+    say(romeo, "two", MARKER)
+    if flushed:
+        say(romeo, "hello")
+    romeo.send(f"<r xmlns='{SM}'/>")
+    await world.settle()
+    assert romeo.inbox[-1].get("h") == ("4" if flushed else "3")  # so it must not get lost
+    seen = len(told(juliet))
+    assert seen == (3 if flushed else 0)
+    async with await crash(world) as new:
+        again = await resume(new, id, seen)
+        await new.settle()
+        assert texts(again) == ([] if flushed else ["one", "two"])
+        again.send(f"<a xmlns='{SM}' h='{seen + len(again.inbox)}'/>")
+        await new.pass_time(1.0)
+        assert await new.db.fetch("SELECT id FROM sm_message") == []
+
+
+async def test_the_sender_hears_only_of_what_is_on_disk(world: World, friends: tuple[Client, Client, Client]) -> None:
+    juliet, romeo, _ = friends
+    await manage(juliet)
+    romeo.send(f"<enable xmlns='{SM}'/>")
+    await world.settle()
+    romeo.inbox.clear()
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    say(romeo, "one", MARKER)
+    romeo.send(f"<r xmlns='{SM}'/>")
+    await romeo.expect_nothing()
+    world.db.release()
+    await romeo.expect(f"<a xmlns='{SM}' h='1'/>")
+
+
+LEAVING = ["lost", "replaced", "closed", "expired"]
+
+
+@pytest.mark.parametrize("managed", [True, False])
+@pytest.mark.parametrize("how", LEAVING)
+async def test_what_was_held_when_the_session_ends_is_stored(
+    world: World, friends: tuple[Client, Client, Client], managed: bool, how: str
+) -> None:
+    juliet, romeo, _ = friends
+    if managed:
+        await manage(juliet)
+    await world.settle()
+    juliet.inbox.clear()
+    say(romeo, "one", MARKER)
+    say(romeo, "two", MARKER, to="juliet@example.org")
+    status(romeo, "away")
+    await world.settle()
+    assert told(juliet) == []
+    again = None
+    if how == "replaced":
+        again = await world.login("juliet@example.org/phone", presence=True)
+    elif how == "closed":
+        juliet.send("</stream:stream>")
+    else:
+        juliet.drop()
+    await world.pass_time(601.0 if how == "expired" or managed else 0.0)
+    assert juliet.inbox == type(juliet.inbox)() or how == "replaced"  # nothing behind the end of the stream
+    if again is None:
+        again = await world.login("juliet@example.org/phone", presence=True)
+    await world.settle()
+    assert texts(again) == ["one", "two"]
+    assert await world.db.fetch("SELECT id FROM sm_message") == []
+
+
+async def test_what_was_held_is_not_stored_if_another_device_has_it(
+    world: World, friends: tuple[Client, Client, Client]
+) -> None:
+    juliet, romeo, _ = friends
+    desk = await world.login("juliet@example.org/desk", presence=True)
+    await world.pass_time(1.0)
+    desk.inbox.clear()
+    say(romeo, "both", MARKER, to="juliet@example.org")
+    say(romeo, "one", MARKER)
+    await world.settle()
+    juliet.drop()
+    await world.settle()
+    assert texts(desk) == ["both", "one"]
+    assert await world.db.fetch("SELECT id FROM offline_message") == []

@@ -183,6 +183,9 @@ class PresenceService(Protocol):
         of its sessions (RFC 6121 §8.1, §8.5.3.1).
         """
 
+    def refresh(self, session: Session) -> None:
+        """The client may have missed presence: tell it again who is there and who is not, and what awaits an answer."""
+
     def sessions_closed(self, session: Session) -> Awaitable[None] | None:
         """A session ended without saying so: tell everybody who should know (RFC 6121 §4.5.2)."""
 
@@ -287,6 +290,18 @@ class SessionKeeper(Protocol):
 
     def changed(self, session: Session) -> None:
         """What a module wants to have kept with the session has changed; it is written with the next commit."""
+
+    def hold(self, session: Session, data: bytes, message: Stanza) -> object:
+        """A message is held back from the client: keep it as if it were on its way. The result stands for it below.
+
+        As after `Outlet.deliver`, `Session.stored` says up to where the database must be durable.
+        """
+
+    def let_go(self, held: object) -> None:
+        """A message that was held back is handed over in this very tick."""
+
+    def left(self, session: Session, held: Sequence[object]) -> None:
+        """A session that has just ended leaves messages that were held back: they go where undelivered ones go."""
 
 
 @runtime_checkable

@@ -70,7 +70,8 @@ class CarbonsModule(Module):
         """Copies for this session from now on; asking twice is no error."""
         session = ctx.origin
         assert session is not None
-        session.notes[_NOTE] = True
+        if not session.note(_NOTE):
+            session.notes[_NOTE] = self.kernel.clock.now()
         self._enter(session)
         return ctx.stanza.reply()
 
@@ -163,8 +164,12 @@ class CarbonsModule(Module):
         if to is None:
             return
         copied = self._enabled.get(to.bare)
-        if copied is not None:
-            self._received(ctx, stanza, copied, ())
+        if copied is None:
+            return
+        # one that an ended session has left was copied when it came, to those who had asked for that by then
+        before = ctx.note("sm.when")
+        served = tuple(s for s in copied if _since(s) <= before) if isinstance(before, float) else ()
+        self._received(ctx, stanza, copied, served)
 
     def _received(self, ctx: Context, stanza: Stanza, copied: tuple[Session, ...], served: tuple[Session, ...]) -> None:
         for session in copied:  # in the hot path: nobody is left but the one that got it
@@ -214,6 +219,12 @@ def eligible(type_: str, content: int) -> bool:
     if type_ == "chat":
         return True
     return bool(content & (_IM if type_ == "headline" else _IM | _BODY))
+
+
+def _since(session: Session) -> float:
+    """When a session asked for copies; long ago for one of which that is not known."""
+    since = session.note(_NOTE)
+    return float(since) if isinstance(since, (int, float)) and not isinstance(since, bool) else 0.0
 
 
 def _from_occupant(stanza: Stanza) -> bool:

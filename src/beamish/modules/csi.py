@@ -6,8 +6,8 @@ and copies of what other devices sent are held in order. Anything else is for th
 out at once, and everything held goes before it, so that the order of what is sent stays the order of arrival. The held is
 bounded, and goes out when the bound is met.
 
-Without stream management, what is held is lost with the connection like what is on its way in it; presence is told anew at
-the next login, receipts and markers are in the archive.
+Held messages are no less safe than others: stream management keeps them in the database meanwhile, and if the session ends
+they go where its unconfirmed messages go (module `sm`, with or without stream management on the stream).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from typing import Final
 
 from pydantic import Field
 
+from beamish.core import events
 from beamish.core.content import CARBONS, DISPLAYED, MUC_USER, Holds, chat_state_only, survey
-from beamish.core.module import Module, ModuleConfig, Xep, nonza
+from beamish.core.events import SessionClosed
+from beamish.core.module import Module, ModuleConfig, Xep, nonza, on
+from beamish.core.services import SessionKeeper
 from beamish.core.sessions import Link, Outlet, Session
 from beamish.stream.features import StreamFeature
 from beamish.xmpp.errors import StreamError
@@ -62,14 +65,16 @@ class Config(ModuleConfig):
 class Inactive:
     """The layer on the outlet of an inactive client's session; see `core.sessions.Layer`."""
 
-    __slots__ = ("_bytes", "_held", "_max_bytes", "_max_held", "_serial", "_session", "beneath")
+    __slots__ = ("_bytes", "_held", "_keeper", "_max_bytes", "_max_held", "_serial", "_session", "beneath")
 
-    def __init__(self, session: Session, max_held: int, max_bytes: int) -> None:
+    def __init__(self, session: Session, max_held: int, max_bytes: int, keeper: SessionKeeper | None) -> None:
         self.beneath: Outlet = session.outlet
         self._session = session
         self._max_held = max_held
         self._max_bytes = max_bytes
-        self._held: dict[object, tuple[bytes, Stanza]] = {}
+        self._keeper = keeper
+        self._held: dict[object, tuple[bytes, Stanza, object | None]] = {}
+        """What is held, and for messages what they are to the keeper."""
         self._bytes = 0
         self._serial = 0
 
@@ -93,7 +98,9 @@ class Inactive:
         before = held.pop(key, None)  # the newer one takes its place at the end
         if before is not None:
             self._bytes -= len(before[0])
-        held[key] = data, stanza.detached()
+        stanza = stanza.detached()
+        kept = None if name == PRESENCE or self._keeper is None else self._keeper.hold(self._session, data, stanza)
+        held[key] = data, stanza, kept
         self._bytes += len(data)
         if len(held) > self._max_held or self._bytes > self._max_bytes:
             self.release()
@@ -115,8 +122,18 @@ class Inactive:
     def release(self) -> None:
         """Send everything held, in order."""
         held, self._held, self._bytes = self._held, {}, 0
-        for data, stanza in held.values():
+        for data, stanza, kept in held.values():
             self.beneath.deliver(data, stanza)
+            if kept is not None and self._keeper is not None:
+                self._keeper.let_go(kept)
+
+    def leave(self) -> None:
+        """The session has ended: messages go elsewhere, presence means nothing any more."""
+        held, self._held, self._bytes = self._held, {}, 0
+        if self._keeper is not None:
+            left = [kept for _, _, kept in held.values() if kept is not None]
+            if left:
+                self._keeper.left(self._session, left)
 
     def last_words(self, data: bytes) -> None:
         """See `Outlet.last_words`."""
@@ -129,8 +146,10 @@ class Inactive:
 
     def survives(self, link: Link, reason: str) -> bool:
         """See `Outlet.survives`. The session goes on as active (§5.2), so what is held goes to whoever keeps the rest."""
-        self._session.uncover()
-        return self.beneath.survives(link, reason)
+        survives = self.beneath.survives(link, reason)
+        if survives and self._session.layer is self:
+            self._session.uncover()
+        return survives
 
 
 SEND: Final = 0
@@ -173,7 +192,16 @@ class CsiModule(Module):
         """Nobody looks at the client any more."""
         session = link.session
         if session is not None and session.layer is None:
-            session.cover(Inactive(session, self.config.max_held, self.config.max_held_bytes))
+            keeper = self.kernel.service_or_none(SessionKeeper)
+            session.cover(Inactive(session, self.config.max_held, self.config.max_held_bytes, keeper))
+
+    @on(events.session_closed, at=0)  # before what was sent and not confirmed is taken care of: it was there first
+    def session_closed(self, event: SessionClosed) -> None:
+        """Nobody will be active again."""
+        layer = event.session.layer
+        if isinstance(layer, Inactive):
+            layer.leave()
+            event.session.uncover()
 
     @nonza(f"{{{CSI}}}active")
     def active(self, link: Link, _el: Element) -> None:

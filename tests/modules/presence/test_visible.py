@@ -94,6 +94,8 @@ async def test_contacts_here_and_elsewhere_hear_of_the_dead() -> None:
         await world.login(f"{ROMEO}/dead", presence=True)
         async with after_crash(world) as new:
             again = await resume(new, romeo, id_)
+            await new.settle()
+            assert gone(again) == [JULIET, NURSE]  # nobody is there
             await new.login(f"{NURSE}/house", presence=True)  # is back before anybody has missed her
             await new.pass_time(PATIENCE)
             assert gone(again) == [f"{JULIET}/balcony", f"{JULIET}/garden", f"{ROMEO}/dead"]
@@ -105,6 +107,8 @@ async def test_contacts_here_and_elsewhere_hear_of_the_dead() -> None:
             assert await rows(new) == [f"{NURSE}/house", f"{ROMEO}/orchard"]
             async with after_crash(new) as third:  # nobody dies twice
                 again = await resume(third, romeo, id_)
+                await third.settle()
+                assert gone(again) == [JULIET, NURSE]
                 await third.pass_time(PATIENCE)
                 assert gone(again) == [f"{NURSE}/house"]
                 assert [e for e in elsewhere(third) if e[0] == "unavailable"] == []

@@ -110,6 +110,9 @@ async def test_a_session_that_nobody_resumes_ends_after_the_restart(how: Any) ->
         async with how(world) as new:
             assert new.kernel.sessions.get(juliet.jid) is not None
             his = await resume(new, romeo, romeos, count)
+            await new.settle()
+            his.inbox.clear()  # after a crash, who is there
+            his.send(f"<a xmlns='{SM}' h='{sent_to(new, his)}'/>")
             await new.pass_time(601.0)
             await his.expect(f"<presence type='unavailable' from='{JULIET}'/>")
             again = await new.login(JULIET, presence=True)
@@ -423,3 +426,119 @@ async def test_personal_events_go_on_after_a_restart() -> None:
             await again.expect_nothing()
             again.send(publish.format("two"))
             await again.expect("<message><event xmlns='http://jabber.org/protocol/pubsub#event'/></message>")
+
+
+async def test_pushes_survive_a_crash() -> None:
+    """Nobody asks for the roster when a stream is resumed, so what has changed in it must be told."""
+    async with first_world() as world:
+        phone = await world.login("juliet@example.org/phone", presence=True, roster=True)
+        id_ = await enable(phone)
+        desk, _ = await managed(world, "juliet@example.org/desk")
+        count = sent_to(world, phone)
+        desk.send(
+            "<iq type='set' id='r'><query xmlns='jabber:iq:roster'><item jid='nurse@example.org' name='N'/></query></iq>"
+        )
+        await world.settle()
+        async with after_crash(world) as new:
+            again = await resume(new, phone, id_, count)
+            push = await again.expect("<iq type='set'><query xmlns='jabber:iq:roster'><item name='N'/></query></iq>")
+            again.send(f"<iq type='result' id='{push.get('id')}'/><a xmlns='{SM}' h='{sent_to(new, again)}'/>")
+            await new.pass_time(1.0)
+            assert await new.db.fetch("SELECT id FROM sm_message WHERE session = 1") == []
+
+
+async def test_a_push_that_nobody_took_is_nobodys_business() -> None:
+    async with first_world() as world:
+        phone = await world.login("juliet@example.org/phone", presence=True, roster=True)
+        await enable(phone)
+        desk = await world.login("juliet@example.org/desk")
+        desk.send("<iq type='set' id='r'><query xmlns='jabber:iq:roster'><item jid='nurse@example.org'/></query></iq>")
+        await world.settle()
+        async with after_crash(world, later=1.0) as new:
+            await new.pass_time(700.0)
+            assert len(new.kernel.sessions) == 0
+            assert await new.db.fetch("SELECT id FROM sm_message") == []
+
+
+async def test_after_a_crash_presence_is_told_anew() -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo, _ = await managed(world, "romeo@example.org/orchard")
+        nurse, _ = await managed(world, "nurse@example.org/house")
+        for other in (romeo, nurse):
+            await world.befriend(juliet, other)
+        count = sent_to(world, juliet)
+        juliet.drop()
+        romeo.send("<presence><show>dnd</show></presence>")
+        nurse.send("<presence type='unavailable'/>")
+        mercutio = await world.login("mercutio@example.org/x", presence=True)
+        mercutio.send("<presence type='subscribe' to='juliet@example.org'/>")
+        await world.settle()
+        async with after_crash(world) as new:
+            again = await resume(new, juliet, id_, count)
+            await new.settle()
+            told = {el.get("from"): el.findtext("{*}show") or el.get("type") for el in again.inbox}
+            assert told == {
+                "romeo@example.org/orchard": "dnd",
+                "nurse@example.org": "unavailable",
+                "mercutio@example.org": "subscribe",
+            }
+            again.drop()
+            await new.settle()
+            third = await resume(new, juliet, id_, sent_to(new, juliet))  # once is enough
+            await third.expect_nothing()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>",
+        "<reactions xmlns='urn:xmpp:reactions:0' id='1'/>",
+        "<retract xmlns='urn:xmpp:message-retract:1' id='1'/>",
+        "<odd xmlns='urn:example'/>",
+    ],
+)
+async def test_a_chat_state_does_not_make_the_rest_worthless(inner: str) -> None:
+    async with first_world() as world:
+        juliet, id_ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard")
+        count = sent_to(world, juliet)
+        state = "<active xmlns='http://jabber.org/protocol/chatstates'/>"
+        romeo.send(f"<message type='chat' to='{JULIET}' id='s'>{state}</message>")
+        romeo.send(f"<message type='chat' to='{JULIET}' id='m'>{state}{inner}</message>")
+        await world.settle()
+        async with after_crash(world) as new:
+            again = await resume(new, juliet, id_, count)
+            await new.settle()
+            assert [el.get("id") for el in again.inbox if el.tag.endswith("}message")] == ["m"]
+
+
+async def test_a_message_of_a_type_that_nobody_knows_is_a_message() -> None:
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        say(await world.login("romeo@example.org/orchard"), JULIET, "x", type="strange")
+        juliet.drop()
+        await world.pass_time(601.0)
+        again = await world.login(JULIET, presence=True)
+        await world.settle()
+        assert bodies(again) == ["x"]
+
+
+async def test_who_has_a_copy_gets_none_when_the_session_ends() -> None:
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        quiet = await world.login("juliet@example.org/quiet", priority=-1)
+        await quiet.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        quiet.inbox.clear()
+        await world.pass_time(1.0)
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        await world.pass_time(1.0)
+        late = await world.login("juliet@example.org/late")
+        await late.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        juliet.drop()
+        await world.pass_time(601.0)
+        copies = [
+            el.find("{urn:xmpp:carbons:2}received") is not None for el in quiet.inbox if el.tag.endswith("}message")
+        ]
+        assert copies == [True]
+        await late.expect("<message><received xmlns='urn:xmpp:carbons:2'/></message>")

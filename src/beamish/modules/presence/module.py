@@ -306,6 +306,23 @@ class PresenceModule(Module):
 
     # ---- what happens elsewhere -------------------------------------------------------------------------------------
 
+    def refresh(self, session: Session) -> None:
+        """See `PresenceService.refresh`."""
+        if session.available:
+            self.tasks.spawn(self._refresh(session), "refresh")
+
+    async def _refresh(self, session: Session) -> None:
+        roster = await settled(self.rosters.roster(session.bare))
+        if not session.available or self.kernel.sessions.get(session.jid) is not session:
+            return
+        for rest in (
+            self.probes.introduce(session, roster),
+            self.probes.name_absent(session, roster),
+            self._requests(session, roster),
+        ):
+            if rest is not None:
+                await rest
+
     def sessions_closed(self, session: Session) -> Awaitable[None] | None:
         """A session ended: if it was available, or had directed presence out, tell everybody, once."""
         return self._gone(session, Stanza.build(PRESENCE, UNAVAILABLE, sender=session.jid))

@@ -122,6 +122,18 @@ class Probes:
                 waiting.append(rest)
         return in_order(waiting)
 
+    async def name_absent(self, session: Session, roster: Roster) -> None:
+        """Tell a session which of its user's local contacts are not there (§4.3.2 rule 4); the others answer probes."""
+        by_user = self._kernel.sessions.by_user
+        for number, contact in enumerate(roster.subscriptions(), 1):
+            user = by_user.get(contact)
+            if self._broadcast.is_account(contact) and (user is None or not user.available):
+                rest = self._broadcast.to_session(Stanza.build(PRESENCE, "unavailable", sender=contact), session)
+                if rest is not None:
+                    await rest
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+
     async def _meet_later(self, session: Session, contact: JID) -> None:
         rest = self._meet(session, contact, await settled(self._rosters.roster(contact)))
         if rest is not None:

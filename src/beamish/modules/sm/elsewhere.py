@@ -23,7 +23,6 @@ from beamish.xmpp.xml import escape_attr
 
 if TYPE_CHECKING:
     from beamish.modules.sm.module import StreamManagementModule
-    from beamish.modules.sm.outlet import Managed
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +30,8 @@ SINCE: Final = "sm.since"
 """Note of a session: what was sent to its account after this time it has got as well."""
 WHEN: Final = "sm.when"
 """Note of a context: the message was first handed to a session at this time; that is what a stamp should say."""
-_KEPT_TYPES: Final = frozenset(("", "normal", "chat"))
+_LEFT_TYPES: Final = frozenset(("headline", "groupchat", "error"))
+"""What means nothing later, or is in a room's archive. Unknown types are normal (RFC 6121 §5.2.2)."""
 _COPY: Final = b"urn:xmpp:carbons:2"
 
 
@@ -57,7 +57,7 @@ def sort_out(sm: StreamManagementModule, session: Session, left: list[Sent]) -> 
             continue
         others: tuple[Session, ...] = ()
         if stanza.name == MESSAGE:
-            if stanza.type not in _KEPT_TYPES or _is_personal(stanza, session):
+            if stanza.type in _LEFT_TYPES or _is_personal(stanza, session):
                 continue
             others = tuple(other for other in account.routable if not _has(sm, other, stanza, sent.when))
             if account.routable and not others:
@@ -80,17 +80,16 @@ def _stanza(sent: Sent, session: Session) -> Stanza | None:
         return None
 
 
-async def bring(sm: StreamManagementModule, managed: Managed, parcels: list[Parcel]) -> None:
+async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parcel]) -> None:
     """Give away what an ended session's client has not confirmed, in order; each row goes in the commit of its new one."""
     for parcel in parcels:
         try:
-            await _bring(sm, managed.session, parcel)
+            await _bring(sm, session, parcel)
         except Exception:
-            log.exception("unconfirmed_stanza_lost", jid=str(managed.session.jid))
+            log.exception("unconfirmed_stanza_lost", jid=str(session.jid))
         if parcel.sent.row:
             sm.journal.confirmed((parcel.sent.row,))
-    sm.forget(managed)
-    log.info("unconfirmed_brought_elsewhere", jid=str(managed.session.jid), stanzas=len(parcels))
+    log.info("unconfirmed_brought_elsewhere", jid=str(session.jid), stanzas=len(parcels))
 
 
 async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -> None:

@@ -9,7 +9,7 @@ Not here: `location`, and resumption within SASL2 (the stanzas' transport does n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -20,10 +20,10 @@ from beamish.core import events
 from beamish.core.events import AccountEvent, PresenceChanged, SessionClosed, SessionNotes
 from beamish.core.kernel import new_id
 from beamish.core.module import Module, ModuleConfig, Xep, command, nonza, on
-from beamish.core.services import DeliveryReceipts, SessionKeeper
+from beamish.core.services import DeliveryReceipts, PresenceService, SessionKeeper
 from beamish.core.sessions import Link, Session
-from beamish.modules.sm.elsewhere import SINCE, bring, sort_out
-from beamish.modules.sm.outlet import Managed
+from beamish.modules.sm.elsewhere import SINCE, Parcel, bring, sort_out
+from beamish.modules.sm.outlet import Managed, Sent, kept, outlasts
 from beamish.modules.sm.restart import restore
 from beamish.modules.sm.store import MIGRATIONS, Journal
 from beamish.storage.api import StorageError
@@ -32,6 +32,7 @@ from beamish.stream.resume import SM, read_count
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import Element
 
 log = structlog.get_logger(__name__)
@@ -186,7 +187,7 @@ class StreamManagementModule(Module):
 
     async def _resume(self, link: Link, managed: Managed, h: int) -> None:
         session = managed.session
-        waited = managed.link is None
+        waited, exact = managed.link is None, managed.exact
         managed.take_over(link)
         managed.claimed = link
         if not managed.exact:
@@ -204,6 +205,8 @@ class StreamManagementModule(Module):
         self.journal.changed(managed)
         log.info("resumed", jid=str(session.jid), peer=link.peer, waited=waited, again=unconfirmed)
         link.carry(session)
+        if not exact:  # presence on its way at the crash is lost
+            self.kernel.service(PresenceService).refresh(session)
 
     # ---- the life of a session --------------------------------------------------------------------------------------
 
@@ -275,9 +278,13 @@ class StreamManagementModule(Module):
         parcels = sort_out(self, managed.session, managed.end())
         if parcels:
             self.journal.ended(managed)
-            self.kernel.tasks.spawn(bring(self, managed, parcels), "unconfirmed")
+            self.kernel.tasks.spawn(self._bring(managed, parcels), "unconfirmed")
         else:
             self.forget(managed)
+
+    async def _bring(self, managed: Managed, parcels: list[Parcel]) -> None:
+        await bring(self, managed.session, parcels)
+        self.forget(managed)
 
     def forget(self, managed: Managed) -> None:
         """An ended session has nothing left."""
@@ -355,6 +362,33 @@ class StreamManagementModule(Module):
         managed = self._by_session.get(session)
         if managed is not None and managed.resumable:
             self.journal.changed(managed)
+
+    def hold(self, session: Session, data: bytes, message: Stanza) -> Sent:
+        """See `SessionKeeper.hold`: a row without a number, which after a crash counts as not sent."""
+        held = Sent(data, kept(message), self.now())
+        managed = self._by_session.get(session)
+        if managed is not None and outlasts(message):
+            position = self.journal.message(managed, held, None)
+            if position:
+                session.stored = position
+        return held
+
+    def let_go(self, held: object) -> None:
+        """See `SessionKeeper.let_go`: the row goes in the commit that brings the one with the number."""
+        assert isinstance(held, Sent)
+        if held.row:
+            self.journal.confirmed((held.row,))
+            self.journal.tidy()
+
+    def left(self, session: Session, held: Sequence[object]) -> None:
+        """See `SessionKeeper.left`."""
+        messages = [one for one in held if isinstance(one, Sent)]
+        managed = self._by_session.get(session)
+        if managed is not None and not managed.over:  # its own end is next, and takes them along behind the others
+            for one in messages:
+                managed.queue.add(one, len(one.data))
+        elif parcels := sort_out(self, session, messages):
+            self.kernel.tasks.spawn(bring(self, session, parcels), "unconfirmed")
 
     def notes_of(self, session: Session) -> dict[str, Any]:
         """What modules want to have kept with a session."""

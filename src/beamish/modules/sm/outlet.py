@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from beamish.core.content import chat_state_only, survey
 from beamish.core.events import Context
 from beamish.core.sessions import Link, Session
 from beamish.storage.api import StorageError
@@ -31,8 +32,8 @@ log = structlog.get_logger(__name__)
 REQUEST: Final = f"<r xmlns='{SM}'/>".encode()
 _CHAT_STATES: Final = b"http://jabber.org/protocol/chatstates"
 _ARCHIVE: Final = b"urn:xmpp:mam:"
-_CONTENT: Final = (b"<body", b"<encrypted", b"<received")
-"""What may come together with a chat state."""
+_CONTENT: Final = (b"<encrypted", b"<displayed", b"<acknowledged", b"urn:xmpp:receipts", b"<reactions", b"<retract")
+"""What may come together with a chat state in a copy."""
 
 
 class Sent:
@@ -143,11 +144,11 @@ class Managed:
             return False
         sm = self._sm
         name = stanza.name
-        sent = Sent(data, None if name == PRESENCE else _kept(stanza), sm.now())
+        sent = Sent(data, None if name == PRESENCE else kept(stanza), sm.now())
         queue = self.queue
         count = queue.add(sent, len(data))
         position = 0
-        if name == MESSAGE and _outlasts(stanza):
+        if stanza.type == "set" or (name == MESSAGE and outlasts(stanza)):  # pushes, too: nobody asks for them again
             position = sm.journal.message(self, sent, count if self.exact else None)
             if position:
                 self.session.stored = position
@@ -425,7 +426,7 @@ class Managed:
         return self.seconds, self.expires, json.dumps(self.state())
 
 
-def _kept(stanza: Stanza) -> Stanza:
+def kept(stanza: Stanza) -> Stanza:
     """The stanza as it is kept; one of a class of its own stays what it is."""
     return stanza.detached() if stanza.__class__ is Stanza else stanza
 
@@ -435,11 +436,15 @@ def simple_notes(session: Session) -> dict[str, object]:
     return {key: value for key, value in session.notes.items() if isinstance(value, (bool, int, float, str))}
 
 
-def _outlasts(stanza: Stanza) -> bool:
+def outlasts(stanza: Stanza) -> bool:
     """Whether a message is worth a row: not events of the moment, and not a chat state alone."""
     if stanza.type == "headline":
         return False
     body = stanza.body
     if _ARCHIVE in body and isinstance(stanza, PersonalStanza):
         return False  # a page of the archive, which is asked for again
-    return _CHAT_STATES not in body or any(content in body for content in _CONTENT)
+    if _CHAT_STATES not in body or b"<body" in body:
+        return True
+    if isinstance(stanza, PersonalStanza):
+        return any(content in body for content in _CONTENT)
+    return not chat_state_only(survey(stanza))
