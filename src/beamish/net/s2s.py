@@ -16,6 +16,7 @@ from beamish.core.events import Context, RemoteLost
 from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
+from beamish.core.services import Outbox
 from beamish.core.tasks import TaskGroup
 from beamish.net import dns
 from beamish.net.connection import Flusher
@@ -25,12 +26,13 @@ from beamish.net.s2s_link import PING_ID, Link
 from beamish.net.s2s_out import Report, S2SOutLink
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.s2s_route import BROKEN, Route
+from beamish.net.s2s_stored import Dormant, in_doubt, restore, settle, worth_keeping
 from beamish.net.throttle import Bucket
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
 from beamish.net.wirelog import WireLog
 from beamish.stream.s2s import Pair, S2SSettings, domain_of
-from beamish.stream.s2s_acks import Acks
+from beamish.stream.s2s_acks import Acks, PingAcks
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
@@ -117,8 +119,9 @@ class Federation:
     tasks: TaskGroup = field(default_factory=lambda: TaskGroup(OWNER))
     links: set[Link] = field(default_factory=set)
     routes: dict[Pair, Route] = field(default_factory=dict)
-    resumable: dict[str, S2SInLink] = field(default_factory=dict)
+    resumable: dict[str, S2SInLink | Dormant] = field(default_factory=dict)
     draining: bool = False
+    outbox: Outbox | None = None
     presences: RemotePresence = field(init=False)
     _buckets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
     _per_network: dict[str, int] = field(default_factory=dict)
@@ -141,9 +144,13 @@ class Federation:
         ):
             self.kernel.commands.add(Command(name, summary, OWNER, run))
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
+        self.outbox = self.kernel.service_or_none(Outbox)
+        restore(self)
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Close every stream in order; what could not be sent goes back to its senders. `grace` in seconds."""
+        """Close every stream in order; `grace` in seconds. What could not be sent waits on disk for the next start; what
+        is not there goes back to its senders.
+        """
         self.draining = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -161,9 +168,9 @@ class Federation:
         why = Unreachable(Cause.LOST, "this server is going down")
         for route in tuple(self.routes.values()):
             route.stop(why)
-        for link in self.resumable.values():
-            if link.acks is not None:
-                self.bounce_pending(link.acks, why)
+        for left in self.resumable.values():
+            if left.acks is not None:
+                self.bounce_rest(left.acks, why)
         await self.tasks.close()
 
     def now(self) -> float:
@@ -244,11 +251,20 @@ class Federation:
         pair = (sender.domain, to.domain)
         route = self.routes.get(pair)
         if route is None:
-            route = self._route(pair)
-        route.send(stanza)
+            route = self.route(pair)
+        position = route.send(stanza)
+        if position > ctx.settled:
+            ctx.settled = position
         return STOP
 
-    def _route(self, pair: Pair) -> Route:
+    def keeps(self, stanza: Stanza) -> bool:
+        """Whether a stanza is kept on disk until its server has it."""
+        return worth_keeping(self.kernel, stanza)
+
+    def route(self, pair: Pair) -> Route:
+        """The way from a domain of ours to a remote one. Raises `StanzaError` if there may be none."""
+        if (found := self.routes.get(pair)) is not None:
+            return found
         if self.draining:
             raise StanzaError(Condition.REMOTE_SERVER_TIMEOUT, text="this server is going down")
         if reason := self.policy.refusal(pair[1]):
@@ -339,12 +355,10 @@ class Federation:
         """A bidirectional stream of the peer's may carry what we have for it (XEP-0288)."""
         if not link.usable:
             return
-        route = self.routes.get((local, remote))
-        if route is None:
-            try:
-                route = self._route((local, remote))
-            except StanzaError:
-                return
+        try:
+            route = self.route((local, remote))
+        except StanzaError:
+            return
         if (route.unused and route.holder in (None, link)) or self._resumed(route, link):
             route.attach(link)
 
@@ -379,7 +393,7 @@ class Federation:
         data = ping.to_wire()
         if link.acks is not None:
             link.acks.count_sent(ping, data)  # the peer counts it as well
-        link.write(data)
+        link.put(data)
 
     def ping_answered(self, stanza: Stanza) -> bool:
         """See `Hub.ping_answered`. An error is an answer too."""
@@ -388,73 +402,175 @@ class Federation:
         link, number = self._pinged.pop((stanza.id, str(stanza.sender), str(stanza.to)), (None, 0))
         if link is None or link.pings is None:
             return False
-        link.pings.answered(number)
+        rows = link.pings.answered(number)
+        if rows and self.outbox is not None:
+            self.outbox.drop(rows, soon=True)
+        link.released()
         return True
 
     def link_lost(self, link: Link) -> None:
         """A stream is gone."""
         if self.draining and not self.links:
             self._empty.set()
-        abnormal = link.why is not None
-        acks = link.acks
+        why, acks = link.why, link.acks
         kept = False
         if isinstance(link, S2SInLink):
             if acks is not None and acks.id and self.resumable.get(acks.id) is link:
-                if link.why is not None and not self.draining:
-                    self.kernel.clock.call_later(self.limits.resume_seconds, lambda: self._forget(link))
-                    kept = link.why.cause in BROKEN
+                if why is not None and why.cause in BROKEN and not self.draining:
+                    self.wait_for_peer(link)
+                    kept = True
                 else:
-                    self.resumable.pop(acks.id, None)
+                    del self.resumable[acks.id]
+            routes = [route for route in link.routes if route.link is link]
             for route in tuple(link.routes):
                 kept = route.detach(link, ours=False, again=False) or kept
-            if abnormal and not self.draining:
+            if why is None and acks is not None and acks.id and acks.unconfirmed and routes and not self.draining:
+                routes[0].ask(acks, link)  # the goodbye crossed what we sent: did they get that?
+                kept = True
+            if why is not None and not self.draining:
                 for local, remote in link.machine.pairs:
                     self._is_there(local, remote)
         elif isinstance(link, S2SOutLink):
             for route in tuple(link.routes):
-                again = abnormal and (link.machine.bidi or self.presences.of(link.machine.remote) > 0)
+                again = why is not None and (link.machine.bidi or self.presences.of(link.machine.remote) > 0)
                 kept = route.detach(link, ours=True, again=again and not self.draining) or kept
-        if acks is not None and acks.pending and not kept:
-            self.resumable.pop(acks.id, None)  # without what goes back now there is nothing to go on with
-            self.bounce_pending(acks, link.why)
-        if link.pings is not None and link.why is not None:
-            for stanza in link.pings.lost(self.now()):
-                self.bounce(stanza, link.why)
+        if acks is not None and not kept:
+            if not self.draining or (why is None and not acks.unconfirmed):
+                self.give_up_stream(acks, why)
+            else:
+                self.bounce_rest(acks, why)  # and after the start we go on with what is on disk
+        if link.pings is not None:
+            self._pings_lost(link.pings, why)
 
-    def _forget(self, link: S2SInLink) -> None:
-        """The peer did not come back for its stream."""
-        if link.acks is not None and self.resumable.get(link.acks.id) is link:
-            del self.resumable[link.acks.id]
-            self.bounce_pending(link.acks, link.why)
+    def _pings_lost(self, pings: PingAcks, why: Unreachable | None) -> None:
+        if why is None:
+            rows = pings.closed()
+        else:
+            doubtful, rows = pings.lost(self.now())
+            for stanza, row in doubtful:
+                self.bounce(stanza, why, row)
+        if rows and self.outbox is not None:
+            self.outbox.drop(rows, soon=True)
+
+    # ---- streams that are over --------------------------------------------------------------------------------------
+
+    def wait_for_peer(self, link: S2SInLink | Dormant) -> None:
+        """Give a peer time to resume its stream."""
+        assert link.acks is not None
+        self.resumable[link.acks.id] = link
+        self.kernel.clock.call_later(self.limits.resume_seconds, lambda: self._forget(link))
+
+    def _forget(self, link: S2SInLink | Dormant) -> None:
+        """The peer did not come back for its stream: what is left on it, we ask it about ourselves."""
+        acks = link.acks
+        if acks is None or self.resumable.get(acks.id) is not link or not link.gone:
+            return
+        del self.resumable[acks.id]
+        waiting = [route for route in self.routes.values() if route.holder is link]
+        for route in waiting:
+            route.holder = None
+        if acks.unconfirmed and waiting:
+            waiting[0].ask(acks, link if isinstance(link, S2SInLink) else None)
+        else:
+            self.give_up_stream(acks, link.why)
+        for route in waiting:
+            route.look_after()
+
+    async def counted(self, acks: Acks, after: int) -> None:
+        """Return when it is on disk how many stanzas of the peer were handled, and what they caused up to `after`."""
+        done = asyncio.get_running_loop().create_future()
+
+        def tell() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        if acks.key and self.outbox is not None:
+            self.outbox.handled(acks.key, acks.handled, tell, after)
+        else:
+            self.kernel.db.when_durable(after, tell)
+        await done
+
+    async def settle(self, id_: str, h: int, remotes: set[str]) -> int | None:
+        """See `s2s_stored.settle`."""
+        return await settle(self, id_, h, remotes)
+
+    def settled(self, acks: Acks, h: int) -> None:
+        """The peer says that it got `h` stanzas of a stream that is over: the rest goes out again, on another one."""
+        rows = acks.confirm(h)
+        if self.outbox is not None:
+            self.outbox.drop(rows)
+        rest = acks.take_rest()
+        self.give_up_stream(acks, None)
+        if rest:
+            log.info("s2s_left_over", stanzas=len(rest))
+        self.again(rest)
+
+    def again(self, stanzas: list[tuple[Stanza, int]], *, behind: bool = False) -> None:
+        """Send stanzas that a stream left behind, in their order before all that waits, or `behind` it."""
+        by_pair: dict[Pair, list[tuple[Stanza, int]]] = {}
+        for stanza, row in stanzas:
+            assert stanza.sender is not None and stanza.to is not None
+            by_pair.setdefault((stanza.sender.domain, stanza.to.domain), []).append((stanza, row))
+        for pair, some in by_pair.items():
+            try:
+                self.route(pair).again(some, behind=behind)
+            except StanzaError as error:
+                for stanza, row in some:
+                    self.bounce(stanza, Unreachable(Cause.POLICY, error.text), row)
+
+    def lost_count(self, acks: Acks, why: Unreachable) -> None:
+        """The peer has forgotten a stream that is over, and with it whether it got the last stanzas."""
+        if acks.exact:
+            self.give_up_stream(acks, why)
+            return
+        rest = acks.take_rest()
+        self.give_up_stream(acks, why)
+        for stanza, row in rest:
+            in_doubt(self, stanza, row, why)
+
+    def give_up_stream(self, acks: Acks, why: Unreachable | None) -> None:
+        """A stream is over for good: send back what the peer has not confirmed, remember what we have handled."""
+        if acks.key and self.outbox is not None:
+            self.outbox.handled(acks.key, acks.handled)
+            self.outbox.ended(acks.key)
+        self.bounce_rest(acks, why)
 
     def _is_there(self, local: str, remote: str) -> None:
         """A stream of the peer's broke off. If anybody here sees its users online, find out whether it is alive."""
         if not self.presences.of(remote):
             return
-        route = self.routes.get((local, remote))
-        if route is None:
-            try:
-                route = self._route((local, remote))
-            except StanzaError:
-                return
+        try:
+            route = self.route((local, remote))
+        except StanzaError:
+            return
         route.wake()
 
     # ---- what cannot be delivered -----------------------------------------------------------------------------------
 
-    def bounce(self, stanza: Stanza, why: Unreachable) -> None:
-        """Send a stanza back to its sender with the cause."""
+    def bounce(self, stanza: Stanza, why: Unreachable, row: int = 0) -> None:
+        """Send a stanza back to its sender with the cause. At the end of this process, what is on disk stays there."""
+        if row and self.outbox is not None:
+            if self.draining:
+                return
+            self.outbox.drop((row,))
         reply = stanza.error(why.stanza_error())
-        if reply is not None:
-            self.kernel.router.post(reply)
+        if reply is None:
+            return
+        to = reply.to
+        if (
+            to is not None
+            and to.local
+            and self.kernel.is_local_domain(to.domain)
+            and self.kernel.sessions.get(to) is None
+        ):
+            log.info("s2s_error_untold", sender=to, to=stanza.to, cause=why.cause.value, reason=why.text)
+        self.kernel.router.post(reply)
 
-    def bounce_pending(self, acks: Acks, why: Unreachable | None) -> None:
+    def bounce_rest(self, acks: Acks, why: Unreachable | None) -> None:
         """Send back what the peer has not confirmed and nobody can ask it about any more."""
         reason = why or Unreachable(Cause.LOST, "the server closed the stream before it confirmed this")
-        pending = [stanza for stanza, _ in acks.pending]
-        acks.pending.clear()
-        acks.bytes = 0
-        for stanza in pending:
-            self.bounce(stanza, reason)
+        for stanza, row in acks.take_rest():
+            self.bounce(stanza, reason, row)
 
     def unreachable(self, remote: str, why: Unreachable) -> None:
         """A remote domain is gone: its users are offline to whoever saw them online."""

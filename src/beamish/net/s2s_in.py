@@ -112,6 +112,8 @@ class S2SInLink(Link):
             return
         self.negotiated()
         self.limit(event.remote)
+        if self.acks is not None and self.acks.key and self._outbox is not None:
+            self._outbox.joined(self.acks.key, self.machine.pairs)
         federation.heard_from(event.remote)
         if self.machine.bidi and not (verdict and federation.must_verify(event.remote)):
             # Dialback may vouch for what they send; what we send needs a certificate that holds, whoever connected.
@@ -170,11 +172,15 @@ class S2SInLink(Link):
         wanted = item.el.get("resume") in ("true", "1")
         self.acks = Acks(new_id() if wanted and self.federation.keep(self) else "")
         resume = ""
+        position = 0
         if self.acks.id:
             self.federation.resumable[self.acks.id] = self
+            if self._outbox is not None:
+                self.acks.key = self._outbox.begin(self.acks.id, outgoing=False, pairs=self.machine.pairs)
+                position = self._outbox.position
             seconds = int(self.federation.limits.resume_seconds)
             resume = f" id='{self.acks.id}' resume='true' max='{seconds}'"
-        self.write(f"<enabled xmlns='{SM}'{resume}/>".encode())
+        self.put(f"<enabled xmlns='{SM}'{resume}/>".encode(), position)
         self._offer()
         return None
 
@@ -184,27 +190,31 @@ class S2SInLink(Link):
         id_ = item.el.get("previd", "")
         old = federation.resumable.get(id_)
         if old is None or old is self or old.acks is None or not (old.remotes & self.remotes):
-            self.write(failed_element("item-not-found"))
+            # Over for us. The peer's count tells what it has got of it, ours tells the peer the same.
+            handled = await federation.settle(id_, h, self.remotes)
+            if not self.gone:
+                self.write(failed_element("item-not-found", handled))
             return
         if not old.gone:
             old.why = Unreachable(Cause.LOST, "the peer came back on another connection")
             old.abort()
             old.lost(None)
         await old.quiet()
-        durable = asyncio.get_running_loop().create_future()
-        federation.kernel.db.when_durable(old._settled, lambda: None if durable.done() else durable.set_result(None))
-        await durable
+        if old.acks is not None:
+            await federation.counted(old.acks, old.settled_at)
         if self.gone:
             return
         # From here on without a pause: what is sent in between would be counted, and then sent again.
         if (acks := old.acks) is None:  # taken up by yet another stream
             self.write(failed_element("item-not-found"))
             return
-        acks.confirm(h)
+        restored = not acks.exact
+        self.confirmed(acks, h)
         self.acks, old.acks = acks, None
         federation.resumable[id_] = self
-        self._settled = max(self._settled, old._settled)
+        self._settled = max(self._settled, old.settled_at)
+        self._counted = acks.handled
         self.write(f"<resumed xmlns='{SM}' previd='{escape_attr(id_)}' h='{acks.handled}'/>".encode())
         self._log.info("s2s_resumed", unconfirmed=len(acks.pending))
-        self.resend()
+        self.resend(renumber=restored)
         self._offer()

@@ -19,14 +19,15 @@ from cryptography import x509
 from beamish.core.events import Context
 from beamish.core.kernel import new_id
 from beamish.core.later import is_later
+from beamish.core.services import Outbox
 from beamish.net.address import format_peer, network_of
-from beamish.net.tls_memory import TlsConnection
+from beamish.net.held import HeldConnection
 from beamish.stream.parser import Nonza, Unaddressable
 from beamish.stream.s2s import SM, Event, ServerStream, Stage, StreamClosed, StreamFailed
-from beamish.stream.s2s_acks import Acks, PingAcks, read_count
+from beamish.stream.s2s_acks import WRAP, Acks, PingAcks, read_count
 from beamish.stream.s2s_out import Cause, Unreachable, peer_error
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
-from beamish.xmpp.stanza import PRESENCE, Stanza
+from beamish.xmpp.stanza import MESSAGE, PRESENCE, Stanza
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
@@ -78,7 +79,7 @@ class Hub(Protocol):
         """The rates of a remote domain: stanzas and bytes."""
 
 
-class Link(TlsConnection):
+class Link(HeldConnection):
     """One server stream on its socket."""
 
     __slots__ = (
@@ -88,10 +89,14 @@ class Link(TlsConnection):
         "_backlog",
         "_bucket",
         "_byte_bucket",
+        "_counted",
+        "_ending",
         "_eof",
         "_log",
         "_network",
+        "_outbox",
         "_parked",
+        "_parting",
         "_settled",
         "_task",
         "_throttled",
@@ -116,7 +121,7 @@ class Link(TlsConnection):
     direction = ""
 
     def __init__(self, federation: Hub, machine: ServerStream) -> None:
-        super().__init__(federation.flusher, federation.limits.unsent_bytes)
+        super().__init__(federation.flusher, federation.limits.unsent_bytes, federation.kernel)
         clock = federation.kernel.clock
         self.federation: Any = federation
         self.machine = machine
@@ -139,10 +144,17 @@ class Link(TlsConnection):
         self._backlog: list[bytes] = []
         self._bucket: Any = None
         self._byte_bucket: Any = None
+        self._counted = 0
+        """Stanzas of the peer whose handling is on disk."""
+        self._ending = False
+        """The peer has closed its stream; our last confirmation comes before our goodbye."""
         self._eof = False
         self._log: Any = log.bind(stream=self.id)
         self._network = ""
+        self._outbox: Outbox | None = getattr(federation, "outbox", None)
         self._parked: deque[Event] = deque()
+        self._parting = False
+        """We have said goodbye: nothing may be written behind it."""
         self._settled = 0
         self._task: asyncio.Task[None] | None = None
         self._throttled = False
@@ -236,6 +248,7 @@ class Link(TlsConnection):
         if self.acks is not None:
             self._parked.clear()  # not counted as handled, so the peer knows
             self._backlog.clear()
+        self.forget_held()
         orderly = self.machine.stage is Stage.CLOSED and self.why is None
         if not orderly and self.why is None:
             self.why = Unreachable(Cause.LOST, f"the connection to {self.peer} broke off")
@@ -245,6 +258,8 @@ class Link(TlsConnection):
 
     def answer(self) -> None:
         """Send what the machine wants sent."""
+        if self._ending:
+            return
         if data := self.machine.data_to_send():
             if self.federation.wire_log.enabled:
                 self.federation.wire_log.sent(self.id, None, data)
@@ -305,6 +320,11 @@ class Link(TlsConnection):
                 return None
             self.answer()
 
+    @property
+    def settled_at(self) -> int:
+        """The position in the database queue up to which everything was written that stanzas of the peer caused."""
+        return self._settled
+
     async def quiet(self) -> None:
         """Return when the stanza in hand has been handled."""
         while (task := self._task) is not None:
@@ -323,10 +343,12 @@ class Link(TlsConnection):
         elif isinstance(event, StreamFailed):
             self._failed(event)
         elif isinstance(event, StreamClosed):
+            self._ending = True
             self._confirm_then(self._finished)
         return None
 
     def _finished(self) -> None:
+        self._ending = False
         self.answer()
         self.finish()
 
@@ -369,6 +391,7 @@ class Link(TlsConnection):
     def _goodbye(self) -> None:
         if self.gone or self._closing:
             return
+        self._parting = True
         self.machine.close()
         self.answer()
         self.flush()
@@ -381,11 +404,10 @@ class Link(TlsConnection):
         federation = self.federation
         self.stanzas_in += 1
         self.used = self.heard
-        if self.acks is not None:
-            self.acks.count_handled()
         if stanza.name == PRESENCE:
             federation.presences.note(stanza)
         elif stanza.id.startswith(PING_ID) and federation.ping_answered(stanza):
+            self._handled(False)
             return None
         ctx = Context(stanza)
         rest = federation.kernel.router.from_elsewhere(ctx)
@@ -393,21 +415,31 @@ class Link(TlsConnection):
             return self._routed(ctx, rest)
         if ctx.settled > self._settled:
             self._settled = ctx.settled
+        if self.acks is not None:
+            self._handled(stanza.name == MESSAGE or ctx.settled > 0)
         return None
+
+    def _handled(self, lasting: bool) -> None:
+        """A stanza was dealt with; if it left something on disk, its count joins that commit."""
+        acks = self.acks
+        if acks is not None:
+            acks.count_handled()
+            if lasting and acks.key and self._outbox is not None:
+                self._outbox.handled(acks.key, acks.handled)
 
     def _unaddressable(self, event: Unaddressable) -> None:
         """A stanza whose `to` is no JID: it counts as handled, like every stanza, and is answered if it may be."""
         self._log.info("s2s_jid_malformed", reason=event.reason)
         self.stanzas_in += 1
         self.used = self.heard
-        if self.acks is not None:
-            self.acks.count_handled()
+        self._handled(False)
         if event.reply is not None:
             self.federation.kernel.router.post(event.reply)
 
     async def _routed(self, ctx: Context, rest: Awaitable[None]) -> None:
         await rest
         self._settled = max(self._settled, ctx.settled)
+        self._handled(True)
 
     def limit(self, remote: str) -> None:
         """From now on the rates of this remote domain apply."""
@@ -438,35 +470,60 @@ class Link(TlsConnection):
     def room(self) -> bool:
         """Whether the peer keeps up, so that stanzas may be sent now."""
         acks = self.acks
-        limits = self.federation.limits
-        return not self._blocked and (
-            acks is None or (len(acks.pending) < limits.queue_stanzas and acks.bytes < limits.queue_bytes)
-        )
+        limits: S2SLimits = self.federation.limits
+        if self._blocked or self.waiting >= limits.queue_stanzas:
+            return False
+        if acks is not None:
+            return len(acks.pending) < limits.queue_stanzas and acks.bytes < limits.queue_bytes
+        return self.pings is None or self.pings.room
 
     def send_stanza(self, stanza: Stanza) -> None:
-        """Send a stanza. If the connection is cut before the peer has confirmed it, `acks` has it."""
+        """See `carry`, for stanzas whose senders wait for nothing."""
+        self.carry(stanza)
+
+    def carry(self, stanza: Stanza, row: int = 0) -> int:
+        """Send a stanza; it goes out when it is on disk, if it is kept there (as `row`, or from now on).
+
+        Until the peer has confirmed it, `acks` or `pings` has it. The result is the position in the database queue that
+        must be durable before the sender is told that it was taken; 0 if it need not wait.
+        """
         data = stanza.to_wire()
         self.stanzas_out += 1
         self.used = self.federation.kernel.clock.monotonic()
         acks = self.acks
+        outbox = self._outbox
+        position = 0
+        if outbox is not None and (row or self.federation.keeps(stanza)):
+            if acks is not None:
+                row = outbox.keep(data, acks.key, (acks.sent + 1) % WRAP, row)
+            else:
+                row = outbox.keep(data, 0, 0, row)
+            position = outbox.position
         if acks is not None:
-            acks.count_sent(stanza.detached(), data)
+            acks.count_sent(stanza.detached(), data, row)
         if self.federation.wire_log.enabled:
             self.federation.wire_log.sent(self.id, None, data)
-        self.write(data)
+        self.put(data, position)
         if acks is not None:
             self._unasked += 1
             if self._unasked >= _ASK_EVERY:
                 self.ask()
-                return
+                return position
         elif self.pings is not None:
-            self.pings.sent(stanza, self.used)
+            forgotten = self.pings.sent(stanza, self.used, row)
+            if forgotten and outbox is not None:
+                outbox.drop(forgotten)
             if not self.pings.due:
-                return
+                return position
         else:
-            return
+            return position
         if self._ask_timer is None:
             self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ask_due)
+        return position
+
+    def released(self) -> None:
+        """See `HeldConnection.released`."""
+        self._drain()
 
     def _ask_due(self) -> None:
         self._ask_timer = None
@@ -480,7 +537,7 @@ class Link(TlsConnection):
         self._unasked = 0
         if not self._asked:
             self._asked = self.federation.kernel.clock.monotonic()
-        self.write(_R)
+        self.put(_R)
 
     def _drain(self) -> None:
         for route in tuple(self.routes):
@@ -494,7 +551,7 @@ class Link(TlsConnection):
         if name == "r":
             self._confirm_then(None)
         elif name == "a" and self.acks is not None:
-            self.acks.confirm(read_count(item.el.get("h")))
+            self.confirmed(self.acks, read_count(item.el.get("h")))
             self._asked = 0.0
             self._drain()
         else:
@@ -505,29 +562,49 @@ class Link(TlsConnection):
         self.fail(StreamError(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE))
         return None
 
+    def confirmed(self, acks: Acks, h: int) -> None:
+        """The peer has handled `h` of our stanzas. Raises `StreamError`."""
+        rows = acks.confirm(h)
+        if rows and self._outbox is not None:
+            # after a crash the peer of a stream that can be resumed tells it once more
+            self._outbox.drop(rows, soon=not acks.key)
+
     def _confirm_then(self, then: Any) -> None:
-        """Confirm what was handled up to now, once it is committed."""
+        """Confirm what was handled up to now, once that is on disk; then, behind all that waits, go on with `then`."""
         acks = self.acks
-        if acks is None:
-            if then is not None:
-                then()
-            return
-        h = acks.handled
+        h = 0 if acks is None else acks.handled
 
         def confirm() -> None:
-            if not self.gone:
-                self.write(f"<a xmlns='{SM}' h='{h}'/>".encode())
-                if then is not None:
-                    then()
+            if self.gone:
+                return
+            if acks is not None:
+                self._counted = h
+                if not self._parting:
+                    self.write(f"<a xmlns='{SM}' h='{h}'/>".encode())
+            if then is not None:
+                self.behind(then)
 
-        self.federation.kernel.db.when_durable(self._settled, confirm)
+        db = self.federation.kernel.db
+        if acks is None:
+            confirm()
+        elif acks.key and self._outbox is not None and h != self._counted:
+            self._outbox.handled(acks.key, h, confirm, self._settled)
+        else:
+            db.when_durable(self._settled, confirm)
 
-    def resend(self) -> None:
-        """Send again what the peer has not got, in the order it had; the counters know it already."""
-        assert self.acks is not None
-        for _, data in self.acks.pending:
-            self.write(data)
-        if self.acks.pending:
+    def resend(self, *, renumber: bool = False) -> None:
+        """Send again what the peer has not got, in the order it had. `renumber`: its numbers have changed."""
+        acks = self.acks
+        assert acks is not None
+        number = acks.sent - len(acks.pending)
+        for _, data, row in acks.pending:
+            number += 1
+            position = 0
+            if renumber and row and self._outbox is not None:
+                self._outbox.keep(data, acks.key, number % WRAP, row)
+                position = self._outbox.position
+            self.put(data, position)
+        if acks.pending:
             self.ask()
 
     # ---- looking after it -------------------------------------------------------------------------------------------

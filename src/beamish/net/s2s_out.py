@@ -95,7 +95,7 @@ class S2SOutLink(Link):
             assert self.why is not None
             self.ready.set_exception(self.why)
             self.ready.exception()  # whoever waited may have given up already
-        if self._resuming is not None and self.route is not None:
+        if self._resuming is not None and self.route is not None and not self._resuming.settled:
             self.route.held, self._resuming = self._resuming, None  # to be tried again
 
     def _event(self, event: Event) -> Wait | None:
@@ -178,31 +178,41 @@ class S2SOutLink(Link):
         if name == "enabled" and self.acks is None and resuming is None:
             wanted = item.el.get("resume") in ("true", "1")
             self.acks = Acks(item.el.get("id", "") if wanted else "")
+            if self.acks.id and self._outbox is not None:
+                pairs = ((self.machine.local, self.machine.remote),)
+                self.acks.key = self._outbox.begin(self.acks.id, outgoing=True, pairs=pairs)
             self._report("stream management" + (", can be resumed" if self.acks.id else ""))
             self._go()
-        elif name == "resumed" and resuming is not None:
-            resuming.confirm(read_count(item.el.get("h")))
+        elif name == "resumed" and resuming is not None and not resuming.settled:
+            restored = not resuming.exact
+            self.confirmed(resuming, read_count(item.el.get("h")))
             self.acks, self._resuming = resuming, None
             self._log.info("s2s_resumed", unconfirmed=len(resuming.pending))
-            self.resend()
+            self.resend(renumber=restored)
             self._go()
         elif name == "failed" and self.acks is None:
             if resuming is None:
                 self._go()
             else:
-                if (h := item.el.get("h")) is not None:
-                    resuming.confirm(read_count(h))
+                if not resuming.settled:
+                    if (h := item.el.get("h")) is not None:
+                        self.federation.settled(resuming, read_count(h))
+                    else:
+                        self._lost_count(resuming)
                 self._resuming = None
-                self._lost_count(resuming)
                 self._enable()
         else:
             return super()._sm_negotiation(name, item)
         return None
 
+    def resuming(self, id_: str) -> Acks | None:
+        """The counters of a stream, if this link is just about to resume that."""
+        return self._resuming if self._resuming is not None and self._resuming.id == id_ else None
+
     def _lost_count(self, acks: Acks) -> None:
         """The peer has forgotten the stream that broke off: nobody can tell whether it has the last stanzas."""
         why = Unreachable(Cause.LOST, "the connection broke off before the server confirmed this")
-        self.federation.bounce_pending(acks, why)
+        self.federation.lost_count(acks, why)
 
     def describe(self) -> dict[str, Any]:
         """See `Link.describe`."""

@@ -2,7 +2,8 @@
 
 A stanza that cannot be delivered comes back to its sender with the true cause, always: when no connection can be made
 within the patience of the configuration, when the queue is full, when the connection broke off and it cannot be found
-out whether the peer has it.
+out whether the peer has it. What is worth it is on disk (`core.services.Outbox`) before its sender is told that it was
+taken, and until the peer has confirmed it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from beamish.xmpp.stanza import Stanza
 if TYPE_CHECKING:
     from beamish.net.s2s import Federation
     from beamish.net.s2s_link import Link
+    from beamish.net.s2s_stored import Dormant
 
 log = structlog.get_logger(__name__)
 
@@ -34,14 +36,15 @@ class Route:
     """Stanzas of one domain pair on their way out.
 
     `link` is the stream in use: one that we opened, or one that the peer opened and that is bidirectional. `held` are
-    the counters of a stream that broke off; the next one resumes it. `holder` is a stream of the peer's that broke
-    off with stanzas on it: only the peer can resume that.
+    the counters of a stream that is over with stanzas on it; the next one resumes it, or at least learns from the peer
+    which of them it has got. `holder` is a stream of the peer's that broke off with stanzas on it: the peer has some
+    time to resume that.
     """
 
     __slots__ = (
         "_bytes",
         "_federation",
-        "_hold_timer",
+        "_over",
         "_queue",
         "_task",
         "failures",
@@ -63,14 +66,16 @@ class Route:
         self.nearly: Link | None = None
         """A stream of ours that is authenticated and about to be attached. The peer may use it already."""
         self.held: Acks | None = None
-        self.holder: Link | None = None
+        self.holder: Link | Dormant | None = None
         self.failures = 0
         self.not_before = 0.0
         self.last: Unreachable | None = None
-        self._queue: deque[tuple[Stanza, int]] = deque()
+        self._queue: deque[tuple[Stanza, int, int]] = deque()
+        """Stanzas, their sizes, their rows on disk (0: none)."""
         self._bytes = 0
+        self._over: Link | None = None
+        """The stream that `held` is of; it may still be busy with what it had got."""
         self._task: asyncio.Task[Any] | None = None
-        self._hold_timer: Any = None
 
     @property
     def waiting(self) -> int:
@@ -94,29 +99,54 @@ class Route:
         """Whether no stream of ours is in use, soon to be, or to be resumed."""
         return self.link is None and self.held is None and (self.nearly is None or not self.nearly.usable)
 
-    def send(self, stanza: Stanza) -> None:
-        """Send a stanza, now or when there is a stream. Raises `StanzaError` if it cannot be taken."""
+    def send(self, stanza: Stanza) -> int:
+        """Send a stanza, now or when there is a stream. Raises `StanzaError` if it cannot be taken.
+
+        The result is as of `Link.carry`.
+        """
         link = self.link
         if link is not None and link.usable and not self._queue and link.room:
-            link.send_stanza(stanza)
-            return
+            return link.carry(stanza)
         if link is None and self._task is None and self.last is not None and self._federation.now() < self.not_before:
             raise self.last.stanza_error()
         size = len(stanza.head) + len(stanza.body)
         limits = self._federation.limits
         if len(self._queue) >= limits.queue_stanzas or self._bytes + size > limits.queue_bytes:
             raise Unreachable(Cause.OVERLOAD, f"too many stanzas wait for {self.remote}").stanza_error()
-        self._queue.append((stanza.detached(), size))
+        outbox = self._federation.outbox
+        row = position = 0
+        if outbox is not None and self._federation.keeps(stanza):
+            row = outbox.keep(stanza.to_wire(), None, 0)
+            position = outbox.position
+        self._queue.append((stanza.detached(), size, row))
         self._bytes += size
+        self.wake()
+        return position
+
+    def again(self, stanzas: list[tuple[Stanza, int]], *, behind: bool = False) -> None:
+        """Send stanzas that a stream has left behind, with their rows; before all that waits, or `behind`. No bound applies."""
+        outbox = self._federation.outbox
+        entries = []
+        for stanza, row in stanzas:
+            if row and outbox is not None:
+                outbox.keep(stanza.to_wire(), None, 0, row)
+            size = len(stanza.head) + len(stanza.body)
+            entries.append((stanza.detached(), size, row))
+            self._bytes += size
+        if behind:
+            self._queue.extend(entries)
+        else:
+            self._queue.extendleft(reversed(entries))
+        self.drain()
         self.wake()
 
     def drain(self) -> None:
         """Send what waits, as far as the stream takes it."""
         link = self.link
         while self._queue and link is not None and link.usable and link.room:
-            stanza, size = self._queue.popleft()
+            stanza, size, row = self._queue.popleft()
             self._bytes -= size
-            link.send_stanza(stanza)
+            link.carry(stanza, row)
 
     # ---- getting a stream -------------------------------------------------------------------------------------------
 
@@ -126,6 +156,7 @@ class Route:
             self._task = self._federation.tasks.spawn(self._connect(), "connect")
 
     async def _connect(self) -> None:
+        await self.quiet()
         loop = asyncio.get_running_loop()
         patience = loop.time() + self._federation.limits.retry_seconds
         pause = _FIRST_PAUSE
@@ -148,11 +179,19 @@ class Route:
             if self._task is asyncio.current_task():
                 self._task = None
 
+    async def quiet(self) -> None:
+        """Before a stream is resumed, everything that had come in on it is dealt with, and on disk."""
+        over, self._over = self._over, None
+        if over is not None:
+            await over.quiet()
+        if self.held is not None:
+            await self._federation.counted(self.held, 0 if over is None else over.settled_at)
+
     def attach(self, link: Link, *, ours: bool = False) -> None:
         """A stream is ready, `ours` if we opened it for this route: send what waits."""
         self.link = link
         link.routes.add(self)
-        self._release()
+        self.holder = None
         self.failures = 0
         self.last = None
         self.not_before = 0.0
@@ -180,32 +219,30 @@ class Route:
         acks = link.acks
         kept = False
         # After a stream error it would only happen again: one of the stanzas may be what the peer does not bear.
-        if acks is not None and acks.id and link.why is not None and link.why.cause in BROKEN:
-            if ours:
-                self.held = acks
+        if acks is not None and acks.id and not self._federation.draining:
+            broken = link.why is not None and link.why.cause in BROKEN
+            if ours and (broken or (link.why is None and acks.unconfirmed)):
+                # Closed in order: what the peer's last confirmation does not cover crossed somebody's goodbye.
+                self.held, self._over = acks, link
                 kept = again = True
-            elif acks.pending:
+            elif broken and acks.unconfirmed:
                 self.holder = link
-                seconds = self._federation.limits.resume_seconds
-                self._hold_timer = self._federation.kernel.clock.call_later(seconds, self._not_resumed)
                 return True
         if self._queue or again:
             self.wake()
         return kept
 
-    def _release(self) -> None:
-        self.holder = None
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-            self._hold_timer = None
+    def ask(self, acks: Acks, over: Link | None = None) -> None:
+        """Find out from the peer what it has got of a stream that is over."""
+        if self.held is not None:
+            self._federation.give_up_stream(self.held, self.last)
+        self.held, self._over = acks, over
+        self.wake()
 
-    def _not_resumed(self) -> None:
-        """The peer did not come back for its stream."""
-        holder = self.holder
-        self._release()
-        if holder is not None and holder.acks is not None:
-            self._federation.bounce_pending(holder.acks, holder.why)
-        if self._queue or self._federation.presences.of(self.remote):
+    def look_after(self) -> None:
+        """The peer did not come back for its stream: see whether it is there."""
+        self.holder = None
+        if self._queue or self.held is not None or self._federation.presences.of(self.remote):
             self.wake()
 
     def give_up(self, why: Unreachable) -> None:
@@ -222,12 +259,12 @@ class Route:
             remote=self.remote,
             cause=why.cause.value,
             reason=why.text,
-            stanzas=len(queue) + (len(held.pending) if held is not None else 0),
+            stanzas=len(queue) + (held.unconfirmed if held is not None else 0),
         )
         if held is not None:
-            federation.bounce_pending(held, why)
-        for stanza, _ in queue:
-            federation.bounce(stanza, why)
+            federation.give_up_stream(held, why)
+        for stanza, _, row in queue:
+            federation.bounce(stanza, why, row)
         federation.unreachable(self.remote, why)
 
     def stop(self, why: Unreachable) -> None:
@@ -235,10 +272,9 @@ class Route:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        holder = self.holder
-        self._release()
+        holder, self.holder = self.holder, None
         if holder is not None and holder.acks is not None:
-            self._federation.bounce_pending(holder.acks, why)
+            self._federation.bounce_rest(holder.acks, why)
         if self._queue or self.held is not None:
             self.give_up(why)
 

@@ -1,14 +1,16 @@
 """The counters of XEP-0198 on a server stream: what we sent and the peer has not confirmed, what we have handled.
 
-They outlive their stream when it breaks off and is resumed, so that no stanza is lost or sent twice. On a bidirectional
-stream both counters move, on others one of them stays zero.
+They outlive their stream when it breaks off and is resumed, and the process, where they are written down; so no stanza
+is lost or sent twice. On a bidirectional stream both counters move, on others one of them stays zero.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
+from beamish.stream.resume import after
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import Stanza
 
@@ -24,48 +26,110 @@ def read_count(text: str | None) -> int:
 
 
 class Acks:
-    """Both counters of a stream. `id` is what resumes it, "" if nothing does."""
+    """Both counters of a stream. `id` is what resumes it, "" if nothing does.
 
-    __slots__ = ("bytes", "handled", "id", "pending", "sent")
+    `key` is what the store knows the stream by, 0 if it does not. Every stanza has a `row`, its own key there or 0.
+    """
 
-    def __init__(self, id: str = "") -> None:
+    __slots__ = ("_stored", "bytes", "handled", "id", "key", "pending", "sent", "settled")
+
+    def __init__(self, id: str = "", key: int = 0) -> None:
         self.id = id
+        self.key = key
         self.handled = 0
         """Stanzas of the peer that were handled here."""
         self.sent = 0
         """Stanzas that were sent to the peer."""
-        self.pending: deque[tuple[Stanza, bytes]] = deque()
-        """Those of them that the peer has not confirmed, oldest first."""
+        self.pending: deque[tuple[Stanza, bytes, int]] = deque()
+        """Those of them that the peer has not confirmed, oldest first; with their bytes and rows."""
         self.bytes = 0
         """Bytes in `pending`."""
+        self.settled = False
+        """What became of every stanza is known, or was given up: the counters mean nothing any more."""
+        self._stored: list[tuple[int, Stanza, bytes, int]] | None = None
+
+    @classmethod
+    def restored(cls, id: str, key: int, handled: int, stanzas: Iterable[tuple[int, Stanza, bytes, int]]) -> Acks:
+        """Counters of before a crash; `stanzas` with their numbers on the stream, in order.
+
+        Between them others were sent that nobody has written down. So how many were sent is only known when the peer
+        has told how many it has got.
+        """
+        acks = cls(id, key)
+        acks.handled = handled
+        acks._stored = list(stanzas)
+        return acks
+
+    @property
+    def exact(self) -> bool:
+        """Whether `sent` and `pending` say what there is; otherwise the peer must `confirm` something first."""
+        return self._stored is None
+
+    @property
+    def unconfirmed(self) -> int:
+        """Stanzas that the peer has not confirmed."""
+        return len(self.pending) + (0 if self._stored is None else len(self._stored))
 
     def count_handled(self) -> None:
         """Another stanza of the peer was handled."""
         self.handled = (self.handled + 1) % WRAP
 
-    def count_sent(self, stanza: Stanza, data: bytes) -> None:
+    def count_sent(self, stanza: Stanza, data: bytes, row: int = 0) -> None:
         """Another stanza was sent; it is kept until it is confirmed."""
         self.sent = (self.sent + 1) % WRAP
-        self.pending.append((stanza, data))
+        self.pending.append((stanza, data, row))
         self.bytes += len(data)
 
-    def confirm(self, h: int) -> None:
-        """The peer has handled `h` of our stanzas. Raises `StreamError` if we never sent that many."""
-        confirmed = (h - (self.sent - len(self.pending))) % WRAP
-        if confirmed > len(self.pending):
+    def confirm(self, h: int) -> list[int]:
+        """The peer has handled `h` of our stanzas; the rows of those that this confirms.
+
+        Raises `StreamError` if we never sent that many.
+        """
+        if self._stored is not None:
+            return self._recount(self._stored, h)
+        pending = self.pending
+        confirmed = (h - (self.sent - len(pending))) % WRAP
+        if confirmed > len(pending):
             raise StreamError(
                 StreamErrorCondition.UNDEFINED_CONDITION, f"{h} stanzas confirmed, but {self.sent} were sent"
             )
+        rows = []
         for _ in range(confirmed):
-            self.bytes -= len(self.pending.popleft()[1])
+            _, data, row = pending.popleft()
+            self.bytes -= len(data)
+            if row:
+                rows.append(row)
+        return rows
+
+    def _recount(self, stored: list[tuple[int, Stanza, bytes, int]], h: int) -> list[int]:
+        self._stored = None
+        self.sent = h
+        rows = []
+        for number, stanza, data, row in stored:
+            if after(number, h):
+                self.count_sent(stanza, data, row)
+            else:
+                rows.append(row)
+        return rows
+
+    def take_rest(self) -> list[tuple[Stanza, int]]:
+        """Give up counting: everything that is not confirmed, in order, with its rows."""
+        rest = [(stanza, row) for stanza, _, row in self.pending]
+        rest += [(stanza, row) for _, stanza, _, row in self._stored or ()]
+        self.pending.clear()
+        self.bytes = 0
+        self._stored = None
+        self.settled = True
+        return rest
 
 
 class PingAcks:
     """What stands in for stream management with a peer that does not have it: pings, whose answers confirm what went
     before them, because stanzas of one stream are handled in order (RFC 6120 §10.1).
 
-    Only stanzas that may be answered with an error are kept, at most `limit`. Of a peer that answers no ping nothing can
-    be known: then only those of the last `grace` seconds are in doubt when its connection breaks off.
+    Only stanzas that may be answered with an error, or that are on disk, are kept, about `limit` of them. Of a peer that
+    answers no ping nothing can be known: then only those of the last `grace` seconds are in doubt when its connection
+    breaks off.
     """
 
     __slots__ = ("_grace", "_limit", "_pending", "_pinged", "_sent", "answers")
@@ -73,7 +137,7 @@ class PingAcks:
     def __init__(self, limit: int = 1_000, grace: float = 5.0) -> None:
         self._limit = limit
         self._grace = grace
-        self._pending: deque[tuple[int, float, Stanza]] = deque()
+        self._pending: deque[tuple[int, float, Stanza, int]] = deque()
         self._sent = 0
         self._pinged = 0
         self.answers = False
@@ -84,27 +148,45 @@ class PingAcks:
         """Whether something was sent that no ping asks about yet."""
         return bool(self._pending) and self._pending[-1][0] > self._pinged
 
-    def sent(self, stanza: Stanza, now: float) -> None:
-        """A stanza was sent."""
-        if stanza.type == "error" or (stanza.name == "iq" and stanza.type == "result"):
-            return  # nobody can be told
+    @property
+    def room(self) -> bool:
+        """Whether more may be sent before the next answer; a peer that answers none is not waited for."""
+        return not self.answers or len(self._pending) < self._limit
+
+    def sent(self, stanza: Stanza, now: float, row: int = 0) -> list[int]:
+        """A stanza was sent; the rows of those that are not waited for any longer."""
+        if not row and (stanza.type == "error" or (stanza.name == "iq" and stanza.type == "result")):
+            return []  # nobody can be told
         self._sent += 1
-        self._pending.append((self._sent, now, stanza.detached()))
-        while len(self._pending) > self._limit or (not self.answers and self._pending[0][1] < now - self._grace):
-            self._pending.popleft()
+        self._pending.append((self._sent, now, stanza.detached(), row))
+        gone = []
+        while not self.answers and (len(self._pending) > self._limit or self._pending[0][1] < now - self._grace):
+            gone.append(self._pending.popleft()[3])
+        return [each for each in gone if each]
 
     def ping(self) -> int:
         """A ping goes out now; its number."""
         self._pinged = self._sent
         return self._sent
 
-    def answered(self, number: int) -> None:
-        """The ping with this number was answered."""
+    def answered(self, number: int) -> list[int]:
+        """The ping with this number was answered; the rows of what that confirms."""
         self.answers = True
+        rows = []
         while self._pending and self._pending[0][0] <= number:
-            self._pending.popleft()
+            row = self._pending.popleft()[3]
+            if row:
+                rows.append(row)
+        return rows
 
-    def lost(self, now: float) -> list[Stanza]:
-        """The connection broke off: what the peer may not have got."""
+    def lost(self, now: float) -> tuple[list[tuple[Stanza, int]], list[int]]:
+        """The connection broke off: what the peer may not have got, and the rows of what it is believed to have."""
         oldest = 0.0 if self.answers else now - self._grace
-        return [stanza for _, when, stanza in self._pending if when >= oldest]
+        doubtful = [(stanza, row) for _, when, stanza, row in self._pending if when >= oldest]
+        return doubtful, [row for _, when, _, row in self._pending if when < oldest and row]
+
+    def closed(self) -> list[int]:
+        """The peer closed the stream in order, so it has handled what was sent (RFC 6120 §4.4); the rows of that."""
+        rows = [row for _, _, _, row in self._pending if row]
+        self._pending.clear()
+        return rows

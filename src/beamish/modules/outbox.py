@@ -1,0 +1,322 @@
+"""What is under way to other servers, on disk until they have it: what a client was told is handled survives the process.
+
+A stanza is a row from the moment it is accepted until the other server has confirmed it. Changes of a tick are one job of
+its commit: so a stanza is on disk in the very commit that lets its sender be told, and a count of handled stanzas in the one
+that holds what they caused. What is put into the rows, and what is made of them after a crash, is federation's business
+(`net.s2s`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import structlog
+from pydantic import Field
+
+from beamish.core.module import Module, ModuleConfig, command
+from beamish.core.services import Outbox, StoredOutbox, StoredStream
+from beamish.storage.api import Cursor, Database, Migration, StorageError
+
+log = structlog.get_logger(__name__)
+
+_KEEP: Final = (
+    "INSERT INTO outbox_stanza (id, stream, number, stamp, wire) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET stream = excluded.stream, number = excluded.number"
+)
+_TIDY: Final = 1.0
+"""Seconds until rows that need not be kept are deleted if nothing else brings a commit about."""
+_RETRY: Final = 1.0
+"""Seconds until a commit that failed is tried again; confirmations to peers wait that long."""
+_ENDED: Final = 20_000
+"""Ended streams that are remembered."""
+_PRUNE: Final = 500
+"""Streams that end until those before them are looked through for what may be forgotten."""
+
+Then = Callable[[], None]
+StanzaRow = tuple[int, int | None, int, float, bytes]
+
+
+class Config(ModuleConfig):
+    """Options of the outbox."""
+
+    remember_seconds: float = Field(
+        86_400.0,
+        ge=0.0,
+        description="How long another server can still learn how many of its stanzas an ended stream had handled. That "
+        "tells it, after it was down, which ones to send again.",
+    )
+
+
+class _Batch:
+    """What one commit writes. It grows during its tick and is the database thread's afterwards."""
+
+    __slots__ = ("after", "counts", "failed_", "gone", "jobs", "rows", "thens")
+
+    def __init__(self) -> None:
+        self.rows: dict[int, StanzaRow] = {}
+        self.counts: dict[int, int] = {}
+        self.jobs: list[tuple[str, tuple[Any, ...]]] = []
+        self.gone: list[int] = []
+        self.thens: list[Then] = []
+        self.after = 0
+        self.failed_ = False
+
+    def run(self, c: Cursor) -> None:
+        """Write it all."""
+        for sql, params in self.jobs:
+            c.run(sql, *params)
+        if self.rows:
+            c.many(_KEEP, list(self.rows.values()))
+        if self.counts:
+            c.many("UPDATE outbox_stream SET handled = ? WHERE key = ?", [(n, key) for key, n in self.counts.items()])
+        if self.gone:
+            c.many("DELETE FROM outbox_stanza WHERE id BETWEEN ? AND ?", list(_ranges(self.gone)))
+
+
+class OutboxModule(Module):
+    """Keeps what is under way to other servers."""
+
+    name = "outbox"
+    Config = Config
+    provides = (Outbox,)
+    migrations = (
+        Migration(
+            1,
+            (
+                "CREATE TABLE outbox_stream (key INTEGER PRIMARY KEY, id TEXT NOT NULL, outgoing INTEGER NOT NULL, "
+                "pairs TEXT NOT NULL, handled BIGINT NOT NULL, ended {timestamp})",
+                "CREATE INDEX outbox_stream_id ON outbox_stream (id)",
+                "CREATE TABLE outbox_stanza (id INTEGER PRIMARY KEY, stream INTEGER, number BIGINT NOT NULL, "
+                "stamp {timestamp} NOT NULL, wire {bytes} NOT NULL)",
+            ),
+        ),
+    )
+
+    def __init__(self, kernel: Any, config: Any) -> None:
+        super().__init__(kernel, config)
+        self._db: Database = self.db
+        self._clock = kernel.clock
+        self.position = 0
+        self._batch: _Batch | None = None
+        self._gone: list[int] = []
+        self._tidying = False
+        self._ended = 0
+        self._last_row = 0
+        self._last_key = 0
+        self._stored = StoredOutbox([], [], [])
+
+    async def start(self) -> None:
+        """Read what there is."""
+        since = self._clock.now() - self.config.remember_seconds
+        self._stored, self._last_key, self._last_row = await self._db.write("outbox.load", partial(_load, since))
+
+    async def stop(self) -> None:
+        """Delete what is only waiting to be deleted."""
+        if self._gone:
+            self._tidy()
+            await self._db.flushed()
+
+    def take_stored(self) -> StoredOutbox:
+        """See `Outbox.take_stored`."""
+        stored, self._stored = self._stored, StoredOutbox([], [], [])
+        if stored.streams or stored.doubtful or stored.waiting:
+            log.info(
+                "outbox_restored",
+                streams=len(stored.streams),
+                stanzas=sum(len(stream.stanzas) for stream in stored.streams) + len(stored.waiting),
+                doubtful=len(stored.doubtful),
+            )
+        return stored
+
+    # ---- stanzas ----------------------------------------------------------------------------------------------------
+
+    def keep(self, wire: bytes, stream: int | None, number: int, row: int = 0) -> int:
+        """See `Outbox.keep`."""
+        batch = self._batch or self._open()
+        if batch is None:
+            return row
+        if not row:
+            self._last_row = row = self._last_row + 1
+        batch.rows[row] = (row, stream, number, self._clock.now(), wire)
+        return row
+
+    def drop(self, rows: Iterable[int], *, soon: bool = False) -> None:
+        """See `Outbox.drop`."""
+        if self._batch is not None:
+            self._batch.gone += rows
+            return
+        self._gone += rows
+        if not self._gone:
+            return
+        if soon:
+            self._open()
+        elif not self._tidying:
+            self._tidying = True
+            self._clock.call_later(_TIDY, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = False
+        if self._gone:
+            self._open()
+
+    # ---- streams ----------------------------------------------------------------------------------------------------
+
+    def begin(self, id: str, *, outgoing: bool, pairs: Iterable[tuple[str, str]]) -> int:
+        """See `Outbox.begin`."""
+        self._last_key += 1
+        sql = "INSERT INTO outbox_stream (key, id, outgoing, pairs, handled, ended) VALUES (?, ?, ?, ?, 0, NULL)"
+        return self._last_key if self._do(sql, self._last_key, id, int(outgoing), _packed(pairs)) else 0
+
+    def joined(self, key: int, pairs: Iterable[tuple[str, str]]) -> None:
+        """See `Outbox.joined`."""
+        self._do("UPDATE outbox_stream SET pairs = ? WHERE key = ?", _packed(pairs), key)
+
+    def handled(self, key: int, count: int, then: Then | None = None, after: int = 0) -> None:
+        """See `Outbox.handled`."""
+        batch = self._batch or self._open()
+        if batch is None:
+            if then is not None:
+                self._later(partial(self.handled, key, count, then, after))
+            return
+        batch.counts[key] = count
+        if then is not None:
+            batch.thens.append(then)
+            if after > batch.after:
+                batch.after = after
+
+    def ended(self, key: int) -> None:
+        """See `Outbox.ended`."""
+        now = self._clock.now()
+        self._do("UPDATE outbox_stream SET ended = ? WHERE key = ?", now, key)
+        self._ended += 1
+        if self._ended % _PRUNE == 0:
+            oldest = now - self.config.remember_seconds
+            self._do("DELETE FROM outbox_stream WHERE ended < ? OR (key <= ? AND ended > 0)", oldest, key - _ENDED)
+
+    async def ended_count(self, id: str, remotes: Iterable[str]) -> int | None:
+        """See `Outbox.ended_count`."""
+        await self._db.flushed()
+        since = self._clock.now() - self.config.remember_seconds
+        known = set(remotes)
+        for pairs, handled in await self._db.fetch(
+            "SELECT pairs, handled FROM outbox_stream WHERE id = ? AND ended > ? ORDER BY key DESC LIMIT 10", id, since
+        ):
+            if any(remote in known for _, remote in json.loads(pairs)):
+                return int(handled)
+        return None
+
+    # ---- batches ----------------------------------------------------------------------------------------------------
+
+    def _do(self, sql: str, *params: Any) -> bool:
+        batch = self._batch or self._open()
+        if batch is None:
+            log.error("outbox_not_stored", statement=sql)
+            return False
+        batch.jobs.append((sql, params))
+        return True
+
+    def _open(self) -> _Batch | None:
+        """The batch of this tick, None if the database takes no more."""
+        batch = _Batch()
+        try:
+            self._db.at_tick_end(self._seal)
+            self.position = self._db.submit("outbox.write", batch.run, failed=partial(self._failed, batch))
+        except StorageError as exc:
+            log.error("outbox_not_stored", error=repr(exc))
+            return None
+        batch.gone, self._gone = self._gone, []
+        self._batch = batch
+        return batch
+
+    def _seal(self) -> None:
+        """What the database is given now must not change any more."""
+        batch, self._batch = self._batch, None
+        if batch is not None and batch.thens:
+            try:
+                self._db.when_durable(max(self.position, batch.after), partial(self._committed, batch))
+            except StorageError:
+                self._later(partial(self._again, batch))
+
+    def _committed(self, batch: _Batch) -> None:
+        if batch.failed_:
+            return
+        for then in batch.thens:
+            then()
+
+    def _failed(self, batch: _Batch, exc: Exception) -> None:
+        """The database refused. Stanzas go out all the same; counts are written later, and confirmed then."""
+        log.error("outbox_not_stored", stanzas=len(batch.rows), error=repr(exc))
+        batch.failed_ = True
+        self._gone += batch.gone
+        self._later(partial(self._again, batch))
+
+    def _again(self, batch: _Batch) -> None:
+        for sql, params in batch.jobs:
+            self._do(sql, *params)
+        now = self._batch or self._open()
+        if now is None:
+            self._later(partial(self._again, batch))
+            return
+        now.counts = batch.counts | now.counts
+        now.thens = batch.thens + now.thens
+        now.after = max(now.after, batch.after)
+
+    def _later(self, call: Then) -> None:
+        self._clock.call_later(_RETRY, call)
+
+    # ---- commands ---------------------------------------------------------------------------------------------------
+
+    @command("outbox.count", "How many stanzas for other servers are kept, and how many streams with them")
+    async def command_count(self) -> dict[str, int]:
+        """Rows on disk."""
+        await self._db.flushed()
+        [(stanzas, size)] = await self._db.fetch("SELECT COUNT(*), COALESCE(SUM(LENGTH(wire)), 0) FROM outbox_stanza")
+        [(streams,)] = await self._db.fetch("SELECT COUNT(*) FROM outbox_stream WHERE ended IS NULL")
+        return {"stanzas": int(stanzas), "bytes": int(size), "streams": int(streams)}
+
+
+def _packed(pairs: Iterable[tuple[str, str]]) -> str:
+    return json.dumps(sorted(pairs))
+
+
+def _ranges(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Runs of numbers without a gap: mostly they are confirmed as they were sent."""
+    rows.sort()
+    first = last = rows[0]
+    for row in rows:
+        if row > last + 1:
+            yield first, last
+            first = row
+        last = row
+    yield first, last
+
+
+def _load(since: float, c: Cursor) -> tuple[StoredOutbox, int, int]:
+    c.run("DELETE FROM outbox_stream WHERE ended < ?", since)
+    last_key = int(c.value("SELECT MAX(key) FROM outbox_stream") or 0)
+    streams = {
+        int(key): StoredStream(int(key), id_, bool(outgoing), tuple(map(tuple, json.loads(pairs))), int(handled), [])
+        for key, id_, outgoing, pairs, handled in c.rows(
+            "SELECT key, id, outgoing, pairs, handled FROM outbox_stream WHERE ended IS NULL ORDER BY key"
+        )
+    }
+    doubtful: list[tuple[float, bytes, int]] = []
+    waiting: list[tuple[float, bytes, int]] = []
+    row = 0
+    for id_, key, number, stamp, wire in c.rows(
+        "SELECT id, stream, number, stamp, wire FROM outbox_stanza ORDER BY id"
+    ):
+        row, last_key = int(id_), max(last_key, key or 0)
+        if key is None:
+            waiting.append((float(stamp), bytes(wire), row))
+        elif (stream := streams.get(int(key))) is not None:
+            stream.stanzas.append((int(number), float(stamp), bytes(wire), row))
+        else:
+            doubtful.append((float(stamp), bytes(wire), row))
+    return StoredOutbox(list(streams.values()), doubtful, waiting), last_key, row
+
+
+__all__ = ["Config", "OutboxModule"]

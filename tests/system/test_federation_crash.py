@@ -1,0 +1,259 @@
+"""`kill -9` of either of two servers, or of both, while their users write to each other: what was acknowledged arrives, once.
+
+Two processes federate over TLS. A device on each side speaks XEP-0198 like a careful client. At random moments servers are
+killed or stopped and started again. After each round every acknowledged message is looked for on the other side; none may
+come twice in the whole test, and none may come back, as both servers are up again in time.
+
+`BEAMISH_CRASH_ROUNDS` sets the number of rounds, `BEAMISH_CRASH_SEED` repeats the choices of an earlier run (the moment at
+which a process dies is not quite the same again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.scenarios.devices import Device, Ledger, Message, Violation
+from tests.system.conftest import Daemon
+
+from beamish.testing import Client
+from beamish.testing.federated import Authority
+from beamish.testing.live import connect
+from beamish.xmpp.xml import Element
+
+ROUNDS = int(os.environ.get("BEAMISH_CRASH_ROUNDS", "6"))
+SEED = int(os.environ.get("BEAMISH_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+PASSWORD = "crash test"
+PATIENCE = 60.0
+
+CONFIG = """\
+[server]
+domains = ["{domain}"]
+data_dir = "data"
+shutdown_grace = 5
+log = {{ level = "info", format = "json" }}
+[c2s]
+listen = ["127.0.0.1:0"]
+direct_tls = []
+require_tls = false
+scram_iterations = 4096
+[tls]
+certificate = "{certificate}"
+key = "{key}"
+[s2s]
+listen = ["127.0.0.1:{port}"]
+direct_tls = []
+trust = "{trust}"
+retry_seconds = 60
+hosts = {{ "{other}" = "127.0.0.1:{other_port}" }}
+stanzas_per_second = 1000000
+[limits]
+stanzas_per_second = 1000000
+stanza_burst = 1000000
+connections_per_address = 10000
+"""
+
+
+def free_ports(number: int) -> list[int]:
+    """Different ones: the probes are open together."""
+    ports = []
+    with ExitStack() as probes:
+        for _ in range(number):
+            probe = probes.enter_context(closing(socket.socket()))
+            probe.bind(("127.0.0.1", 0))
+            ports.append(int(probe.getsockname()[1]))
+    return ports
+
+
+class Server(Daemon):
+    """One of the two."""
+
+    def __init__(self, root: Path, authority: Authority, domain: str, port: int, other: str, other_port: int) -> None:
+        directory = root / domain
+        directory.mkdir()
+        super().__init__(directory)
+        certificate, key = authority.issue(domain)
+        self.domain = domain
+        self.up = asyncio.Event()
+        self.config = CONFIG.format(
+            domain=domain,
+            certificate=certificate,
+            key=key,
+            port=port,
+            trust=authority.file,
+            other=other,
+            other_port=other_port,
+        )
+
+    async def open(self) -> Client:
+        """A connection, as soon as the server runs."""
+        await self.up.wait()
+        return await connect("127.0.0.1", self.port, self.domain)
+
+    async def begin(self) -> None:
+        """Start it, and let clients come."""
+        await self.start()
+        self.up.set()
+
+    async def end(self, number: signal.Signals) -> None:
+        """End it by a signal."""
+        self.up.clear()
+        self.signal(number)
+        await self.ended()
+
+
+class Correspondent(Device):
+    """A device that knows everything it has ever seen, and what came back to it."""
+
+    def __init__(self, address: str, server: Server, ledger: Ledger) -> None:
+        super().__init__(address, PASSWORD, server.open, ledger, mam=False)
+        self.ever: set[Message] = set()
+        self.returned: dict[str, str] = {}
+        self.arrived = asyncio.Event()
+
+    def _message(self, el: Element) -> None:
+        if el.get("type") == "error":
+            text = el.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text") or ""
+            self.returned[el.get("id") or ""] = text
+            self.arrived.set()
+            return
+        before = set(self.seen)
+        super()._message(el)
+        for message in self.seen - before:
+            if message in self.ever:
+                raise Violation(f"{self.name}: {message} came a second time")
+            self.ever.add(message)
+        if self.seen == before:
+            raise Violation(f"{self.name}: {el.get('id')} came twice")
+        self.arrived.set()
+
+
+class Play:
+    """Both servers, both devices, and what happens to them."""
+
+    def __init__(self, servers: tuple[Server, Server], choose: random.Random) -> None:
+        self.servers = servers
+        self.choose = choose
+        self.ledger = Ledger()
+        self.romeo = Correspondent("romeo@a.example/x", servers[0], self.ledger)
+        self.juliet = Correspondent("juliet@b.example/y", servers[1], self.ledger)
+        self.devices = (self.romeo, self.juliet)
+        self.ends = {"killed": 0, "stopped": 0, "both killed": 0, "cut": 0}
+        self.messages = 0
+
+    async def round(self) -> None:
+        """Talk while servers end, then look for everything."""
+        loop = asyncio.get_running_loop()
+        over = loop.time() + self.choose.uniform(0.3, 0.8)
+        talking = [
+            asyncio.create_task(self._talk(mine, theirs.account, over))
+            for mine, theirs in ((self.romeo, self.juliet), (self.juliet, self.romeo))
+        ]
+        await asyncio.sleep(self.choose.uniform(0.02, 0.5))
+        await self._break()
+        await asyncio.gather(*talking)
+        await asyncio.wait_for(self._settle(), PATIENCE)
+        await asyncio.wait_for(self._check(), PATIENCE)
+
+    async def _break(self) -> None:
+        what = self.choose.random()
+        one = self.choose.choice(self.servers)
+        if what < 0.55:
+            self.ends["killed"] += 1
+            await one.end(signal.SIGKILL)
+            await one.begin()
+        elif what < 0.75:
+            self.ends["both killed"] += 1
+            for server in self.servers:
+                await server.end(signal.SIGKILL)
+            for server in self.servers:
+                await server.begin()
+        elif what < 0.9:
+            self.ends["stopped"] += 1
+            await one.end(signal.SIGTERM)
+            await one.begin()
+        else:
+            self.ends["cut"] += 1
+            for device in self.devices:
+                device.cut()
+
+    async def _talk(self, device: Device, account: str, until: float) -> None:
+        choose = random.Random(self.choose.random())
+        while asyncio.get_running_loop().time() < until:
+            for _ in range(choose.randint(1, 12)):
+                device.say(account)
+            if choose.random() < 0.6:
+                device.request()
+            await asyncio.sleep(choose.uniform(0.0, 0.02))
+
+    async def _settle(self) -> None:
+        for device in self.devices:
+            device.request()
+            await device.empty.wait()
+
+    async def _check(self) -> None:
+        expected = {account: set(messages) for account, messages in self.ledger.acknowledged.items()}
+        for device in self.devices:
+            wanted = expected.get(device.account, set())
+            while missing := wanted - device.ever:
+                if any(other.returned for other in self.devices):
+                    raise Violation(f"came back: {[other.returned for other in self.devices]}")
+                device.arrived.clear()
+                try:
+                    await asyncio.wait_for(device.arrived.wait(), PATIENCE / 2)
+                except TimeoutError:
+                    raise Violation(f"{device.account}: lost {sorted(missing)[:5]} ({len(missing)})") from None
+            self.messages += len(wanted)
+        self.ledger.acknowledged.clear()
+
+
+@pytest_asyncio.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[tuple[Server, Server]]:
+    authority = Authority(tmp_path)
+    ports = free_ports(2)
+    async with (
+        Server(tmp_path, authority, "a.example", ports[0], "b.example", ports[1]) as a,
+        Server(tmp_path, authority, "b.example", ports[1], "a.example", ports[0]) as b,
+    ):
+        assert isinstance(a, Server) and isinstance(b, Server)
+        yield a, b
+
+
+@pytest.mark.slow
+async def test_acknowledged_messages_arrive_once_across_servers(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    play = Play(servers, random.Random(SEED))
+    for server, account in zip(servers, ("romeo@a.example", "juliet@b.example"), strict=True):
+        await server.begin()
+        await server.add(account, PASSWORD)
+    running = [asyncio.create_task(device.run()) for device in play.devices]
+    rounds = 0
+    work: asyncio.Task[None] | None = None
+    try:
+        for rounds in range(ROUNDS):
+            work = asyncio.create_task(play.round())
+            done, _ = await asyncio.wait({work, *running}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+            assert work in done
+    except Exception as error:
+        for device in play.devices:
+            (tmp_path / f"{device.name.replace('/', '-')}.history").write_text("\n".join(device.history))
+        pytest.fail(f"seed {SEED}, round {rounds}: {type(error).__name__} {error}")
+    finally:
+        for device in play.devices:
+            await device.stop()
+        tasks = [*running, work] if work is not None else running
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=PATIENCE)
+    print(f"\n{ROUNDS} rounds, seed {SEED}: {play.messages} acknowledged messages, {play.ends}")  # noqa: T201
+    assert play.messages > 0
+    assert not play.romeo.returned and not play.juliet.returned
