@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 BACKLOG: Final = 1024
@@ -71,6 +72,7 @@ def format_peer(name: Any) -> str:
     return f"unix:{name}" if name else "unknown"
 
 
+@lru_cache(maxsize=4096)
 def plain_ip(host: str) -> str:
     """An IP address in its one canonical spelling: IPv4-mapped IPv6 as IPv4, without a zone. Other text unchanged."""
     try:
@@ -89,8 +91,11 @@ def network_of(name: Any) -> str:
     if isinstance(name, tuple) and name:
         name = name[0]
     plain = plain_ip(name) if isinstance(name, str) else format_peer(name)
-    if ":" not in plain:
-        return plain
+    return plain if ":" not in plain else _subscriber(plain)
+
+
+@lru_cache(maxsize=4096)
+def _subscriber(plain: str) -> str:
     try:
         high = int(ipaddress.IPv6Address(plain)) >> 64 << 64
     except ValueError:

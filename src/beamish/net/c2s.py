@@ -16,6 +16,7 @@ from beamish.core.kernel import Kernel
 from beamish.core.services import AccountsService
 from beamish.net.c2s_connection import C2SConnection
 from beamish.net.connection import Flusher
+from beamish.net.deadlines import Deadlines
 from beamish.net.heap import trim
 from beamish.net.throttle import LoginThrottle
 from beamish.net.tls import CertificateStore
@@ -25,6 +26,8 @@ from beamish.xmpp.errors import StreamError, StreamErrorCondition
 
 _SWEEP: Final = 10.0
 """Seconds between two looks at all connections for silent ones."""
+_LINGER: Final = 3.0
+"""Seconds that a peer has to close its side after we closed ours, so that it can read why."""
 _REST: Final = 0.5
 """Seconds between two looks at the connections that have received something."""
 _TRIM_AFTER: Final = 64
@@ -67,6 +70,10 @@ class C2SServer:
     """Set while draining, when the last connection has gone."""
     throttle: LoginThrottle = field(init=False)
     accounts: AccountsService = field(init=False)
+    newcomers: Deadlines[C2SConnection] = field(init=False)
+    """Connections without a session, which must have one in time."""
+    leaving: Deadlines[C2SConnection] = field(init=False)
+    """Connections that are closed on our side."""
     _sweeper: Any = None
     _awake: list[C2SConnection] = field(default_factory=list)
     _resting: list[C2SConnection] = field(default_factory=list)
@@ -80,6 +87,8 @@ class C2SServer:
             limits.login_failure_window,
             self.kernel.clock.monotonic,
         )
+        self.newcomers = Deadlines(self.kernel.clock, limits.unauthenticated_seconds, C2SConnection.login_timeout)
+        self.leaving = Deadlines(self.kernel.clock, _LINGER, C2SConnection.abort)
         self.accounts = self.kernel.service(AccountsService)
         self.kernel.hooks[account_removed].add(Row(50, "c2s", self._account_removed))
 

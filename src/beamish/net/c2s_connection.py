@@ -7,7 +7,7 @@ connection: reading pauses, what was read already waits in line (RFC 6120 §10.1
 from __future__ import annotations
 
 import asyncio
-import socket
+import logging
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -48,9 +48,8 @@ if TYPE_CHECKING:
     from beamish.net.c2s import C2SServer
 
 log = structlog.get_logger(__name__)
+_listened: Final = logging.getLogger(__name__).isEnabledFor
 
-_LINGER: Final = 3.0
-"""Seconds that a peer has to close its side after we closed ours, so that it can read why."""
 _TLS_HANDSHAKE: Final = 20.0
 _BACKLOG: Final = 4_194_304
 """Bytes that may have arrived after reading was paused: what the transport had read or decrypted by then."""
@@ -78,7 +77,6 @@ class C2SConnection(Connection):
         "_handshaking",
         "_heard",
         "_id",
-        "_log",
         "_machine",
         "_network",
         "_parked",
@@ -88,7 +86,6 @@ class C2SConnection(Connection):
         "_stanza_bucket",
         "_task",
         "_throttled",
-        "_timer",
         "_upgrading",
         "session",
     )
@@ -109,12 +106,10 @@ class C2SConnection(Connection):
         self._silent = 0.0
         self._probed = False
         self._throttled = False
-        self._timer: Any = None
         self._byte_bucket: Bucket | None = None
         self._stanza_bucket: Bucket | None = None
         self._id = ""
         self._anonymous = False
-        self._log: Any = log
         self.session: Session | None = None
 
     # ---- the socket -------------------------------------------------------------------------------------------------
@@ -127,19 +122,15 @@ class C2SConnection(Connection):
         self.peer = format_peer(address)
         self._network = network_of(address[0]) if isinstance(address, tuple) else "local"
         self._id = new_id()
-        self._log = log.bind(stream=self._id, peer=self.peer)
-        sock = self.info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         secure = self._upgrading
         self._upgrading = False
         server.connections.add(self)
         held = server.per_network.get(self._network, 0) + 1
         server.per_network[self._network] = held
         self._machine = C2SMachine(server.settings, secure=secure, binding=self._channel_binding() if secure else None)
-        self._timer = server.kernel.clock.call_later(server.limits.unauthenticated_seconds, self._login_timeout)
+        server.newcomers.put(self)
         if held > server.limits.connections_per_address:
-            self._log.warning("too_many_connections", network=self._network, connections=held)
+            self._tell(logging.WARNING, "too_many_connections", network=self._network, connections=held)
             self.close(
                 StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many connections from your address"), "limit"
             )
@@ -184,9 +175,13 @@ class C2SConnection(Connection):
         if self._byte_bucket is not None:
             self._throttle(len(data), len(events))
 
+    def _tell(self, level: int, event: str, **keys: object) -> None:
+        if _listened(level):
+            log.log(level, event, stream=self._id, peer=self.peer, **keys)
+
     def _crashed(self) -> None:
         """A mistake of ours costs this stream, no other."""
-        self._log.exception("stream_failed")
+        log.exception("stream_failed", stream=self._id, peer=self.peer)
         self.close(StreamError(StreamErrorCondition.INTERNAL_SERVER_ERROR), "error:internal")
 
     def eof_received(self) -> bool:
@@ -213,20 +208,20 @@ class C2SConnection(Connection):
             server.per_network[self._network] = held
         else:
             server.per_network.pop(self._network, None)
-        if self._timer is not None:
-            self._timer.cancel()
+        server.newcomers.take(self)
+        server.leaving.take(self)
         self._end_session("lost")
         self._parked.clear()
         self._backlog.clear()
         server.wire_log.forget(self._id)
-        self._log.info("disconnected", error=None if error is None else str(error))
+        self._tell(logging.INFO, "disconnected", error=None if error is None else str(error))
         if self._machine is not None:
             self._machine.discard()
         self._machine = None
 
     def too_slow(self) -> None:
         """The client does not read; see `Connection.too_slow`."""
-        self._log.warning("slow_reader_cut", limit=self._unsent_limit)
+        self._tell(logging.WARNING, "slow_reader_cut", limit=self._unsent_limit)
         self._end_session("slow")
 
     def _answer(self) -> None:
@@ -348,7 +343,7 @@ class C2SConnection(Connection):
         session = self.session
         if session is None:
             return
-        self._log.info("jid_malformed", reason=event.reason)
+        self._tell(logging.INFO, "jid_malformed", reason=event.reason)
         if event.reply is not None:
             # RFC 6120 §8.1.2.1 rule 2: the server speaks for itself, not for an address that cannot be
             session.send(event.reply.replace(sender=JID.of("", session.jid.domain), to=session.jid))
@@ -388,7 +383,7 @@ class C2SConnection(Connection):
     # ---- becoming somebody ------------------------------------------------------------------------------------------
 
     def _opened(self, event: StreamOpened) -> None:
-        self._log.debug("stream_opened", domain=event.domain)
+        self._tell(logging.DEBUG, "stream_opened", domain=event.domain)
 
     def _starttls(self, _event: StartTls) -> Wait:
         self._upgrading = True
@@ -416,7 +411,7 @@ class C2SConnection(Connection):
                 ssl_handshake_timeout=_TLS_HANDSHAKE,
             )
         except (OSError, ConnectionError, TimeoutError) as exc:
-            self._log.info("tls_handshake_failed", reason=str(exc) or type(exc).__name__)
+            self._tell(logging.INFO, "tls_handshake_failed", reason=str(exc) or type(exc).__name__)
             self.abort()
             self.connection_lost(None)  # a transport that fails in the middle of a handshake does not always say so
             return
@@ -457,13 +452,14 @@ class C2SConnection(Connection):
         if event.condition == FailureCondition.NOT_AUTHORIZED.value:  # the others are no guesses
             self._server.throttle.failed(self._network, event.jid or "")
         user = str(event.jid) if event.jid is not None else event.username[:128]
-        self._log.info("auth_failed", mechanism=event.mechanism[:32], user=user, reason=event.condition)
+        self._tell(logging.INFO, "auth_failed", mechanism=event.mechanism[:32], user=user, reason=event.condition)
 
     def _authenticated(self, event: Authenticated) -> None:
         self._server.throttle.succeeded(event.jid)
         self._anonymous = event.anonymous
         secure = self.info("ssl_object")
-        self._log.info(
+        self._tell(
+            logging.INFO,
             "authenticated",
             user=str(event.jid),
             mechanism=event.mechanism,
@@ -480,7 +476,7 @@ class C2SConnection(Connection):
         try:
             full = kernel.choose_resource(machine.jid.bare, event.resource)
         except StanzaError as error:
-            self._log.info("bind_refused", user=str(machine.jid), reason=str(error))
+            self._tell(logging.INFO, "bind_refused", user=str(machine.jid), reason=str(error))
             self._go_on(machine.bind_refused(error))
             return None
         # what the client sent behind its request is handled after the session exists
@@ -509,7 +505,7 @@ class C2SConnection(Connection):
             anonymous=self._anonymous,
             created=server.kernel.clock.now(),
         )
-        self._log.info("bound", jid=str(full))
+        self._tell(logging.INFO, "bound", jid=str(full))
         server.kernel.open_session(session)
 
     def _limit(self) -> None:
@@ -518,13 +514,11 @@ class C2SConnection(Connection):
         now = self._server.kernel.clock.monotonic()
         self._byte_bucket = Bucket(limits.bytes_per_second, limits.bytes_burst, now)
         self._stanza_bucket = Bucket(limits.stanzas_per_second, limits.stanza_burst, now)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._server.newcomers.take(self)
 
-    def _login_timeout(self) -> None:
-        self._timer = None
-        self._log.info("login_timeout")
+    def login_timeout(self) -> None:
+        """Nobody has logged in within `unauthenticated_seconds`."""
+        self._tell(logging.INFO, "login_timeout")
         self.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT, "no login in time"), "timeout")
 
     # ---- outlet of the session --------------------------------------------------------------------------------------
@@ -552,7 +546,7 @@ class C2SConnection(Connection):
             return
         if reason in _WITHOUT_GOODBYE and self._parted(reason):
             # to the client the stream breaks off: a closed one would not be resumed (XEP-0198 §7)
-            self._log.info("stream_left_open", reason=reason)
+            self._tell(logging.INFO, "stream_left_open", reason=reason)
             self._cut_later()
             self.finish()
             return
@@ -560,7 +554,7 @@ class C2SConnection(Connection):
         self._answer()
         self._end_session(reason)
         if error is not None:
-            self._log.info("stream_closed", error=error.condition.value, text=error.text)
+            self._tell(logging.INFO, "stream_closed", error=error.condition.value, text=error.text)
         self._linger()
 
     def _linger(self) -> None:
@@ -576,9 +570,8 @@ class C2SConnection(Connection):
 
     def _cut_later(self) -> None:
         """A peer that neither reads nor closes must not keep the connection."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._server.kernel.clock.call_later(_LINGER, self.abort)
+        self._server.newcomers.take(self)
+        self._server.leaving.put(self)
 
     def _closed(self, event: StreamClosed) -> None:
         self._answer()
@@ -588,7 +581,7 @@ class C2SConnection(Connection):
 
     def _failed(self, event: StreamFailed) -> None:
         condition = event.error.condition.value
-        self._log.info("stream_error", error=condition, text=event.error.text, by_peer=event.by_peer)
+        self._tell(logging.INFO, "stream_error", error=condition, text=event.error.text, by_peer=event.by_peer)
         self._answer()
         self._end_session(f"error:{condition}")
         self._linger()
@@ -702,7 +695,7 @@ class C2SConnection(Connection):
             )
             session.send(ping)
         elif self._probed and self._silent >= limits.probe_after + limits.probe_timeout:
-            self._log.info("silent_client_dropped", silent=self._silent)
+            self._tell(logging.INFO, "silent_client_dropped", silent=self._silent)
             self.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
 
 

@@ -66,3 +66,18 @@ def limits(max_bytes: int, idle_seconds: int | None) -> bytes:
     """Limits of the stream as XEP-0478 announces them."""
     idle = f"<idle-seconds>{idle_seconds}</idle-seconds>" if idle_seconds else ""
     return f"<limits xmlns='{ns.LIMITS}'><max-bytes>{max_bytes}</max-bytes>{idle}</limits>".encode()
+
+
+def joined(children: Iterable[bytes | StreamFeature]) -> tuple[bytes | Callable[[str], bytes], ...]:
+    """`<stream:features/>` in as few parts as possible: bytes that stay the same, and functions of the domain."""
+    parts: list[bytes | Callable[[str], bytes]] = []
+    text = b"<stream:features>"
+    for child in children:
+        if isinstance(child, bytes):
+            text += child
+        elif child.of_domain is None:
+            text += child.xml
+        else:
+            parts += [text, child.of_domain]
+            text = b""
+    return (*parts, text + b"</stream:features>")

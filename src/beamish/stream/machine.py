@@ -30,7 +30,7 @@ from beamish.stream.events import (
     StreamFailed,
     StreamOpened,
 )
-from beamish.stream.features import Has
+from beamish.stream.features import Has, StreamFeature
 from beamish.stream.intake import Intake
 from beamish.stream.known import KnownBind, KnownStep
 from beamish.stream.parser import (
@@ -105,10 +105,11 @@ class C2SMachine:
         "_settings",
         "_tls_offered",
         "_username",
+        "authenticated",
         "closed_by_us",
         "domain",
-        "have",
         "jid",
+        "secure",
         "state",
         "stream_id",
     )
@@ -135,7 +136,8 @@ class C2SMachine:
         self.domain = ""
         self.stream_id = ""
         self.jid: JID | None = None
-        self.have = Has.SECURE if secure else Has.NOTHING
+        self.secure = secure
+        self.authenticated = False
         self._begin()
 
     def _new_stream(self) -> None:
@@ -269,7 +271,7 @@ class C2SMachine:
         return handler(self, step)
 
     def _may_bind(self) -> bool:
-        return self.state is State.OFFERED and Has.AUTHENTICATED in self.have
+        return self.state is State.OFFERED and self.authenticated
 
     def _unexpected(self) -> StreamError:
         # RFC 6120 §4.9.3.12: anything but negotiation before authentication or binding is not authorized
@@ -295,7 +297,7 @@ class C2SMachine:
             raise _fail(StreamErrorCondition.UNSUPPORTED_VERSION)
         if wrong:
             raise _fail(StreamErrorCondition.INVALID_FROM)
-        self._claimed = peer if Has.SECURE in self.have else None
+        self._claimed = peer if self.secure else None
         self._send_header()
         self._send_features()
         self.state = State.OFFERED
@@ -320,30 +322,41 @@ class C2SMachine:
         self._header_sent = True
 
     def _send_features(self) -> None:
-        out = [b"<stream:features>"]
-        if Has.AUTHENTICATED not in self.have:
+        domain = self.domain or self._settings.default_domain
+        key = (domain, self.secure, self.authenticated, self._tls_offered, self._binding is not None)
+        offers = self._settings.offers
+        parts = offers.get(key)
+        if parts is None:
+            parts = offers[key] = feat.joined(self._features())
+        self._out += [part if type(part) is bytes else part(domain) for part in parts]  # type: ignore[operator]
+
+    def _features(self) -> list[bytes | StreamFeature]:
+        """What stands between the tags of `<stream:features/>`: the same for all streams in the same situation."""
+        out: list[bytes | StreamFeature] = []
+        have = Has.NOTHING
+        if self.secure:
+            have |= Has.SECURE
+        if self.authenticated:
+            have |= Has.AUTHENTICATED
+        else:
             if self._may_start_tls():
                 out.append(feat.starttls(self._settings.require_tls))
             offer = self._offer()
-            if Has.SECURE in self.have or not self._settings.require_tls:
+            if self.secure or not self._settings.require_tls:
                 out.append(feat.mechanisms(offered(offer), binding_types(offer)))
-        domain = self.domain or self._settings.default_domain
         offers = () if self._only_tls() else (feat.BIND, feat.SESSION, *self._settings.features)
-        out += [f.for_domain(domain) for f in offers if f.offered(self.have)]
-        out.append(b"</stream:features>")
-        self._out.append(b"".join(out))
+        return [*out, *(feature for feature in offers if feature.offered(have))]
 
     def _only_tls(self) -> bool:
         """RFC 6120 §5.3.1: nothing else is to be had before TLS, where that is required."""
-        return self._settings.require_tls and Has.SECURE not in self.have
+        return self._settings.require_tls and not self.secure
 
     def _may_start_tls(self) -> bool:
-        return self._tls_offered and not self.have & (Has.SECURE | Has.AUTHENTICATED)
+        return self._tls_offered and not self.secure and not self.authenticated
 
     def _offer(self) -> Offer:
-        secure = Has.SECURE in self.have
         return Offer(
-            tls=secure,
+            tls=self.secure,
             bindings={"tls-server-end-point": self._binding} if self._binding is not None else {},
             plain_without_tls=not self._settings.require_tls,
             anonymous=self._settings.anonymous,
@@ -377,20 +390,20 @@ class C2SMachine:
         if self._intake is None:
             return  # closed meanwhile
         self._binding = binding
-        self.have |= Has.SECURE
+        self.secure = True
         self._intake.drop()
         self._new_stream()
 
     # ---- SASL -------------------------------------------------------------------------------------------------------
 
     def _auth(self, step: KnownStep) -> list[Event]:
-        if Has.AUTHENTICATED in self.have:
+        if self.authenticated:
             raise self._unexpected()
         self._mechanism = None  # RFC 6120 §6.4.2: an exchange that is under way is dropped
         self._mechanism_name = step.mechanism
         self._username = ""
         self._disabled = False
-        if Has.SECURE not in self.have and self._settings.require_tls:
+        if not self.secure and self._settings.require_tls:
             return self._sasl_failed(SaslFailure(FailureCondition.ENCRYPTION_REQUIRED))
         try:
             self._mechanism = negotiate(self._mechanism_name, self._offer())
@@ -488,7 +501,7 @@ class C2SMachine:
         self._out.append(f"<success xmlns='{ns.SASL}'>{data}</success>".encode())
         self._mechanism = None
         self.jid = jid
-        self.have |= Has.AUTHENTICATED
+        self.authenticated = True
         self._new_stream()
         return [Authenticated(jid, self._mechanism_name, anonymous)]
 
@@ -511,7 +524,7 @@ class C2SMachine:
 
     def _iq(self, item: Stanza) -> list[Event]:
         payload = item.payload
-        if Has.AUTHENTICATED not in self.have:
+        if not self.authenticated:
             if payload is not None and payload.tag in self._settings.early_iqs and not self._only_tls():
                 return [item]
             raise self._unexpected()
@@ -540,7 +553,6 @@ class C2SMachine:
     def established(self, jid: JID) -> list[Event]:
         """The stream belongs to this full JID without further words: bound by other means, or resumed."""
         self.jid = jid
-        self.have |= Has.BOUND
         self.state = State.BOUND
         self._parser.owned_by(jid.bare)
         intake, self._intake = self._intake, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -52,6 +52,11 @@ class C2SSettings:
 
     What else such an IQ may hold must be made known with `NameLedger.learn`; a stranger's other names do not come through.
     """
+
+    offers: dict[Hashable, tuple[bytes | Callable[[str], bytes], ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What streams are offered, in parts, by what they have: filled as streams come by, a few entries for each host."""
 
     def __post_init__(self) -> None:
         self.ledger.learn(self.early_nonzas | self.early_iqs)

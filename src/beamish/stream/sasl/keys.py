@@ -24,6 +24,7 @@ MAX_PASSWORD_BYTES: Final = 1023
 """Longer passwords are refused. RFC 4616 §2 asks for 255 at the least."""
 
 _DIGEST: Final[dict[Algorithm, str]] = {"SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
+_HASH: Final = {"SHA-1": hashlib.sha1, "SHA-256": hashlib.sha256, "SHA-512": hashlib.sha512}
 _DIGEST_BYTES: Final[dict[Algorithm, int]] = {"SHA-1": 20, "SHA-256": 32, "SHA-512": 64}
 
 
@@ -51,7 +52,7 @@ class ScramKeys:
 
 def digest(algorithm: Algorithm, data: bytes) -> bytes:
     """H of RFC 5802 §2.2."""
-    return hashlib.new(_DIGEST[algorithm], data).digest()
+    return _HASH[algorithm](data).digest()
 
 
 def mac(algorithm: Algorithm, key: bytes, data: bytes) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from beamish.stream.sasl.anonymous import Anonymous
@@ -53,6 +54,28 @@ class Offer:
 
 def offered(offer: Offer) -> tuple[str, ...]:
     """The mechanisms to advertise, strongest first. May be empty."""
+    return _offered(
+        offer.tls,
+        bool(offer.bindings),
+        offer.plain,
+        offer.plain_without_tls,
+        offer.anonymous,
+        offer.enabled,
+        offer.algorithms,
+    )
+
+
+@lru_cache(maxsize=64)
+def _offered(
+    tls: bool,
+    bound: bool,
+    plain: bool,
+    plain_without_tls: bool,
+    anonymous: bool,
+    enabled: frozenset[str] | None,
+    algorithms: frozenset[Algorithm],
+) -> tuple[str, ...]:
+    offer = Offer(tls, {"any": b""} if bound else {}, plain, plain_without_tls, anonymous, enabled, algorithms)
     return tuple(name for name in MECHANISMS if _permitted(name, offer))
 
 
@@ -75,8 +98,12 @@ def channel_binding_feature(offer: Offer) -> Element | None:
 def advertisement(offer: Offer) -> bytes:
     """XEP-0474 §5.1: the text whose hash goes into the server-first-message. It holds only if what `offered` and
     `channel_binding_feature` give is what was advertised."""
-    text = "\x1e".join(sorted(offered(offer)))
-    types = binding_types(offer)
+    return _advertisement(offered(offer), binding_types(offer))
+
+
+@lru_cache(maxsize=64)
+def _advertisement(names: tuple[str, ...], types: tuple[str, ...]) -> bytes:
+    text = "\x1e".join(sorted(names))
     if types:
         text += "\x1f" + "\x1e".join(types)
     return text.encode()
