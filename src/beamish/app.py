@@ -28,7 +28,7 @@ from beamish.core.registry import discover, select
 from beamish.net import heap, systemd
 from beamish.net.address import BACKLOG, bind_all, format_peer
 from beamish.net.c2s import C2SLimits, C2SServer
-from beamish.net.component import ComponentServer
+from beamish.net.component import ComponentLimits, ComponentServer
 from beamish.net.control import ControlError, ControlServer, ControlUnavailable, call
 from beamish.net.dns import DnsResolver, Resolver, Target
 from beamish.net.s2s import Federation, Policy, S2SLimits
@@ -155,16 +155,28 @@ def federation(
 
 def component_server(kernel: Kernel, config: Config, wire_log: WireLog | None = None) -> ComponentServer:
     """The components of a started kernel; it listens nowhere and serves no domain yet."""
-    limits = config.limits
+    limits, listener = config.limits, config.component_listener
+    bounds = ComponentLimits(
+        queue_stanzas=listener.queue_stanzas,
+        queue_bytes=listener.queue_bytes,
+        away_seconds=listener.away_seconds,
+        unsent_bytes=limits.unsent_bytes,
+        presences=config.s2s.presences,
+        replace=listener.conflict == "replace",
+        connections_per_address=listener.connections_per_address,
+        handshake_failures=listener.handshake_failures,
+        handshake_failure_window=listener.handshake_failure_window,
+        stanzas_per_second=listener.stanzas_per_second,
+        stanza_burst=listener.stanza_burst,
+        bytes_per_second=listener.bytes_per_second,
+        bytes_burst=listener.bytes_burst,
+    )
     return ComponentServer(
         kernel,
         config.components,
         ParserLimits(limits.stanza_bytes * 2, limits.depth, limits.elements, limits.attributes),
+        bounds,
         wire_log or WireLog(config.server.log.wire),
-        queue_stanzas=config.component_listener.queue_stanzas,
-        away_seconds=config.component_listener.away_seconds,
-        unsent_bytes=limits.unsent_bytes,
-        presences=config.s2s.presences,
     )
 
 

@@ -202,7 +202,12 @@ async def test_privileges_are_announced_and_work(server: FederatedServer) -> Non
     power = await ready(server, "power.a.example")
     await power.expect(
         "<message xmlns='jabber:component:accept' from='a.example' to='power.a.example'>"
-        "<privilege xmlns='urn:xmpp:privilege:2'><perm access='roster' type='both' push='false'/>"
+        "<privilege xmlns='urn:xmpp:privilege:2'><perm access='roster' type='both' push='true'/>"
+        "<perm access='message' type='outgoing'/><perm access='presence' type='managed_entity'/></privilege></message>"
+    )
+    await power.expect(
+        "<message xmlns='jabber:component:accept' from='a.example' to='power.a.example'>"
+        "<privilege xmlns='urn:xmpp:privilege:1'><perm access='roster' type='both'/>"
         "<perm access='message' type='outgoing'/><perm access='presence' type='managed_entity'/></privilege></message>"
     )
     await power.expect("<presence xmlns='jabber:component:accept' from='romeo@a.example/x' to='power.a.example'/>")
@@ -210,7 +215,10 @@ async def test_privileges_are_announced_and_work(server: FederatedServer) -> Non
         "<iq type='set' id='1' from='power.a.example' to='romeo@a.example'><query xmlns='jabber:iq:roster'>"
         "<item jid='juliet@a.example' name='J'><group>Friends</group></item></query></iq>"
     )
-    await power.expect("<iq xmlns='jabber:component:accept' type='result' id='1' from='romeo@a.example'/>")
+    await power.expect_all(
+        "<iq xmlns='jabber:component:accept' type='result' id='1' from='romeo@a.example'/>",
+        "<iq xmlns='jabber:component:accept' type='set' from='romeo@a.example'/>",
+    )
     await romeo.expect(
         "<iq type='set'><query xmlns='jabber:iq:roster'><item jid='juliet@a.example' name='J'/></query></iq>"
     )

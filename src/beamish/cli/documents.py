@@ -41,7 +41,7 @@ BELOW_MODULES: Final = (
     Implemented(Xep(205, "1.0.2"), "net/throttle.py"),
     Implemented(Xep(220, "1.1.1"), "stream/dialback.py"),
     Implemented(Xep(288, "1.0.1"), "stream/s2s_in.py"),
-    Implemented(Xep(356, "0.4.1"), "net/privilege.py"),
+    Implemented(Xep(356, "0.4.1"), "net/privilege/"),
     Implemented(Xep(368, "1.1.0"), "net/dns.py"),
     Implemented(Xep(440, "1.0.0"), "stream/features.py"),
     Implemented(Xep(478, "0.2.0"), "stream/features.py"),

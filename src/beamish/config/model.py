@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from beamish.config.values import Account, Address, Count, DatabaseUrl, Domain, Listen, Seconds, database_path
 
@@ -23,6 +23,8 @@ Mechanism = Literal[
     "SCRAM-SHA-1",
     "PLAIN",
 ]
+
+Privilege = Literal["none", "get", "set", "both"]
 
 _DEFAULT_MECHANISMS: tuple[Mechanism, ...] = (
     "SCRAM-SHA-512-PLUS",
@@ -273,16 +275,43 @@ class ComponentConfig(Section):
         description="What the component proves to know. Anybody who knows it speaks for the domain.",
         examples=["a long random text"],
     )
-    roster: Literal["none", "get", "set", "both"] = Field(
-        "none", description="What the component may do with rosters of local accounts (XEP-0356)."
+    domains: tuple[Domain, ...] = Field(
+        (),
+        max_length=1000,
+        description="The domains whose accounts the privileges below concern. Empty: all of this server.",
+        examples=[["example.org"]],
+    )
+    roster: Privilege = Field("none", description="What the component may do with rosters of accounts (XEP-0356).")
+    roster_push: bool = Field(
+        True, description="Whether a component that may get rosters is told of every change of one (XEP-0356)."
+    )
+    remote_roster: Literal["none", "ask", "granted"] = Field(
+        "none",
+        description="Whether the component may manage its own contacts, and only those, in the rosters of users who let it "
+        "see their presence (XEP-0321): `ask` each user when the component asks for it, or `granted` unless the user says "
+        "otherwise.",
     )
     message: Literal["none", "outgoing"] = Field(
         "none", description="Whether the component may send messages in the name of the server's users (XEP-0356)."
     )
-    presence: Literal["none", "managed_entity"] = Field(
-        "none",
-        description="`managed_entity`: the component is told when users of this server come and go (XEP-0356).",
+    iq: dict[str, Privilege] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Requests that the component may send in the name of users, by the namespace of what they ask "
+        "(XEP-0356): `none`, `get`, `set` or `both`.",
+        examples=[{"http://jabber.org/protocol/pubsub": "both"}],
     )
+    presence: Literal["none", "managed_entity", "roster"] = Field(
+        "none",
+        description="`managed_entity`: the component is told when users of this server come and go; `roster`: and of "
+        "everything their contacts show, for which it needs to be able to get rosters (XEP-0356).",
+    )
+
+    @model_validator(mode="after")
+    def _roster_for_presence(self) -> Self:
+        if self.presence == "roster" and self.roster not in ("get", "both"):
+            raise ValueError('presence = "roster" needs roster = "get" or "both" (XEP-0356 §7.4)')
+        return self
 
 
 class ComponentsConfig(Section):
@@ -293,9 +322,32 @@ class ComponentsConfig(Section):
         max_length=100,
         description="Addresses for components. The protocol has no encryption: keep it on this machine.",
     )
+    conflict: Literal["replace", "refuse"] = Field(
+        "replace",
+        description="What a second connection of the same component does: it takes the place of the first, which suits a "
+        "component that restarts faster than its old connection is noticed to be dead, or it is refused.",
+    )
+    connections_per_address: Count = Field(
+        100, description="Connections that one address may have open here, all its components together."
+    )
+    handshake_failures: Count = Field(
+        10,
+        description="Wrong handshakes that one address may make for one component before it has to wait for the end of "
+        "`handshake_failure_window`.",
+    )
+    handshake_failure_window: Seconds = Field(
+        60.0, le=86_400, description="Seconds, counted from the first, in which wrong handshakes are remembered."
+    )
+    stanzas_per_second: Count = Field(
+        2000, description="Stanzas per second a component may send in the long run; we read slower beyond that."
+    )
+    stanza_burst: Count = Field(20_000, description="Stanzas a component may send at once before that rate applies.")
+    bytes_per_second: Count = Field(8_000_000, description="Bytes per second a component may send in the long run.")
+    bytes_burst: Count = Field(32_000_000, description="Bytes a component may send at once before that rate applies.")
     queue_stanzas: Count = Field(
         1000, description="Stanzas kept for a component that is away for a moment; beyond that they go back."
     )
+    queue_bytes: Count = Field(4_194_304, description="Bytes kept for a component that is away for a moment.")
     away_seconds: Seconds = Field(
         5.0, le=600, description="Seconds that stanzas wait for a component that has just lost its connection."
     )

@@ -2,6 +2,9 @@
 
 To the rest of the server a component is a service domain; its users are remote users with local senders. A component
 that has just gone has a moment to come back before what is for it is refused and its users are declared offline.
+
+Whoever connects must prove to know the secret; how often an address may guess, and how many connections it may have, is
+limited. A component speaks for its own domain only, not for subdomains: each is a component by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -20,20 +24,22 @@ from beamish.core.commands import Command
 from beamish.core.events import Context, RemoteLost
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
+from beamish.core.services import RemoteRosterService
 from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
-from beamish.net.privilege import PrivilegeOptions, Privileges
+from beamish.net.privilege import PrivilegeOptions, Privileges, is_settling
 from beamish.net.s2s import S2SLimits
 from beamish.net.s2s_link import Link, Wait
 from beamish.net.s2s_presence import RemotePresence
-from beamish.net.throttle import Bucket
+from beamish.net.throttle import Bucket, LoginThrottle
 from beamish.net.wirelog import WireLog
-from beamish.stream.component import ComponentReady, ComponentStream
+from beamish.stream.component import ComponentReady, ComponentStream, HandshakeFailed
 from beamish.stream.dialback import DialbackSecret
 from beamish.stream.parser import ParserLimits
 from beamish.stream.s2s import Event, S2SSettings
 from beamish.xmpp.errors import Condition, Kind, StanzaError, StreamError, StreamErrorCondition
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import IQ, Stanza
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +56,26 @@ class ComponentOptions(PrivilegeOptions, Protocol):
         """The shared secret."""
 
 
+@dataclass(frozen=True, slots=True)
+class ComponentLimits:
+    """Bounds of components; `[component_listener]` of the configuration has them with their reasons."""
+
+    queue_stanzas: int = 1_000
+    queue_bytes: int = 4_194_304
+    away_seconds: float = 5.0
+    unsent_bytes: int = 8_388_608
+    presences: int = 200_000
+    replace: bool = True
+    """Whether a second connection of a component takes the place of the first."""
+    connections_per_address: int = 100
+    handshake_failures: int = 10
+    handshake_failure_window: float = 60.0
+    stanzas_per_second: float = 2_000.0
+    stanza_burst: float = 20_000.0
+    bytes_per_second: float = 8_000_000.0
+    bytes_burst: float = 32_000_000.0
+
+
 class ComponentLink(Link):
     """One component's connection."""
 
@@ -59,14 +85,26 @@ class ComponentLink(Link):
     machine: ComponentStream
 
     def __init__(self, server: ComponentServer) -> None:
-        super().__init__(server, ComponentStream(server.settings, server.secret_of))
+        super().__init__(server, ComponentStream(server.settings, self._secret_of))
         self.privileges: Privileges | None = None
+
+    def _secret_of(self, domain: str) -> str | None:
+        secret: str | None = self.federation.secret_of(domain, self._network)
+        return secret
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        if self.federation.draining:
+        if not self.federation.welcome(self._network):
+            self.fail(StreamError(StreamErrorCondition.RESOURCE_CONSTRAINT, "too many connections from your address"))
+        elif self.federation.draining:
             self.fail(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN))
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Connection.lost`."""
+        if not self.gone:
+            self.federation.goodbye(self._network)
+        super().lost(error)
 
     @property
     def idle_limit(self) -> float:
@@ -78,30 +116,42 @@ class ComponentLink(Link):
             self.answer()
             self.negotiated()
             self._log = self._log.bind(component=event.domain)
-            self._log.info("component_connected")
-            self.federation.arrived(self, event.domain)
+            if self.federation.arrived(self, event.domain):
+                self._log.info("component_connected")
+            return None
+        if isinstance(event, HandshakeFailed):
+            self._log.warning("component_handshake_failed", component=event.domain)
+            self.federation.refused(event.domain, self._network)
             return None
         return super()._event(event)
 
     def _stanza(self, stanza: Stanza) -> Wait | None:
         if self.privileges is not None:
             taken = self.privileges.take(stanza)
-            if taken is not None:
-                return taken if is_later(taken) else None  # type: ignore[return-value]
+            if taken is not False:
+                self.stanzas_in += 1
+                return None if taken is True else taken
         return super()._stanza(stanza)
 
 
 class Component:
     """One configured component: its stream, or what waits for it to come back."""
 
-    __slots__ = ("away", "domain", "link", "queue")
+    __slots__ = ("away", "domain", "link", "queue", "queued")
 
     def __init__(self, domain: str) -> None:
         self.domain = domain
         self.link: ComponentLink | None = None
         self.queue: deque[Stanza] = deque()
+        self.queued = 0
+        """Bytes in the queue."""
         self.away: Any = None
         """The timer that runs while a component that has just gone is waited for."""
+
+    def take_queue(self) -> deque[Stanza]:
+        """What waited, which waits no longer."""
+        queue, self.queue, self.queued = self.queue, deque(), 0
+        return queue
 
 
 class ComponentServer:
@@ -111,38 +161,54 @@ class ComponentServer:
         self,
         kernel: Kernel,
         components: Mapping[str, ComponentOptions],
-        limits: ParserLimits,
+        parser: ParserLimits,
+        bounds: ComponentLimits,
         wire_log: WireLog,
-        *,
-        queue_stanzas: int = 1_000,
-        away_seconds: float = 5.0,
-        unsent_bytes: int = 8_388_608,
-        presences: int = 200_000,
     ) -> None:
         self.kernel = kernel
         self.flusher = Flusher()
         self.wire_log = wire_log
         self.tasks = TaskGroup(OWNER)
         self.links: set[Link] = set()
-        self.presences = RemotePresence(presences)
-        self.limits = S2SLimits(queue_stanzas=queue_stanzas, unsent_bytes=unsent_bytes)
+        self.presences = RemotePresence(bounds.presences)
+        self.limits = S2SLimits(unsent_bytes=bounds.unsent_bytes)
+        self.bounds = bounds
         self.draining = False
         self.settings = S2SSettings(
             serves=kernel.router.serves,
             new_id=new_id,
             ledger=kernel.names,
             secret=DialbackSecret(new_id().encode()),
-            limits=limits,
+            limits=parser,
         )
         self._options = components
-        self._away_seconds = away_seconds
         self._components = {domain: Component(domain) for domain in components}
+        self._per_network: dict[str, int] = {}
+        self._buckets: dict[str, tuple[Bucket, Bucket]] = {}
+        self._guesses = LoginThrottle(
+            bounds.handshake_failures,
+            bounds.handshake_failures,
+            bounds.handshake_failure_window,
+            kernel.clock.monotonic,
+        )
         self._empty = asyncio.Event()
         self._sweeper: Any = None
 
     def start(self) -> None:
-        """Serve the components' domains from now on. Raises `ValueError` if one is taken by something else."""
+        """Serve the components' domains from now on.
+
+        Raises `ValueError` if one is taken by something else, or has privileges for a domain that is not ours.
+        """
+        rosters = self.kernel.service_or_none(RemoteRosterService)
         for domain, component in self._components.items():
+            options = self._options[domain]
+            if strange := [each for each in options.domains if not self.kernel.is_local_domain(each)]:
+                raise ValueError(f"{domain} has privileges for {strange[0]}, which has no accounts here")
+            if options.remote_roster != "none":
+                if rosters is None:
+                    raise ValueError(f"remote_roster of {domain} needs the module remote_roster")
+                granted_for = options.domains or self.kernel.domains
+                rosters.offer(JID.of("", domain), granted_for, ask=options.remote_roster == "ask")
             self.kernel.router.add_service(domain, partial(self._deliver, component))
         self.kernel.components = tuple(sorted(self._components))
         self.kernel.commands.add(Command("component.list", "Show the components", OWNER, self.list_components))
@@ -162,9 +228,12 @@ class ComponentServer:
         for link in tuple(self.links):
             link.abort()
             link.lost(None)
+        rosters = self.kernel.service_or_none(RemoteRosterService)
         for component in self._components.values():
             self._given_up(component)
             self.kernel.router.remove_service(component.domain)
+            if rosters is not None:
+                rosters.withdraw(JID.of("", component.domain))
         self.kernel.components = ()
         self.kernel.commands.remove(OWNER)
         await self.tasks.close()
@@ -173,14 +242,46 @@ class ComponentServer:
         """A new protocol object for an accepted connection."""
         return ComponentLink(self)
 
-    def secret_of(self, domain: str) -> str | None:
-        """The secret of a component, None for a domain that is none."""
+    def secret_of(self, domain: str, network: str) -> str | None:
+        """The secret of a component, None for a domain that is none.
+
+        Raises `StreamError` if there were too many wrong handshakes for it from an address.
+        """
         options = self._options.get(domain)
-        return None if options is None else options.secret
+        if options is None:
+            return None
+        if not self._guesses.allowed(f"{network} {domain}", ""):
+            raise StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many wrong handshakes, come back later")
+        return options.secret
+
+    def refused(self, domain: str, network: str) -> None:
+        """A handshake for a component was wrong. Counted for the address alone, or it would shut the component out."""
+        self._guesses.failed(f"{network} {domain}", "")
+
+    def welcome(self, network: str) -> bool:
+        """Count a connection from an address; False above the limit."""
+        held = self._per_network.get(network, 0) + 1
+        self._per_network[network] = held
+        return held <= self.bounds.connections_per_address
+
+    def goodbye(self, network: str) -> None:
+        """A connection from an address is gone."""
+        held = self._per_network.get(network, 1) - 1
+        if held > 0:
+            self._per_network[network] = held
+        else:
+            self._per_network.pop(network, None)
 
     def buckets(self, remote: str) -> tuple[Bucket, Bucket]:
-        """See `Hub.buckets`; a component is trusted with its rate."""
-        raise NotImplementedError
+        """See `Hub.buckets`: the rates of a component, whether or not it connects anew."""
+        found = self._buckets.get(remote)
+        if found is None:
+            bounds, now = self.bounds, self.kernel.clock.monotonic()
+            found = self._buckets[remote] = (
+                Bucket(bounds.stanzas_per_second, bounds.stanza_burst, now),
+                Bucket(bounds.bytes_per_second, bounds.bytes_burst, now),
+            )
+        return found
 
     def ping(self, link: Link, number: int) -> None:
         """See `Hub.ping`; components are not asked."""
@@ -198,21 +299,24 @@ class ComponentServer:
 
     # ---- connections ------------------------------------------------------------------------------------------------
 
-    def arrived(self, link: ComponentLink, domain: str) -> None:
-        """A component has proved who it is. An older connection of the same one makes room."""
+    def arrived(self, link: ComponentLink, domain: str) -> bool:
+        """A component has proved who it is. An older connection of the same one makes room, or this one is refused."""
         component = self._components[domain]
+        if component.link is not None and not self.bounds.replace:
+            link.fail(StreamError(StreamErrorCondition.CONFLICT, "the component is connected already"))
+            return False
         older, component.link = component.link, link
         if older is not None:
             older.fail(StreamError(StreamErrorCondition.CONFLICT, "the component connected again"))
         if component.away is not None:
             component.away.cancel()
             component.away = None
-        link.privileges = Privileges.of(self.kernel, link, domain, self._options[domain])
-        if link.privileges is not None:
-            link.privileges.announce()
-        queue, component.queue = component.queue, deque()
-        for stanza in queue:
+        link.limit(domain)
+        link.privileges = Privileges(self.kernel, link, domain, self._options[domain])
+        link.privileges.start()
+        for stanza in component.take_queue():
             link.send_stanza(stanza)
+        return True
 
     def link_lost(self, link: Link) -> None:
         """See `Hub.link_lost`."""
@@ -228,14 +332,14 @@ class ComponentServer:
         if self.draining:
             self._given_up(component)
         else:
-            component.away = self.kernel.clock.call_later(self._away_seconds, lambda: self._given_up(component))
+            component.away = self.kernel.clock.call_later(self.bounds.away_seconds, lambda: self._given_up(component))
 
     def _given_up(self, component: Component) -> None:
         """The component did not come back."""
         if component.away is not None:
             component.away.cancel()
             component.away = None
-        queue, component.queue = component.queue, deque()
+        queue = component.take_queue()
         for stanza in queue:
             reply = stanza.error(_not_connected())
             if reply is not None:
@@ -250,17 +354,33 @@ class ComponentServer:
 
     # ---- stanzas ----------------------------------------------------------------------------------------------------
 
-    def _deliver(self, component: Component, ctx: Context) -> None:
+    def _deliver(self, component: Component, ctx: Context) -> Wait | None:
         stanza = ctx.stanza
+        if (
+            stanza.name == IQ
+            and ctx.origin is not None
+            and self._options[component.domain].remote_roster != "none"
+            and is_settling(stanza)
+        ):
+            return self._settle(ctx)
         link = component.link
         if link is not None and link.usable:
             if not link.room:
                 raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the component does not keep up")
             link.send_stanza(stanza)
-        elif component.away is not None and len(component.queue) < self.limits.queue_stanzas:
+        elif component.away is not None:
+            size = len(stanza.head) + len(stanza.body)
+            if len(component.queue) >= self.bounds.queue_stanzas or component.queued + size > self.bounds.queue_bytes:
+                raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too much waits for the component")
+            component.queued += size
             component.queue.append(stanza.detached())
         else:
             raise _not_connected()
+        return None
+
+    async def _settle(self, ctx: Context) -> None:
+        """A user asks who may manage their roster, or ends that, by way of the component (XEP-0321 §4.5)."""
+        self.kernel.router.answer(ctx, await self.kernel.service(RemoteRosterService).settle(ctx.stanza))
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 

@@ -32,8 +32,19 @@ class ComponentReady:
     domain: str
 
 
+@dataclass(frozen=True, slots=True)
+class HandshakeFailed:
+    """Somebody did not prove to be a component; the stream fails for it."""
+
+    domain: str
+
+
 class ComponentStream(ServerStream):
-    """One component's stream. `secret_of` gives the secret of a component's domain, None for a domain that is none."""
+    """One component's stream.
+
+    `secret_of` gives the secret of a component's domain, None for a domain that is none. It may raise `StreamError` for
+    one that is not to be let in now.
+    """
 
     __slots__ = ("_secret", "_secret_of", "domain")
 
@@ -74,7 +85,8 @@ class ComponentStream(ServerStream):
         if item.tag not in (HANDSHAKE, _HANDSHAKE_REBASED):
             raise fail(StreamErrorCondition.NOT_AUTHORIZED)
         if not hmac.compare_digest((item.el.text or "").strip().encode(), proof(self.stream_id, self._secret).encode()):
-            raise fail(StreamErrorCondition.NOT_AUTHORIZED, "the handshake does not fit the secret")
+            failed = fail(StreamErrorCondition.NOT_AUTHORIZED, "the handshake does not fit the secret")
+            return [HandshakeFailed(self.domain), self.fail(failed)]
         self._out.append(b"<handshake/>")
         self._open_up()
         if (owner := self._owner()) is not None:
