@@ -100,8 +100,10 @@ def canonical(el: etree._Element) -> bytes:
 def told(item: Item) -> tuple[object, ...]:
     """An item as a value that can be compared."""
     if isinstance(item, Stanza):
-        again = canonical(item.el)
-        return item.name, item.type, item.id, item.sender, item.to, item.lang, item.head, item.body, again
+        # quotation marks may be the client's or ours, the addresses in the element or not; all else is the same
+        content = [canonical(child) for child in item.el], item.el.text, [child.tail for child in item.el]
+        relayed = canonical(Stanza.parse(item.to_wire()).el)
+        return item.name, item.type, item.id, item.sender, item.to, item.lang, item.tags, relayed, *content
     if isinstance(item, Nonza):
         return "nonza", canonical(item.el)
     if isinstance(item, Unaddressable):
@@ -517,8 +519,8 @@ def feed_all(pieces: Iterable[bytes]) -> list[Item]:
         lambda n: f"<message><x xmlns='urn:{n}'/></message>",
         lambda n: f"<n{n}/>",
         lambda n: "<message><body>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "</body></message>",
-        lambda n: "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
-        lambda n: "<presence/>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
+        lambda n: "<a xmlns='urn:a'/>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
+        lambda n: "<presence></presence >" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
         lambda n: "<r>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "</r>",
     ],
 )

@@ -62,6 +62,8 @@ class NameLedger:
     def __init__(self, total: int = 300_000, per_account: int = 5_000, unauthenticated: int = 10_000) -> None:
         self.known: set[str] = set(_SEED)
         self.spaces: set[str] = set(_SPACES)
+        self.readers: dict[Hashable, object] = {}
+        """What readers keep that depends on these names, by their limits (`stream.quick`)."""
         self._lost = 0
         self._total = total
         self._per_account = per_account

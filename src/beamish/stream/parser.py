@@ -31,6 +31,7 @@ from beamish.stream.gate import (
 from beamish.stream.items import Item, Nonza, StreamEnd, StreamHeader, Unaddressable
 from beamish.stream.markup import CDATA, LOOSE, TAG, UNFINISHED, is_uri, start_of_open
 from beamish.stream.names import NameLedger
+from beamish.stream.quick import QuickReader, reader_for
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import AddressMalformed, SenderMalformed, take
@@ -41,6 +42,9 @@ _EVENTS: Final = ("start", "end", "start-ns", "comment", "pi")
 _SLICE: Final = 16_384
 """Bytes given to libxml2 at a time; it may invent that many names before we can look at them."""
 _BLANK: Final = " \t\r\n"
+_WORTH_A_CUT: Final = 1_024
+"""Bytes behind an unfinished stanza that may hold others which need no parser."""
+_MAY_END: Final = re.compile(rb"</(?:message|presence|iq)>")
 _QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
 _BLANK_TEXT: Final = re.compile(rb">([ \t\n]{16,59})<")
@@ -70,6 +74,7 @@ class StreamParser:
         "_owner",
         "_prefix",
         "_pull",
+        "_quick",
         "_quote",
         "_root",
         "_size",
@@ -98,6 +103,7 @@ class StreamParser:
         self._root: Element | None = None
         self._prefix: str | None = "stream"
         self._nsmap: dict[str | None, str] = {}
+        self._quick: QuickReader | None = None
         self.lang = ""
         self.taken: list[Item] = []
         self._pull: etree.XMLPullParser | None = None
@@ -118,6 +124,7 @@ class StreamParser:
         self._depth = 1
         self._nsmap = nsmap
         self.lang = lang
+        self._choose()
 
     @property
     def idle(self) -> bool:
@@ -162,6 +169,7 @@ class StreamParser:
         they come out as everywhere else. To be called when the header was taken, before anything behind it is fed.
         """
         self._nsmap = {**self._nsmap, None: ns.CLIENT}
+        self._choose()
         self._pull = None
         self._root = None
 
@@ -191,10 +199,12 @@ class StreamParser:
                 return taken
             data = bytes(self._held) + data
             self._held.clear()
-        elif self._size == 0 and self._depth == 1:
-            data = data.lstrip(WHITE_SPACE)
+        if self._size and len(data) > _WORTH_A_CUT and self._quick is not None:
+            data = self._finish_first(data, taken)
+        if self._size == 0 and self._depth == 1:
+            data = self._plain(data.lstrip(WHITE_SPACE), taken)
             if not data:
-                return taken  # a white space keep-alive needs no parser
+                return taken  # a white space keep-alive needs no parser either
             if data[0] != 60:  # "<"
                 raise text_between()
             if data == _END and self._prefix == "stream":
@@ -213,6 +223,28 @@ class StreamParser:
                 return taken
         self._pieces(data, taken)
         return taken
+
+    def _plain(self, data: bytes, taken: list[Item]) -> bytes:
+        """Take the plain stanzas at the beginning of the data (see `stream.quick`); what follows them is left."""
+        quick = self._quick
+        if quick is None:
+            return data
+        at = 0
+        while at < len(data):
+            found = quick.read(data, at, self.lang)
+            if found is None:
+                return data[at:]
+            stanza, at = found
+            taken.append(stanza)
+        return b""
+
+    def _finish_first(self, data: bytes, taken: list[Item]) -> bytes:
+        """Parse up to where the unfinished stanza may end, so that those behind it need no parser."""
+        found = _MAY_END.search(data)
+        if found is None or found.end() == len(data):
+            return data
+        self._pieces(data[: found.end()], taken)
+        return data[found.end() :]
 
     def _hold(self, data: bytes) -> None:
         self._held += data
@@ -489,10 +521,16 @@ class StreamParser:
             if prefix not in spaces and not self._ledger.charge_space(prefix, self._owner):
                 raise _too_many_names()
 
+    def _choose(self) -> None:
+        """Whether stanzas may go the short way: their names must mean what they mean to a client."""
+        quick = reader_for(self._limits, self._ledger)
+        self._quick = quick if self._nsmap.get(None) == ns.CLIENT and quick.largest else None
+
     def _open(self, root: Element) -> StreamHeader:
         self._root = root
         self._prefix = root.prefix
         self._nsmap = dict(root.nsmap)
+        self._choose()
         self._aliased = any(prefix not in (None, "stream", "xml") for prefix in self._nsmap)
         if cast("Any", root.getroottree().docinfo).doctype:
             raise restricted()

@@ -27,7 +27,7 @@ IQ: Final = "iq"
 STANZA_NAMES: Final = frozenset((MESSAGE, PRESENCE, IQ))
 
 _tostring = etree.tostring
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, collect_ids=False)
 _STREAM_PREFIX = b'xmlns:stream="http://etherx.jabber.org/streams"'
 _CLIENT_AS_PREFIX = re.compile(rb' xmlns:(ns[0-9]+)="jabber:client"')
 _CLIENT_PREFIX = re.compile(rb'xmlns:[^=\s]+="jabber:client"')
@@ -78,7 +78,7 @@ class Stanza:
     `body` is the rest from the end of the attributes on (`>…</message>` or `/>`).
     """
 
-    __slots__ = ("_el", "body", "head", "id", "lang", "name", "sender", "to", "type")
+    __slots__ = ("_el", "_tags", "body", "head", "id", "lang", "name", "sender", "to", "type")
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Stanza:
         head: bytes,
         body: bytes,
         el: Element | None = None,
+        tags: tuple[str, ...] | None = None,
     ) -> None:
         self.name = name
         self.type = type
@@ -101,6 +102,7 @@ class Stanza:
         self.head = head
         self.body = body
         self._el = el
+        self._tags = tags
 
     def __repr__(self) -> str:
         return f"<Stanza {self.name} type={self.type!r} id={self.id!r} from={self.sender!s} to={self.to!s}>"
@@ -186,6 +188,7 @@ class Stanza:
             self.head,
             self.body,
             self._el,
+            self._tags,
         )
 
     def with_child(self, child: bytes) -> Stanza:
@@ -211,17 +214,30 @@ class Stanza:
         """The stanza without its element tree, for keeping: the tree holds on to the whole document it came from."""
         if self._el is None:
             return self
-        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, self.body)
+        return Stanza(
+            self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, self.body, None, self._tags
+        )
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     @property
     def el(self) -> Element:
-        """The stanza as a read-only element in `jabber:client`; parsed again when only the bytes were kept."""
+        """The stanza as a read-only element in `jabber:client`; parsed again when only the bytes were kept.
+
+        Whether it has the addresses as attributes depends on where it comes from: ask `sender` and `to`.
+        """
         if self._el is None:
             data = b"".join((self.head, b" ", _STREAM_DECLARATIONS, self.body))
             self._el = etree.fromstring(data, _PARSER)
         return self._el
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the children in Clark notation, in their order. Often known without an element tree."""
+        tags = self._tags
+        if tags is None:
+            tags = self._tags = tuple(str(child.tag) for child in self.el)
+        return tags
 
     @property
     def payload(self) -> Element | None:
@@ -233,10 +249,14 @@ class Stanza:
 
     def child(self, tag: str) -> Element | None:
         """The first child with this tag in Clark notation, or None."""
+        if self._tags is not None and tag not in self._tags:
+            return None
         return self.el.find(tag)
 
     def text(self, tag: str) -> str | None:
         """The text of the first child with this tag ("" for an empty one), or None if there is none."""
+        if self._tags is not None and tag not in self._tags:
+            return None
         return self.el.findtext(tag)
 
     # ---- bytes ------------------------------------------------------------------------------------------------------
@@ -333,7 +353,8 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
     start = raw[:cut]
     if raw[cut - 1] == 47:  # "/"
         cut -= 1
-    type_ = id_ = lang = ""
+    type_ = id_ = ""
+    lang: str | None = None
     to = sender = None
     to_text: str | None = None
     head = f"<{name}"
@@ -358,7 +379,7 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
             head += f" {key}='{escape_attr(value)}'"
         else:
             head += _foreign_attribute(el, key, value)
-    if not lang and default_lang:
+    if lang is None and default_lang:
         lang = default_lang
         head += f" xml:lang='{escape_attr(default_lang)}'"
     if start.count(b"xmlns:") != 1 or _STREAM_PREFIX not in start:
@@ -368,7 +389,7 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
             to = JID.parse(to_text)
         except JidMalformed as exc:
             raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, sender, str(exc))) from exc
-    return Stanza(name, type_, id_, sender, to, lang, head.encode(), raw[cut:], el)
+    return Stanza(name, type_, id_, sender, to, lang or "", head.encode(), raw[cut:], el)
 
 
 def _declarations(el: Element, raw: bytes) -> str:

@@ -102,7 +102,12 @@ def to_bytes(el: Element) -> bytes:
 
 
 _STRICT = etree.XMLParser(
-    resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
+    resolve_entities=False,
+    no_network=True,
+    huge_tree=False,
+    collect_ids=False,
+    remove_comments=True,
+    remove_pis=True,
 )
 
 

@@ -249,6 +249,7 @@ async def test_examples_115_116_117_delete_and_notify(stages: Stage) -> None:
     romeo, juliet = await cast(stages)
     await stages.publish(romeo, "musings", "i1")
     await stages.publish(romeo, "musings", "i2")
+    await stages.quiet(juliet)
     juliet.inbox.clear()
     await stages.set(romeo, "<retract node='musings' notify='true'><item id='i1'/></retract>")
     await juliet.expect(

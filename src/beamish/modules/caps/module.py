@@ -29,7 +29,7 @@ from beamish.modules.caps.store import HashCache
 from beamish.stream.features import StreamFeature
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza
-from beamish.xmpp.xml import from_bytes
+from beamish.xmpp.xml import Element, from_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +38,11 @@ SOFTWARE: Final = "urn:x-beamish:server"
 _ANNOTATION_BYTES: Final = 2048
 """Longer annotations are neither repeated for a client nor left out."""
 _ANNOTATION: Final = re.compile(
-    rb'<c xmlns="http://jabber\.org/protocol/caps"[^<>]*/>|<c xmlns="urn:xmpp:caps"(?:[^<>]*/>|[^<>]*>.*?</c>)',
+    rb"<c(?=\s[^<>]*\bxmlns=(?:\"http://jabber\.org/protocol/caps\"|'http://jabber\.org/protocol/caps'))[^<>]*/>"
+    rb"|<c(?=\s[^<>]*\bxmlns=(?:\"urn:xmpp:caps\"|'urn:xmpp:caps'))(?:[^<>]*/>|[^<>]*>.*?</c>)",
     re.DOTALL,
 )
-"""An annotation as our serialiser writes it."""
+"""An annotation as clients and our serialiser write it; found as often as there are annotations, or left alone."""
 
 
 class Config(ModuleConfig):
@@ -81,13 +82,19 @@ class Config(ModuleConfig):
 
 
 class _Told:
-    """The annotations of a session's current presence, and the sessions (their epochs) that have them."""
+    """What a session's annotations mean at present, and the sessions (their epochs) that have them."""
 
-    __slots__ = ("annotations", "known")
+    __slots__ = ("known", "meaning")
 
-    def __init__(self, annotations: tuple[bytes, ...]) -> None:
-        self.annotations = annotations
+    def __init__(self, meaning: object) -> None:
+        self.meaning = meaning
         self.known: set[int] = set()
+
+
+def _meaning(annotation: Element) -> tuple[object, ...]:
+    """An annotation however it is written: the same client may quote it one way now and another way then."""
+    hashes = tuple((h.get("algo", ""), h.text or "") for h in annotation)
+    return annotation.tag, tuple(sorted((str(key), str(value)) for key, value in annotation.items())), hashes
 
 
 class CapsModule(Module):
@@ -156,19 +163,25 @@ class CapsModule(Module):
         stanza, session = ctx.stanza, ctx.origin
         if stanza.name != PRESENCE or stanza.type or stanza.to is not None or session is None:
             return None
-        found = [child for child in stanza.el if child.tag == C or child.tag == C2] if stanza.body != b"/>" else []
-        if found:
+        if C in stanza.tags or C2 in stanza.tags:
             annotations = tuple(_ANNOTATION.findall(stanza.body))
-            if len(annotations) != len(found) or sum(map(len, annotations)) > _ANNOTATION_BYTES:
-                annotations = ()  # written in an unusual way: left as it is
-            if session.note("caps.annotations") != annotations:
-                session.notes["caps.annotations"] = annotations
-                session.notes["caps.announced"] = announcement(found)
+            if not annotations or session.note("caps.annotations") != annotations:
+                self._annotated(session, stanza, annotations)
         elif session.available:
             known = session.note("caps.annotations")
             if isinstance(known, tuple) and known:
                 ctx.stanza = stanza.with_child(b"".join(known))
         return None
+
+    def _annotated(self, session: Session, presence: Stanza, annotations: tuple[bytes, ...]) -> None:
+        """Note what a session announces, written like this."""
+        found = [child for child in presence.el if child.tag == C or child.tag == C2]
+        if len(annotations) != len(found) or sum(map(len, annotations)) > _ANNOTATION_BYTES:
+            annotations = ()  # written in an unusual way: left as it is
+        notes = session.notes
+        notes["caps.annotations"] = annotations
+        notes["caps.announced"] = announcement(found)
+        notes["caps.meaning"] = tuple(map(_meaning, found)) if annotations else ()
 
     @on(events.presence_changed, at=80)  # after personal eventing has noted that the session is there
     def _presence_changed(self, event: PresenceChanged) -> None:
@@ -186,13 +199,10 @@ class CapsModule(Module):
         session = event.session
         if session.presence is None or session.presence.body == b"/>":
             return
-        children = session.presence.replace().el  # of a copy: the kept one is to have no tree
-        found = [child for child in children if child.tag == C or child.tag == C2]
-        about = announcement(found)
+        presence = session.presence.replace()  # a copy: the kept one is to have no tree
+        about = announcement(presence.el)
         if about is not None:
-            annotations = tuple(_ANNOTATION.findall(session.presence.body))
-            session.notes["caps.annotations"] = annotations if len(annotations) == len(found) else ()
-            session.notes["caps.announced"] = about
+            self._annotated(session, presence, tuple(_ANNOTATION.findall(presence.body)))
             self._learning.announced(session.jid, about, session.bare)
 
     @on(events.session_closed, at=80)  # after the presence that this causes
@@ -202,7 +212,7 @@ class CapsModule(Module):
 
     def _forget(self, session: Session) -> None:
         self._learning.forget(session.jid)
-        for key in ("caps.annotations", "caps.announced", "caps.told"):
+        for key in ("caps.annotations", "caps.announced", "caps.meaning", "caps.told"):
             session.notes.pop(key, None)
 
     # ---- presence of others -----------------------------------------------------------------------------------------
@@ -245,8 +255,9 @@ class CapsModule(Module):
                 return None
             body = body.replace(annotation, b"")
         told = session.note("caps.told")
-        if not isinstance(told, _Told) or told.annotations != annotations:
-            told = session.notes["caps.told"] = _Told(annotations)
+        meaning = session.note("caps.meaning")
+        if not isinstance(told, _Told) or told.meaning != meaning:
+            told = session.notes["caps.told"] = _Told(meaning)
         elif len(told.known) > self.config.remembered:
             told.known.clear()
         p = presence
