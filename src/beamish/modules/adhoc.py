@@ -220,7 +220,8 @@ def _filled_in(command: Command, el: Element) -> dict[str, Any]:
         elif parameter.each:
             lines = (line.strip() for value in values for line in value.splitlines())
             arguments[parameter.name] = [line for line in lines if line]
-        elif (value := "\n".join(values)) or (parameter.kind is Kind.TEXT and not parameter.required):
+        elif (value := "\n".join(values)) or (parameter.kind is Kind.TEXT and isinstance(parameter.default, str)):
+            # a line that was left empty says nothing, unless the empty text is one of the answers
             arguments[parameter.name] = value
     return arguments
 
@@ -248,8 +249,7 @@ def _result(command: Command, arguments: Mapping[str, Any], outcomes: Sequence[O
         columns = tuple(dict.fromkeys(key for row in rows for key in row))
         reported = tuple(Field(_var(command, key), "text-single", (), _label(key)) for key in columns)
         items = tuple(tuple(_shown(command, key, row.get(key)) for key in columns) for row in rows)
-        fields = (Field(forms.FORM_TYPE, "hidden", (command.form_type,)),) if command.form_type else ()
-        return to_bytes(Form("result", fields, command.summary, "", reported, items).to_xml())
+        return to_bytes(Form("result", (), command.summary, "", reported, items).to_xml())
     text = "\n".join(_text(value) for value in values if value is not None) or "Done."
     return f"<note type='info'>{escape_text(text)}</note>".encode()
 

@@ -202,5 +202,4 @@ def _form(rows: list[tuple[Any, ...]]) -> Element:
         (*(Field(var, "", (value,)) for var, value in zip(_FIELDS, values, strict=True)), Field("jid", "", (jid,)))
         for jid, *values in rows
     )
-    fields = (Field(forms.FORM_TYPE, "hidden", (SEARCH,)),)
-    return make(QUERY, None, Form("result", fields, "", "", reported, items).to_xml())
+    return make(QUERY, None, Form("result", reported=reported, items=items).to_xml())

@@ -14,9 +14,9 @@ from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload import rsm
-from beamish.xmpp.payload.forms import VALIDATE_NS, Field, Form, Submission, X
+from beamish.xmpp.payload.forms import Field, Form, Submission, X
 from beamish.xmpp.stanza import MESSAGE, Stanza
-from beamish.xmpp.xml import Element, escape_attr, make, to_bytes
+from beamish.xmpp.xml import Element, escape_attr, to_bytes
 
 MAM: Final = "urn:xmpp:mam:2"
 EXTENDED: Final = "urn:xmpp:mam:2#extended"
@@ -107,8 +107,6 @@ def _known(text: str) -> tuple[int, int]:
 
 def form() -> bytes:
     """The fields that queries may have (§4.1.5)."""
-    chosen = Field("ids", "list-multi").to_xml()
-    chosen.append(make(f"{{{VALIDATE_NS}}}validate", {"datatype": "xs:string"}, make(f"{{{VALIDATE_NS}}}open")))
     x = Form.of(
         "form",
         MAM,
@@ -118,11 +116,11 @@ def form() -> bytes:
             Field("end", "text-single"),
             Field("before-id", "text-single"),
             Field("after-id", "text-single"),
+            Field("ids", "list-multi", datatype="xs:string", open=True),
+            Field("include-groupchat", "boolean"),
+            Field(_FULLTEXT_FIELD, "text-single"),
         ),
     ).to_xml()
-    x.append(chosen)
-    x.append(Field("include-groupchat", "boolean").to_xml())
-    x.append(Field(_FULLTEXT_FIELD, "text-single").to_xml())
     return b"<query xmlns='" + MAM.encode() + b"'>" + to_bytes(x) + b"</query>"
 
 

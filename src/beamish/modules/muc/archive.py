@@ -136,7 +136,7 @@ def query_form() -> Element:
         forms.Field("end", "text-single"),
         forms.Field("before-id", "text-single"),
         forms.Field("after-id", "text-single"),
-        forms.Field("ids", "list-multi"),
+        forms.Field("ids", "list-multi", datatype="xs:string", open=True),
     )
     return Form.of("form", MAM, fields).to_xml()
 

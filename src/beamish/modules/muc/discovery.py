@@ -185,6 +185,8 @@ class Discovery:
         node = query.get("node", "")
         if node == "http://jabber.org/protocol/commands":
             return stanza.reply(items_bytes(self._muc.wardrobe.commands(room, stanza.sender), node))
+        if node not in ("", RESERVED_NICK_NODE, TRAFFIC):
+            raise StanzaError(Condition.ITEM_NOT_FOUND)
         if stanza.sender not in room.seats or node:
             return stanza.reply(items_bytes((), node))
         shown = [DiscoItem(o.jid) for o in room.occupants.values() if o.visible]

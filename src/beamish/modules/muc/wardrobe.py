@@ -83,16 +83,14 @@ class Wardrobe:
         if el.get("action") == "cancel":
             return _answer(ctx, node, el.get("sessionid") or new_id(), "canceled", None)
         if name == "list":
-            return _answer(
-                ctx, node, new_id(), "completed", _table(("hats#title", "hats#uri", "hats#hue"), _rows(room))
-            )
+            return _answer(ctx, node, new_id(), "completed", _table(("title", "uri", "hue"), _rows(room)))
         if name == "list-assigned":
             rows = _worn_rows(room)
-            return _answer(
-                ctx, node, new_id(), "completed", _table(("hats#jid", "hats#uri", "hats#title", "hats#hue"), rows)
-            )
+            return _answer(ctx, node, new_id(), "completed", _table(("jid", "uri", "title", "hue"), rows))
         x = el.find(forms.X)
         if x is None:
+            if name != "create" and not room.hats:
+                raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no hat yet")
             return _answer(ctx, node, new_id(), "executing", _form(name, room))
         return self._run(ctx, room, node, name, Submission.from_xml(x, _FORM), el.get("sessionid") or new_id())
 
@@ -204,9 +202,18 @@ def _form(name: str, room: Room) -> Element:
     return Form.of("form", _FORM, fields, title=_TITLES[name]).to_xml()
 
 
+_COLUMNS: Final = {
+    "jid": Field("hats#jid", "jid-single", (), "User"),
+    "title": Field("hats#title", "text-single", (), "Title"),
+    "uri": Field("hats#uri", "text-single", (), "URI"),
+    "hue": Field("hats#hue", "text-single", (), "Hue"),
+}
+
+
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Element:
-    items = tuple(tuple(Field(v, "", (c,)) for v, c in zip(columns, row, strict=True)) for row in rows)
-    return Form("result", reported=tuple(Field(var) for var in columns), items=items).to_xml()
+    reported = tuple(_COLUMNS[name] for name in columns)
+    items = tuple(tuple(Field(c.var, "", (v,)) for c, v in zip(reported, row, strict=True)) for row in rows)
+    return Form("result", reported=reported, items=items).to_xml()
 
 
 def _rows(room: Room) -> list[tuple[str, ...]]:

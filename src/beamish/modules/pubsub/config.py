@@ -115,6 +115,8 @@ class NodeConfig:
                 self.roster_groups_allowed,
                 "Roster groups that may subscribe and retrieve items",
                 offered,
+                datatype="xs:string",
+                open=True,
             ),
             choice("pubsub#publish_model", self.publish_model, PUBLISH_MODELS, "Who may publish"),
             boolean("pubsub#subscribe", self.subscribe, "Allow subscriptions"),

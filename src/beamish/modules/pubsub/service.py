@@ -168,7 +168,7 @@ class Service:
         if form is None:
             if not mine:
                 raise StanzaError(Condition.FORBIDDEN)
-            waiting = [node for node in mine if _pending(node)]
+            waiting = [node for node in mine if _pending(node)] or mine  # a list has options (XEP-0004 §3.3)
             options = tuple(Option(node.name, node.config.title) for node in waiting)
             field = Field("pubsub#node", "list-single", (), "Node", options)
             asked = Form.of("form", SUBSCRIBE_AUTHORIZATION, [field], title="Pending subscriptions")

@@ -43,7 +43,8 @@ class Field:
     """One field (XEP-0004 §3.2, §3.3).
 
     `type` is one of the ten field types, "" to leave it out (submissions and results). `datatype` is an XEP-0122 data
-    type (`xs:integer`), `range` the least and the greatest value of it (XEP-0122 §3.2.3), "" for no limit.
+    type (`xs:integer`), `range` the least and the greatest value of it (XEP-0122 §3.2.3), "" for no limit; `open` lets a list
+    take other values than its options (§3.2.2). Lines of a `text-multi` are a value each.
     """
 
     var: str
@@ -55,6 +56,7 @@ class Field:
     desc: str = ""
     datatype: str = ""
     range: tuple[str, str] = ("", "")
+    open: bool = False
 
     @property
     def value(self) -> str:
@@ -69,12 +71,16 @@ class Field:
             least, greatest = self.range
             limits = {"min": least or None, "max": greatest or None}
             bounds = make(f"{{{VALIDATE_NS}}}range", limits) if least or greatest else None
-            el.append(make(f"{{{VALIDATE_NS}}}validate", {"datatype": self.datatype}, bounds))
+            method = make(f"{{{VALIDATE_NS}}}open") if self.open else bounds
+            el.append(make(f"{{{VALIDATE_NS}}}validate", {"datatype": self.datatype}, method))
         if self.desc:
             el.append(make(f"{{{ns.DATA}}}desc", None, self.desc))
         if self.required:
             el.append(make(f"{{{ns.DATA}}}required"))
-        for value in self.values:
+        values: Iterable[str] = self.values
+        if self.type == "text-multi":
+            values = [line for value in values for line in value.splitlines() or ("",)]
+        for value in values:
             el.append(make(_VALUE, None, value))
         for option in self.options:
             el.append(make(_OPTION, {"label": option.label or option.value}, make(_VALUE, None, option.value)))
@@ -85,7 +91,8 @@ class Field:
 class Form:
     """A data form: `type` is `form`, `submit`, `result` or `cancel`.
 
-    `reported` and `items` are the table of a search result (XEP-0004 §3.4); then `fields` is empty.
+    `reported` and `items` are the table of a search result (XEP-0004 §3.4); then `fields` is empty, even
+    without a FORM_TYPE. `instructions` may have several lines.
     """
 
     type: str
@@ -131,8 +138,8 @@ class Form:
         x = make(X, {"type": self.type})
         if self.title:
             x.append(make(f"{{{ns.DATA}}}title", None, self.title))
-        if self.instructions:
-            x.append(make(f"{{{ns.DATA}}}instructions", None, self.instructions))
+        for line in self.instructions.splitlines():
+            x.append(make(f"{{{ns.DATA}}}instructions", None, line))
         for f in self.fields:
             x.append(f.to_xml())
         if self.reported:
