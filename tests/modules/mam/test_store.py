@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.modules.mam.play import ask
 
 from beamish.modules.mam import ids, pages, store
-from beamish.modules.mam.keeper import INDEX_DELAY
+from beamish.modules.mam.keeper import BEHIND_EVERY, INDEX_DELAY, TEXT_PAUSE
 from beamish.storage.api import Cursor, Database
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate
@@ -35,8 +35,11 @@ def rows(count: int, owner: str = OWNER, start: float = 1_000.0) -> Iterator[tup
     for n in range(count):
         number, salt = source.next(start + n)
         peer = f"contact{n % 7}@example.net"
-        wire = f"<message type='chat' from='{peer}/r' to='{owner}' id='m{n}'><body>word{n} all</body></message>"
-        yield number, salt, owner, peer, "r", f"m{n}", 0, f"word{n} all", wire.encode()
+        resource = "r" if n % 5 else "d"
+        wire = (
+            f"<message type='chat' from='{peer}/{resource}' to='{owner}' id='m{n}'><body>word{n} all</body></message>"
+        )
+        yield number, salt, owner, peer, resource, f"m{n}", 0, f"word{n} all", wire.encode()
 
 
 async def fill(db: Database, count: int, owner: str = OWNER, start: float = 1_000.0) -> None:
@@ -56,6 +59,12 @@ async def index(db: Database, max_messages: int = TOP, max_bytes: int = TOP) -> 
 async def search(db: Database, owner: str = OWNER) -> None:
     """Bring the full-text index of an account up to date."""
     while await db.write("text", lambda c: store.index_text(c, owner)):
+        pass
+
+
+async def by_resource(db: Database, owner: str = OWNER) -> None:
+    """Bring what finds messages by resource up to date, for one contact."""
+    while await db.write("resource", lambda c: store.index_resources(c, owner, "contact3@example.net")):
         pass
 
 
@@ -79,6 +88,13 @@ async def check(db: Database) -> None:
             assert found == c.rows(
                 "SELECT id FROM mam_message WHERE owner = ? AND body IS NOT NULL AND id <= ? ORDER BY 1", jid, upto
             )
+            assert c.value("SELECT texted FROM mam_account WHERE num = ?", num) == c.value(
+                "SELECT COUNT(*) FROM mam_message WHERE owner = ? AND id <= ?", jid, upto
+            )
+        assert c.rows("SELECT chat, resource, id FROM mam_by_resource ORDER BY id") == c.rows(
+            "SELECT e.chat, m.resource, e.id FROM mam_by_chat e JOIN mam_message m ON m.id = e.id "
+            "JOIN mam_chat t ON t.num = e.chat AND e.id <= t.resource_upto ORDER BY e.id"
+        )
         for num, messages in c.rows("SELECT num, messages FROM mam_chat"):
             assert messages == c.value("SELECT COUNT(*) FROM mam_by_chat WHERE chat = ?", num) > 0
         c.run("INSERT INTO mam_text (mam_text) VALUES ('integrity-check')")
@@ -113,6 +129,8 @@ async def test_a_quota_takes_the_oldest(db: MemoryDatabase, monkeypatch: pytest.
     await fill(db, 50)
     await index(db)
     await search(db)
+    await by_resource(db)
+    assert await db.fetch("SELECT 1 FROM mam_by_resource WHERE resource = 'd'")
     size = (await db.fetch("SELECT bytes FROM mam_account WHERE jid = ?", OWNER))[0][0]
     limits = (20, TOP) if bound == "messages" else (TOP, size * 2 // 5)
     await fill(db, 1, start=2_000.0)
@@ -136,6 +154,7 @@ async def test_expiry_takes_what_is_older_of_everybody(db: MemoryDatabase, monke
     await fill(db, 15)
     await index(db)
     await search(db)
+    await by_resource(db)
     await fill(db, 15, start=1_015.0)  # not searched for words yet
     await index(db)
     while await db.write("expire", lambda c: store.expire(c, before)):
@@ -179,6 +198,12 @@ QUERIES = {
     ),
     "word": pages.Query(OWNER, text="word77", page=rsm.Request(50)),
     "words": pages.Query(OWNER, text="all", page=rsm.Request(50, before="")),
+    "resource": pages.Query(OWNER, "contact3@example.net", "r", page=rsm.Request(50, before="")),
+    "resource_at": pages.Query(
+        OWNER, "contact3@example.net", "d", end=ids.first_at(30_000.0), page=rsm.Request(50, before="")
+    ),
+    "words_with": pages.Query(OWNER, "contact3@example.net", text="all", page=rsm.Request(50, before="")),
+    "words_with_resource": pages.Query(OWNER, "contact3@example.net", "r", text="all", page=rsm.Request(50)),
 }
 
 
@@ -232,13 +257,15 @@ async def test_a_page_costs_the_same_from_a_small_and_a_large_archive(db: Memory
     await fill(db, 2_000)
     await index(db)
     await search(db)
+    await by_resource(db)
     small = {name: await fastest(query) for name, query in QUERIES.items() if name != "middle"}
     await fill(db, 60_000, start=100_000.0)
     await index(db)
     await search(db)
+    await by_resource(db)
     for name, before in small.items():
         assert await fastest(QUERIES[name]) < 0.020, name
-        if name != "words":  # its count stops at a bound, which the small archive does not reach
+        if not name.startswith("words"):  # their count stops at a bound, which the small archive does not reach
             assert await fastest(QUERIES[name]) < 3 * before + 0.002, name
 
 
@@ -327,6 +354,50 @@ def test_expressions(text: str, expected: str) -> None:
     assert pages.match_of(text, 7) == expected
 
 
+def test_expressions_with_a_contact() -> None:
+    assert pages.match_of("one", 7, "a@b", 12) == 'account : "c12" AND body : ("one")'
+    assert pages.match_of("one", 7, "a@b", 12, "\u00e9") == 'account : ("c12" AND "rc3a9") AND body : ("one")'
+    assert pages.match_of("one", 7, "a@b", None) == 'account : "c0" AND body : ("one")'  # there is no such number
+
+
+async def test_what_was_said_with_a_resource_before_and_after_it_was_entered(db: MemoryDatabase) -> None:
+    """Three sources, in order: entered by resource, by contact only, and not at all yet."""
+    await fill(db, 105)
+    await index(db)
+    await by_resource(db)
+    await fill(db, 105, start=5_000.0)
+    await index(db)
+    await fill(db, 105, start=9_000.0)
+    found: list[str] = []
+    for resource, backwards in (("d", False), ("d", True)):
+        page = rsm.Request(100, before="" if backwards else None)
+        query = pages.Query(OWNER, "contact3@example.net", resource, page=page)
+        result = await db.read("page", lambda c, query=query: pages.page(c, query))  # type: ignore[misc]
+        numbers = [row.id for row in result.rows]
+        assert numbers == sorted(numbers)
+        assert (len(numbers), result.count, result.complete) == (9, 9, True)
+        assert all(f"contact3@example.net/{resource}".encode() in row.wire for row in result.rows)
+        found.append(str(numbers))
+    assert found[0] == found[1]
+    nobody = pages.Query(OWNER, "contact3@example.net", "garden", page=rsm.Request(100))
+    assert (await db.read("page", lambda c: pages.page(c, nobody))).rows == ()
+
+
+async def test_words_with_a_contact_and_a_resource(db: MemoryDatabase) -> None:
+    await fill(db, 105)
+    await fill(db, 105, OTHER, start=5_000.0)
+    await index(db)
+    await search(db)
+    await search(db, OTHER)
+    for resource, number in (("", 15), ("d", 3), ("r", 12), ("garden", 0)):
+        query = pages.Query(OWNER, "contact3@example.net", resource, text="all", page=rsm.Request(100))
+        result = await db.read("page", lambda c, query=query: pages.page(c, query))  # type: ignore[misc]
+        assert (len(result.rows), result.count) == (number, number)
+        assert all(OWNER.encode() in row.wire for row in result.rows)
+    stranger = pages.Query(OWNER, "nobody@example.net", text="all", page=rsm.Request(100))
+    assert (await db.read("page", lambda c: pages.page(c, stranger))).rows == ()
+
+
 # ---- in a server -----------------------------------------------------------------------------------------------------
 
 
@@ -348,3 +419,42 @@ async def test_indexing_begins_by_itself_and_bounds_hold() -> None:
         await world.pass_time(3_600)
         romeo = await world.login("romeo@example.org/later")
         assert (await ask(romeo)).bodies == ["new"]
+
+
+async def test_the_full_text_of_a_large_archive_is_entered_before_anybody_searches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "TEXT_LAG", 10)
+    monkeypatch.setattr(store, "TEXT_ROWS", 4)
+
+    async with MemoryDatabase() as db:
+
+        async def texted() -> list[tuple[str, int]]:
+            return await db.fetch("SELECT jid, texted FROM mam_account ORDER BY jid")
+
+        async with World(database=db):
+            await fill(db, 30)
+            await fill(db, 10, OTHER, start=5_000.0)
+        async with World(database=db) as world:
+            for _ in range(3):
+                await world.settle()
+                await world.pass_time(TEXT_PAUSE)
+            assert await texted() == [(OWNER, 16), (OTHER, 0)]  # a step now and then
+            for _ in range(10):
+                await world.pass_time(TEXT_PAUSE)
+            assert await texted() == [(OWNER, 20), (OTHER, 0)]  # not more than needed
+            juliet = await world.login(f"{OWNER}/r")
+            found = await ask(juliet, {"{urn:xmpp:fulltext:0}fulltext": "all"})
+            assert len(found.bodies) == 30
+            assert await texted() == [(OWNER, 30), (OTHER, 0)]
+            for n in range(12):
+                juliet.send(f"<message to='{OTHER}' type='chat' id='n{n}'><body>new</body></message>")
+            await world.pass_time(INDEX_DELAY + 1)
+            await world.pass_time(BEHIND_EVERY)
+            juliet = await world.login(f"{OWNER}/again")
+            juliet.send(f"<message to='{OTHER}' type='chat' id='last'><body>new</body></message>")
+            await world.pass_time(INDEX_DELAY + 1)
+            for _ in range(10):
+                await world.pass_time(TEXT_PAUSE)
+            assert await texted() == [(OWNER, 34), (OTHER, 16)]
+            await check(db)

@@ -133,7 +133,7 @@ def remove(c: Cursor, owner: str, chosen: Chosen, low: int, high: int) -> int:
     """
     for chat, _ in chats(c, owner, chosen):
         rows = c.rows(
-            "SELECT m.id, m.wire FROM mam_by_chat e CROSS JOIN mam_message m ON m.id = e.id "
+            "SELECT m.id, m.wire, m.resource FROM mam_by_chat e CROSS JOIN mam_message m ON m.id = e.id "
             "WHERE e.chat = ? AND e.id >= ? AND e.id < ? ORDER BY e.id LIMIT ?",
             chat,
             low,
@@ -142,11 +142,15 @@ def remove(c: Cursor, owner: str, chosen: Chosen, low: int, high: int) -> int:
         )
         if not rows:
             continue
-        for id_, wire in rows:
+        for id_, wire, _ in rows:
             old = Stanza.parse(bytes(wire))
             empty = Stanza.build(MESSAGE, old.type, id=old.id, sender=old.sender, to=old.to).to_wire()
             store.replace(c, owner, id_, store.REMOVED, empty)
-        c.many("DELETE FROM mam_by_chat WHERE chat = ? AND id = ?", [(chat, id_) for id_, _ in rows])
+        c.many("DELETE FROM mam_by_chat WHERE chat = ? AND id = ?", [(chat, id_) for id_, *_ in rows])
+        c.many(
+            "DELETE FROM mam_by_resource WHERE chat = ? AND resource = ? AND id = ?",
+            [(chat, resource, id_) for id_, _, resource in rows],
+        )
         c.run("UPDATE mam_chat SET messages = messages - ? WHERE num = ?", len(rows), chat)
         c.run("DELETE FROM mam_chat WHERE num = ? AND messages <= 0", chat)
         return len(rows)

@@ -19,6 +19,10 @@ log = structlog.get_logger(__name__)
 INDEX_DELAY: Final = 10.0
 """Seconds until a message is in the index if few come; until then queries find it by looking through the newest ones."""
 EXPIRY_EVERY: Final = 3_600.0
+BEHIND_EVERY: Final = 60.0
+"""Seconds between looks at which archives the full-text index has fallen too far behind."""
+TEXT_PAUSE: Final = 0.25
+"""Seconds between two steps that bring it up in the background, so that nobody feels them."""
 
 
 class Keeper:
@@ -38,6 +42,8 @@ class Keeper:
         self._timer: Timer | None = None
         self._expiry: Timer | None = None
         self._running: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._next_look = 0.0
 
     def start(self) -> None:
         """Index what an earlier run left, and begin to look for what is too old."""
@@ -85,10 +91,38 @@ class Keeper:
                     )
                     await self._repeat("mam.trim", bounds)
                 if count < store.INDEX_ROWS:
-                    return
+                    break
         except StorageError as exc:
             log.warning("archive_index_late", error=repr(exc))
             self._waiting = max(self._waiting, 1)  # tried again after the usual time
+            return
+        now = self._clock.monotonic()
+        if self._reading is None and now >= self._next_look:
+            self._next_look = now + BEHIND_EVERY
+            self._reading = self._tasks.spawn(self._read_ahead(), "read_ahead")
+            self._reading.add_done_callback(self._read)
+
+    def _read(self, _task: asyncio.Task[None]) -> None:
+        self._reading = None
+
+    async def _read_ahead(self) -> None:
+        """Keep the full-text index of large archives so far up that a first search has not much to do."""
+        try:
+            for owner in await self._db.read("mam.behind", store.behind):
+                while await self._db.read("mam.lags", partial(store.lags, owner=owner)):
+                    if not await self._db.write("mam.index_text", partial(store.index_text, owner=owner)):
+                        break
+                    await self._pause(TEXT_PAUSE)
+        except StorageError as exc:
+            log.warning("full_text_index_late", error=repr(exc))
+
+    async def _pause(self, seconds: float) -> None:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, lambda: None if over.done() else over.set_result(None))
+        try:
+            await over
+        finally:
+            timer.cancel()
 
     async def indexed(self) -> None:
         """Return once every message queued before this call is in the index. Raises `StorageError`."""
@@ -104,6 +138,11 @@ class Keeper:
         """Return once an account's messages queued before this call can be searched for words. Raises `StorageError`."""
         await self.indexed()
         await self._repeat("mam.index_text", partial(store.index_text, owner=owner))
+
+    async def by_resource(self, owner: str, peer: str) -> None:
+        """Return once what was said with a contact can be found by the contact's resource. Raises `StorageError`."""
+        await self.indexed()
+        await self._repeat("mam.index_resources", partial(store.index_resources, owner=owner, peer=peer))
 
     # ---- age ------------------------------------------------------------------------------------------------------------
 

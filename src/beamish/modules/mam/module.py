@@ -361,6 +361,8 @@ class MamModule(LegacyArchive):
         asked = query.read(stanza.el[0], owner, self.config.max_page, self.config.page)
         if asked.query.text:
             await self._keeper.searchable(str(owner))
+        elif asked.query.with_resource:
+            await self._keeper.by_resource(str(owner), asked.query.with_bare)
         else:
             await self.db.flushed()  # a client may ask for what comes after a message that it has only just got
         result = await self.db.read("mam.query", lambda c: pages.page(c, asked.query))

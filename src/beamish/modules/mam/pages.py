@@ -77,12 +77,17 @@ _COLUMNS = "m.id, m.salt, m.kind, m.wire"
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """`FROM … WHERE` without bounds, the values in it, the column that holds the number, and the least number in it."""
+    """Where messages are found: `FROM … WHERE` without bounds, the values in it, the column that holds the number.
+
+    All numbers are above `floor`. `count` is enough of the SQL to count by, with as many of the values.
+    """
 
     sql: str
     values: list[Any]
     key: str
     floor: int = -1
+    count: str = ""
+    counted: int = 0
 
 
 class _Part:
@@ -104,7 +109,7 @@ class _Part:
             self.chat = c.value(
                 "SELECT num FROM mam_chat WHERE account = ? AND peer = ?", self.account, query.with_bare
             )
-        self.match = match_of(query.text, self.account)
+        self.match = match_of(query.text, self.account, query.with_bare, self.chat, query.with_resource)
         self.whole = self.low <= 0 and self.high == _TOP
 
     def place(self, id_: tuple[int, int]) -> int:
@@ -125,17 +130,34 @@ class _Part:
         if query.with_resource:
             also, values = " AND m.resource = ?", [query.with_resource]
         if self.match:
-            source = "mam_text e CROSS JOIN mam_message m ON m.id = e.rowid WHERE mam_text MATCH ?"
-            also = " AND m.peer = ?" * bool(query.with_bare) + also
-            values = [query.with_bare] * bool(query.with_bare) + values
             # the word for the account keeps others' messages out; the owner is compared all the same
-            return [_Source(f"{source} AND m.owner = ?{also}", [self.match, query.owner, *values], "e.rowid")]
+            source = "mam_text e CROSS JOIN mam_message m ON m.id = e.rowid WHERE mam_text MATCH ? AND m.owner = ?"
+            number = "mam_text e WHERE mam_text MATCH ?"
+            return [_Source(source, [self.match, query.owner], "e.rowid", count=number, counted=1)]
         join = "e CROSS JOIN mam_message m ON m.id = e.id WHERE"
-        if query.with_bare:
+        if query.with_resource:
             if self.chat is not None:
-                found.append(_Source(f"mam_by_chat {join} e.chat = ?{also}", [self.chat, *values], "e.id"))
+                known = int(self._c.value("SELECT resource_upto FROM mam_chat WHERE num = ?", self.chat))
+                entry = "mam_by_resource e {}WHERE e.chat = ? AND e.resource = ?"
+                found.append(
+                    _Source(
+                        entry.format("CROSS JOIN mam_message m ON m.id = e.id "),
+                        [self.chat, query.with_resource],
+                        "e.id",
+                        count=entry.format(""),
+                        counted=2,
+                    )
+                )
+                found.append(_Source(f"mam_by_chat {join} e.chat = ?{also}", [self.chat, *values], "e.id", known))
+        elif query.with_bare:
+            if self.chat is not None:
+                number = "mam_by_chat e WHERE e.chat = ?"
+                found.append(_Source(f"mam_by_chat {join} e.chat = ?", [self.chat], "e.id", count=number, counted=1))
         elif self.account is not None:
-            found.append(_Source(f"mam_by_account {join} e.account = ?{also}", [self.account, *values], "e.id"))
+            number = "mam_by_account e WHERE e.account = ?"
+            found.append(
+                _Source(f"mam_by_account {join} e.account = ?", [self.account], "e.id", count=number, counted=1)
+            )
         peer = [query.with_bare] if query.with_bare else []
         found.append(
             _Source(
@@ -170,12 +192,11 @@ class _Part:
         """How many messages there are with low < id < high, None if more than `most`."""
         total = 0
         for part in self.sources():
-            sql, key = part.sql, part.key
-            if " AND m." not in sql:
-                sql = sql.replace(" CROSS JOIN mam_message m ON m.id = e.id", "")  # numbers are enough
+            sql, values = (part.count, part.values[: part.counted]) if part.count else (part.sql, part.values)
+            key = part.key
             total += self._c.value(
                 f"SELECT COUNT(*) FROM (SELECT 1 FROM {sql} AND {key} > ? AND {key} < ? LIMIT ?)",
-                *part.values,
+                *values,
                 max(low, part.floor),
                 high,
                 most + 1 - total,
@@ -291,8 +312,10 @@ def ends(c: Cursor, owner: str) -> tuple[tuple[int, int], tuple[int, int]] | Non
     return (int(first[0][0]), int(first[0][1])), (int(last[0][0]), int(last[0][1]))
 
 
-def match_of(text: str, account: int | None) -> str:
+def match_of(text: str, account: int | None, contact: str = "", chat: int | None = None, resource: str = "") -> str:
     """An FTS5 expression: all words of a text, and what stands in double quotes as it stands, in one account; "" for none.
+
+    With a `contact`, only what was said with it: `chat` is its number, if it has one, `resource` one of its resources.
 
     Nothing of the text reaches FTS5 as syntax. Words are compared without case and accents.
     """
@@ -303,7 +326,10 @@ def match_of(text: str, account: int | None) -> str:
     if not words:
         return 'account : "nobody"'  # nothing that could be found was asked for: no results (XEP-0431 leaves it open)
     terms = " AND ".join(f'"{word}"' for word in words)
-    return f'account : "a{account or 0}" AND body : ({terms})'
+    where = f'"c{chat or 0}"' if contact else f'"a{account or 0}"'  # a conversation has one account
+    if resource:
+        where = f'({where} AND "r{resource.encode().hex()}")'
+    return f"account : {where} AND body : ({terms})"
 
 
 def missing() -> StanzaError:

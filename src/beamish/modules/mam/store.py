@@ -7,6 +7,8 @@ has come; readers take what lies behind it from the messages themselves, which a
 
 The full-text index of an account is made when it searches for the first time and brought up to date when it searches
 again (`index_text`, `mam_account.text_upto`): for the many who never search it would be a quarter of the archive's cost.
+Only for large archives it is kept up in the background, `TEXT_LAG` messages behind, so that nobody waits long. What was said
+with one resource of a contact is entered (`index_resources`) when somebody asks for it, which hardly anybody does.
 All of it is plain SQL without triggers but for that table, `mam_text`, which is FTS5 of SQLite: another engine
 brings its own.
 """
@@ -28,8 +30,12 @@ INDEX_ROWS: Final = 4_000
 """Messages indexed in one transaction: about 20 ms of the writer's time."""
 TEXT_ROWS: Final = 2_000
 """Messages of one account entered into the full-text index in one transaction."""
-TRIM_ROWS: Final = 1_000
-"""Messages deleted in one transaction."""
+TEXT_LAG: Final = 50_000
+"""Messages of one account that may not be in the full-text index yet: what a first search has to enter, in 0.3 s or so."""
+RESOURCE_ROWS: Final = 4_000
+"""Messages of one conversation entered by resource in one transaction."""
+TRIM_ROWS: Final = 200
+"""Messages deleted in one transaction: some 10 ms of the writer's time."""
 RETRACTION_REACH: Final = 10_000
 """How many messages of the conversation back a retracted message is looked for."""
 
@@ -55,12 +61,28 @@ MIGRATIONS: Final = (
             "never TEXT NOT NULL, legacy TEXT NOT NULL)",
         ),
     ),
+    Migration(
+        2,
+        (
+            # the column `account` names the conversation and the resource, too
+            "DROP TABLE mam_text",
+            "CREATE VIRTUAL TABLE mam_text USING fts5(account, body, content='', columnsize=0, "
+            "tokenize='unicode61 remove_diacritics 2')",
+            "UPDATE mam_account SET text_upto = 0",
+            "ALTER TABLE mam_account ADD COLUMN texted INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE mam_chat ADD COLUMN resource_upto INTEGER NOT NULL DEFAULT 0",
+            "CREATE TABLE mam_by_resource (chat INTEGER NOT NULL, resource TEXT NOT NULL, id INTEGER NOT NULL, "
+            "PRIMARY KEY (chat, resource, id)) WITHOUT ROWID",
+        ),
+    ),
 )
 
 _COLUMNS = "id, salt, owner, peer, resource, sid, kind, body, wire"
 APPEND: Final = f"INSERT INTO mam_message ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _SIZE = "LENGTH(wire) + COALESCE(LENGTH(body), 0)"
+_TERMS = "'a' || t.account || ' c' || t.num || ' r' || HEX(m.resource)"
+"""What stands in the column `account` of the full-text index; see `pages.match_of`."""
 
 
 def last_id(c: Cursor) -> int:
@@ -137,15 +159,56 @@ def index_text(c: Cursor, owner: str) -> bool:
     if not count:
         return False
     c.run(
-        "INSERT INTO mam_text (rowid, account, body) SELECT m.id, 'a' || e.account, m.body FROM mam_by_account e "
-        "CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? AND e.id > ? AND e.id <= ? AND m.body IS NOT NULL "
-        "ORDER BY e.id",
+        f"INSERT INTO mam_text (rowid, account, body) SELECT m.id, {_TERMS}, m.body FROM mam_by_account e "
+        "CROSS JOIN mam_message m ON m.id = e.id CROSS JOIN mam_chat t ON t.account = e.account AND t.peer = m.peer "
+        "WHERE e.account = ? AND e.id > ? AND e.id <= ? AND m.body IS NOT NULL ORDER BY e.id",
         account,
         since,
         upto,
     )
-    c.run("UPDATE mam_account SET text_upto = ? WHERE num = ?", upto, account)
+    c.run("UPDATE mam_account SET text_upto = ?, texted = texted + ? WHERE num = ?", upto, count, account)
     return bool(count == TEXT_ROWS)
+
+
+def behind(c: Cursor) -> list[str]:
+    """Accounts of which the full-text index lacks more than `TEXT_LAG` messages; some of them."""
+    rows = c.rows("SELECT jid FROM mam_account WHERE messages - texted > ? LIMIT 100", TEXT_LAG)
+    return [str(jid) for (jid,) in rows]
+
+
+def lags(c: Cursor, owner: str) -> bool:
+    """Whether the full-text index lacks more of an account than it may."""
+    return bool(c.value("SELECT messages - texted > ? FROM mam_account WHERE jid = ?", TEXT_LAG, owner))
+
+
+def index_resources(c: Cursor, owner: str, peer: str) -> bool:
+    """Enter the next messages with a contact by the contact's resource, at most `RESOURCE_ROWS`. True if there may be more."""
+    found = c.row(
+        "SELECT t.num, t.resource_upto FROM mam_account a JOIN mam_chat t ON t.account = a.num AND t.peer = ? "
+        "WHERE a.jid = ?",
+        peer,
+        owner,
+    )
+    if found is None:
+        return False
+    chat, since = found
+    count, upto = c.row(  # type: ignore[misc]
+        "SELECT COUNT(*), MAX(id) FROM (SELECT id FROM mam_by_chat WHERE chat = ? AND id > ? ORDER BY id LIMIT ?)",
+        chat,
+        since,
+        RESOURCE_ROWS,
+    )
+    if not count:
+        return False
+    c.run(
+        "INSERT INTO mam_by_resource (chat, resource, id) SELECT e.chat, m.resource, m.id FROM mam_by_chat e "
+        "CROSS JOIN mam_message m ON m.id = e.id WHERE e.chat = ? AND e.id > ? AND e.id <= ?",
+        chat,
+        since,
+        upto,
+    )
+    c.run("UPDATE mam_chat SET resource_upto = ? WHERE num = ?", upto, chat)
+    return bool(count == RESOURCE_ROWS)
 
 
 # ---- deleting ---------------------------------------------------------------------------------------------------------
@@ -214,32 +277,47 @@ def forget_account(c: Cursor, owner: str) -> bool:
 
 
 def _delete_upto(c: Cursor, account: int, upto: int) -> None:
-    where = "FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? AND e.id <= ?"
+    """Delete the messages of an account up to a number; the caller sees to it that they are not too many."""
+    texted = c.value("SELECT text_upto FROM mam_account WHERE num = ?", account)
     c.run(
-        "INSERT INTO mam_text (mam_text, rowid, account, body) "
-        f"SELECT 'delete', m.id, 'a' || e.account, m.body {where} AND m.body IS NOT NULL "
-        "AND m.id <= (SELECT text_upto FROM mam_account WHERE num = e.account)",
+        f"INSERT INTO mam_text (mam_text, rowid, account, body) SELECT 'delete', m.id, {_TERMS}, m.body "
+        "FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id "
+        "CROSS JOIN mam_chat t ON t.account = e.account AND t.peer = m.peer "
+        "WHERE e.account = ? AND e.id <= ? AND m.body IS NOT NULL",
+        account,
+        min(upto, texted),
+    )
+    rows = c.rows(
+        f"SELECT m.id, {_SIZE}, m.kind & ?, t.num, t.resource_upto, m.resource FROM mam_by_account e "
+        "CROSS JOIN mam_message m ON m.id = e.id LEFT JOIN mam_chat t ON t.account = e.account AND t.peer = m.peer "
+        "WHERE e.account = ? AND e.id <= ?",
+        REMOVED,
         account,
         upto,
     )
-    count, size = c.row(f"SELECT COUNT(*), COALESCE(SUM({_SIZE}), 0) {where}", account, upto)  # type: ignore[misc]
-    c.run(
-        "UPDATE mam_chat SET messages = messages - (SELECT COUNT(*) FROM mam_by_chat WHERE chat = num AND id <= ?) "
-        "WHERE account = ?",
-        upto,
-        account,
-    )
-    c.run(
-        "DELETE FROM mam_by_chat WHERE id <= ? AND chat IN (SELECT num FROM mam_chat WHERE account = ?)", upto, account
-    )
-    c.run("DELETE FROM mam_chat WHERE account = ? AND messages <= 0", account)
-    c.run(
-        "DELETE FROM mam_message WHERE id IN (SELECT id FROM mam_by_account WHERE account = ? AND id <= ?)",
-        account,
-        upto,
-    )
+    spoken: dict[int, int] = {}
+    entries, resources = [], []
+    for id_, _, removed, chat, resource_upto, resource in rows:
+        if removed or chat is None:
+            continue  # conversations do not show it any more
+        spoken[chat] = spoken.get(chat, 0) + 1
+        entries.append((chat, id_))
+        if id_ <= resource_upto:
+            resources.append((chat, resource, id_))
+    c.many("DELETE FROM mam_by_chat WHERE chat = ? AND id = ?", entries)
+    if resources:
+        c.many("DELETE FROM mam_by_resource WHERE chat = ? AND resource = ? AND id = ?", resources)
+    c.many("UPDATE mam_chat SET messages = messages - ? WHERE num = ?", [(n, chat) for chat, n in spoken.items()])
+    c.many("DELETE FROM mam_chat WHERE num = ? AND messages <= 0", [(chat,) for chat in spoken])
+    c.many("DELETE FROM mam_message WHERE id = ?", [(row[0],) for row in rows])
     c.run("DELETE FROM mam_by_account WHERE account = ? AND id <= ?", account, upto)
-    c.run("UPDATE mam_account SET messages = messages - ?, bytes = bytes - ? WHERE num = ?", count, size, account)
+    c.run(
+        "UPDATE mam_account SET messages = messages - ?, bytes = bytes - ?, texted = texted - ? WHERE num = ?",
+        len(rows),
+        sum(row[1] for row in rows),
+        sum(row[0] <= texted for row in rows),
+        account,
+    )
 
 
 def replace(c: Cursor, owner: str, id_: int, kind: int, wire: bytes) -> None:
@@ -251,10 +329,10 @@ def replace(c: Cursor, owner: str, id_: int, kind: int, wire: bytes) -> None:
         account, text_upto = c.row("SELECT num, text_upto FROM mam_account WHERE jid = ?", owner)  # type: ignore[misc]
         if old[0] is not None and id_ <= text_upto:
             c.run(
-                "INSERT INTO mam_text (mam_text, rowid, account, body) VALUES ('delete', ?, ?, ?)",
+                f"INSERT INTO mam_text (mam_text, rowid, account, body) SELECT 'delete', m.id, {_TERMS}, m.body "
+                "FROM mam_message m CROSS JOIN mam_chat t ON t.account = ? AND t.peer = m.peer WHERE m.id = ?",
+                account,
                 id_,
-                f"a{account}",
-                old[0],
             )
         c.run("UPDATE mam_account SET bytes = bytes + ? WHERE num = ?", len(wire) - old[1], account)
     c.run("UPDATE mam_message SET kind = kind | ?, body = NULL, wire = ? WHERE id = ?", kind, wire, id_)
