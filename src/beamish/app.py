@@ -32,7 +32,7 @@ from beamish.net.component import ComponentLimits, ComponentServer
 from beamish.net.control import ControlError, ControlServer, ControlUnavailable, call
 from beamish.net.dns import DnsResolver, Resolver, Target
 from beamish.net.s2s import Federation, Policy, S2SLimits
-from beamish.net.tls import XMPP_CLIENT, CertificateStore
+from beamish.net.tls import CertificateStore
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
 from beamish.net.wirelog import WireLog
@@ -331,8 +331,6 @@ async def listen(server: C2SServer, config: Config, certificates: CertificateSto
                 partial(server.connection, direct),
                 sock=sock,
                 backlog=BACKLOG,
-                ssl=certificates.server_context(XMPP_CLIENT) if direct else None,
-                ssl_handshake_timeout=20.0 if direct else None,
             )
             up.callback(listener.close)
             lines.append(f"c2s {format_peer(sock.getsockname())} {'direct-tls' if direct else 'starttls'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,8 +20,9 @@ from beamish.core.kernel import new_id
 from beamish.core.later import is_later
 from beamish.core.sessions import Link, Session
 from beamish.net.address import format_peer, network_of
-from beamish.net.connection import Connection
 from beamish.net.throttle import Bucket
+from beamish.net.tls import XMPP_CLIENT
+from beamish.net.tls_client import ClientConnection
 from beamish.stream.machine import (
     Authenticated,
     AuthFailed,
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 _listened: Final = logging.getLogger(__name__).isEnabledFor
 
-_TLS_HANDSHAKE: Final = 20.0
 _BACKLOG: Final = 4_194_304
 """Bytes that may have arrived after reading was paused: what the transport had read or decrypted by then."""
 _WITHOUT_GOODBYE: Final = frozenset(("lost", "slow", "timeout", "shutdown"))
@@ -64,7 +65,7 @@ def _binding_of(certificate: bytes) -> bytes | None:
     return tls_server_end_point(certificate)
 
 
-class C2SConnection(Connection):
+class C2SConnection(ClientConnection):
     """One client's connection; the `Outlet` of its session."""
 
     __slots__ = (
@@ -73,8 +74,8 @@ class C2SConnection(Connection):
         "_backlog",
         "_busy",
         "_byte_bucket",
+        "_direct",
         "_eof",
-        "_handshaking",
         "_heard",
         "_id",
         "_machine",
@@ -86,7 +87,6 @@ class C2SConnection(Connection):
         "_stanza_bucket",
         "_task",
         "_throttled",
-        "_upgrading",
         "session",
     )
 
@@ -98,8 +98,7 @@ class C2SConnection(Connection):
         self._busy = False
         self._parked: list[Event] = []
         self._task: asyncio.Task[None] | None = None
-        self._upgrading = direct_tls
-        self._handshaking = False
+        self._direct = direct_tls
         self._network = ""
         self._eof = False
         self._heard = True
@@ -115,20 +114,21 @@ class C2SConnection(Connection):
     # ---- the socket -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`; with direct TLS the handshake is done already."""
+        """See `asyncio.Protocol`; with direct TLS the handshake begins."""
         super().connection_made(transport)
         server = self._server
         address = self.info("peername")
         self.peer = format_peer(address)
         self._network = network_of(address[0]) if isinstance(address, tuple) else "local"
         self._id = new_id()
-        secure = self._upgrading
-        self._upgrading = False
         server.connections.add(self)
         held = server.per_network.get(self._network, 0) + 1
         server.per_network[self._network] = held
-        self._machine = C2SMachine(server.settings, secure=secure, binding=self._channel_binding() if secure else None)
+        self._machine = C2SMachine(server.settings)
         server.newcomers.put(self)
+        if self._direct:
+            self._machine.begin_tls()
+            self._begin_tls("")
         if held > server.limits.connections_per_address:
             self._tell(logging.WARNING, "too_many_connections", network=self._network, connections=held)
             self.close(
@@ -137,15 +137,8 @@ class C2SConnection(Connection):
         elif server.draining:
             self.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
 
-    def _channel_binding(self) -> bytes | None:
-        certificates = self._server.certificates
-        if certificates is None:
-            return None
-        used = certificates.end_point_binding(self.info("ssl_object"))
-        return None if used is None else _binding_of(used)
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+    def plain_received(self, data: bytes) -> None:
+        """See `ClientConnection.plain_received`."""
         self._heard = True
         if not self._busy:
             self._busy = True
@@ -153,13 +146,12 @@ class C2SConnection(Connection):
         machine = self._machine
         if self._closing and data.rstrip().endswith(b"stream>"):
             self.finish()  # RFC 6120 §4.4: both sides have closed the stream, so the connection may go
-        if machine is None or self._closing or (self._upgrading and not self._handshaking):
+        if machine is None or self._closing:
             return
         if self._server.wire_log.enabled:
             self._server.wire_log.received(self._id, self.session, data)
         if self._task is not None:
-            # one read may still have been under way when reading was paused, or the first encrypted bytes came along with
-            # the end of the handshake
+            # one read may still have been under way when reading was paused
             self._backlog.append(data)
             if sum(map(len, self._backlog)) > _BACKLOG:
                 self.close(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too much data at once"), "error:backlog")
@@ -187,7 +179,7 @@ class C2SConnection(Connection):
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`. The peer sends no more, but may still read what it asked for (in TLS it cannot)."""
         self._eof = True
-        stay = self.info("ssl_object") is None  # asked first: a transport that is closed may have forgotten it
+        stay = self._tls is None
         if self._closing:
             self.finish()  # it has read why, or never will
         elif self._task is None and self._machine is not None:
@@ -276,7 +268,7 @@ class C2SConnection(Connection):
                 if wait is not None:
                     return wait
             machine = self._machine
-            if machine is None or self._upgrading or self._closing:
+            if machine is None or self._closing:
                 self._backlog.clear()
                 return None
             if self._backlog:
@@ -385,43 +377,36 @@ class C2SConnection(Connection):
     def _opened(self, event: StreamOpened) -> None:
         self._tell(logging.DEBUG, "stream_opened", domain=event.domain)
 
-    def _starttls(self, _event: StartTls) -> Wait:
-        self._upgrading = True
+    def _starttls(self, _event: StartTls) -> None:
+        machine = self._machine
+        assert machine is not None
         self._answer()
-        self.flush()
-        return self._upgrade()
+        self._begin_tls(machine.domain)
 
-    async def _upgrade(self) -> None:
-        machine, transport = self._machine, self.transport
+    def _begin_tls(self, domain: str) -> None:
         certificates = self._server.certificates
-        if machine is None or transport is None:
-            return
         if certificates is None:
-            self.abort()
+            self._given_up()
             return
-        loop = asyncio.get_running_loop()
         self._backlog.clear()  # nothing of what came in plain text may survive; from here on input is decrypted
-        self._handshaking = True
-        try:
-            new = await loop.start_tls(
-                transport,
-                self,
-                certificates.context_for(machine.domain),
-                server_side=True,
-                ssl_handshake_timeout=_TLS_HANDSHAKE,
-            )
-        except (OSError, ConnectionError, TimeoutError) as exc:
-            self._tell(logging.INFO, "tls_handshake_failed", reason=str(exc) or type(exc).__name__)
-            self.abort()
-            self.connection_lost(None)  # a transport that fails in the middle of a handshake does not always say so
-            return
-        finally:
-            self._handshaking = False
-        if new is None or self._machine is None:
-            return
-        self.attach(new)
-        self._upgrading = False
-        machine.tls_established(self._channel_binding())
+        self.begin_tls(certificates.context_for(domain) if domain else certificates.server_context(XMPP_CLIENT))
+
+    def secured(self, tls: ssl.SSLObject) -> None:
+        """See `ClientConnection.secured`: the stream begins anew, with what the certificate binds it to."""
+        machine, certificates = self._machine, self._server.certificates
+        if machine is not None and certificates is not None:
+            used = certificates.end_point_binding(tls)
+            machine.tls_established(None if used is None else _binding_of(used))
+
+    def tls_failed(self, reason: str) -> None:
+        """See `ClientConnection.tls_failed`."""
+        self._tell(logging.INFO, "tls_handshake_failed" if self.shaking else "tls_failed", reason=reason)
+        self._given_up()
+
+    def _given_up(self) -> None:
+        """Nothing can be said any more."""
+        self.abort()
+        self.connection_lost(None)
 
     async def _keys(self, event: KeysNeeded) -> list[Event]:
         machine, accounts = self._machine, self._server.accounts
@@ -457,13 +442,13 @@ class C2SConnection(Connection):
     def _authenticated(self, event: Authenticated) -> None:
         self._server.throttle.succeeded(event.jid)
         self._anonymous = event.anonymous
-        secure = self.info("ssl_object")
+        tls = self._tls
         self._tell(
             logging.INFO,
             "authenticated",
             user=str(event.jid),
             mechanism=event.mechanism,
-            tls=None if secure is None else secure.version(),
+            tls=None if tls is None else tls.object.version(),
         )
 
     def _bind(self, event: BindRequested) -> Wait | None:
@@ -540,9 +525,8 @@ class C2SConnection(Connection):
         machine = self._machine
         if machine is None or self._closing:
             return
-        if self._upgrading:
-            self.abort()  # nothing can be said in the middle of a handshake
-            self.connection_lost(None)
+        if self.shaking:
+            self._given_up()
             return
         if reason in _WITHOUT_GOODBYE and self._parted(reason):
             # to the client the stream breaks off: a closed one would not be resumed (XEP-0198 §7)
@@ -624,11 +608,6 @@ class C2SConnection(Connection):
     def network(self) -> str:
         """See `Link.network`."""
         return self._network
-
-    @property
-    def secure(self) -> bool:
-        """See `Link.secure`."""
-        return self.info("ssl_object") is not None
 
     def carry(self, session: Session) -> None:
         """See `Link.carry`."""

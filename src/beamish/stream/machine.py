@@ -385,6 +385,10 @@ class C2SMachine:
         self.closed_by_us = True
         return self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "TLS is not on offer here"))
 
+    def begin_tls(self) -> None:
+        """The transport begins with a handshake (XEP-0368); `tls_established` follows, nothing is read before."""
+        self.state = State.TLS
+
     def tls_established(self, binding: bytes | None) -> None:
         """The handshake is done; `binding` is the `tls-server-end-point` value or None. A new stream begins."""
         if self._intake is None:
