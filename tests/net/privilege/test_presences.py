@@ -14,6 +14,7 @@ from beamish.testing.component import component
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.names import Directory
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 C = "xmlns='jabber:component:accept'"
 
@@ -106,6 +107,10 @@ async def test_7_4_contacts_elsewhere_of_accounts_that_are_not_there(
     everything = await connected(a)
     juliet = await b.client("juliet@b.example/y", presence=True)
     await everything.expect(f"<presence {C} from='juliet@b.example/y' to='all.a.example' type='!'/>")
+    for user in ("romeo@a.example", "benvolio@a.example"):  # the same, with its age
+        a.kernel.router.post(
+            Stanza.build("presence", "probe", sender=JID.parse(user), to=JID.parse("juliet@b.example"))
+        )
     juliet.send("<presence><show>away</show></presence>")  # told to two accounts, and to the component once (§8 rule 2)
     await everything.expect(f"<presence {C} from='juliet@b.example/y'><show>away</show></presence>")
     juliet.send("<presence type='unavailable'/>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, cast
@@ -18,6 +19,7 @@ from beamish.core.services import AccountsService, Roster, RosterService
 from beamish.core.tasks import TaskGroup
 from beamish.net.privilege.options import Link, PrivilegeOptions
 from beamish.net.privilege.roster import Rosters
+from beamish.xmpp import ns
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_DELAY_NS: Final = ns.DELAY.encode()
+_DELAY: Final = re.compile(rb"<delay xmlns=[\"']%b[\"'][^>]*(?:/>|>[^<]*</delay>)" % _DELAY_NS)
 _SLICE: Final = 100
 """Contacts probed before the loop gets its turn, and `_PAUSE` seconds pass."""
 _PAUSE: Final = 0.1
@@ -136,11 +140,20 @@ class Presences:
             if self._told.pop(sender, None) is None and not self._forgot:
                 return  # of whom nothing was told, or of whose end somebody else's copy has told already
         else:
-            if self._told.get(sender) == stanza.body:
+            shown = _shown(stanza)
+            if self._told.get(sender) == shown:
                 return
-            self._told[sender] = stanza.body
+            self._told[sender] = shown
             self._told.move_to_end(sender)
             if len(self._told) > self._limit:
                 self._told.popitem(last=False)
                 self._forgot = True
         self._link.send_stanza(stanza.replace(to=self._component))
+
+
+def _shown(stanza: Stanza) -> bytes:
+    """What a presence says, without the age that the answer to a probe has."""
+    if _DELAY_NS not in stanza.body:
+        return stanza.body
+    shown = _DELAY.sub(b"", stanza.body)
+    return b"/>" if shown == b"></presence>" else shown
