@@ -1,3 +1,8 @@
+"""What a remote server told of its users' presence: kept within bounds that are fair, taken back when it dies."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from beamish.net.s2s_presence import RemotePresence
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
@@ -30,9 +35,87 @@ def test_a_goodbye_ends_it() -> None:
     assert (len(book), book.lost("b.example")) == (0, [])
 
 
-def test_the_oldest_are_forgotten() -> None:
+def test_the_oldest_of_the_largest_domain_are_forgotten() -> None:
     book = RemotePresence(3)
     for n in range(10):
-        book.note(presence(f"u{n}@b{n % 2}.example/x", "r@a.example"))
-    assert len(book) == 3
-    assert len(book.lost("b0.example")) + len(book.lost("b1.example")) == 3
+        book.note(presence(f"u{n}@b.example/x", "r@a.example"))
+    assert [str(stanza.sender) for stanza in book.lost("b.example")] == [f"u{n}@b.example/x" for n in (7, 8, 9)]
+    assert len(book) == 0
+
+
+def test_one_domain_cannot_push_out_the_others() -> None:
+    book = RemotePresence(100)
+    for domain in ("b", "c", "d"):
+        for n in range(10):
+            book.note(presence(f"u{n}@{domain}.example/x", "r@a.example"))
+    for n in range(5_000):
+        book.note(presence(f"u{n}@flood.example/x", "r@a.example"))
+    assert [book.of(f"{domain}.example") for domain in ("b", "c", "d", "flood")] == [10, 10, 10, 70]
+    # whoever comes later gets a share of what the largest has taken
+    for n in range(20):
+        book.note(presence(f"u{n}@late.example/x", "r@a.example"))
+    assert [book.of(f"{domain}.example") for domain in ("b", "c", "d", "flood", "late")] == [10, 10, 10, 50, 20]
+    assert len(book) == 100
+
+
+def test_many_domains_together_cannot_push_out_one_with_its_share() -> None:
+    book = RemotePresence(100)
+    for n in range(10):
+        book.note(presence(f"u{n}@b.example/x", "r@a.example"))
+    for n in range(2_000):
+        book.note(presence(f"u{n}@x{n % 9}.example/x", "r@a.example"))
+    assert book.of("b.example") == 10
+    assert [book.of(f"x{n}.example") for n in range(9)] == [10] * 9
+
+
+class Book:
+    """What `RemotePresence` does, written down plainly."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.pairs: dict[str, list[tuple[str, str]]] = {}
+
+    def note(self, stanza: Stanza) -> None:
+        assert stanza.sender is not None and stanza.to is not None
+        pairs = self.pairs.setdefault(stanza.sender.domain, [])
+        key = (str(stanza.sender), str(stanza.to))
+        if stanza.type == "unavailable":
+            if key in pairs:
+                pairs.remove(key)
+        elif key not in pairs:
+            pairs.append(key)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pairs.values()))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from("bcd"), st.sampled_from(["", "", "", "unavailable", "lost"])),
+        max_size=80,
+    ),
+    st.integers(1, 8),
+)
+def test_the_counts_are_always_right(steps: list[tuple[int, str, str]], limit: int) -> None:
+    book, plain = RemotePresence(limit), Book(limit)
+    for user, domain, kind in steps:
+        if kind == "lost":
+            book.lost(f"{domain}.example")
+            plain.pairs.pop(f"{domain}.example", None)
+        else:
+            stanza = presence(f"u{user}@{domain}.example/x", "r@a.example", kind)
+            before = {name: book.of(name) for name in ("b.example", "c.example", "d.example")}
+            known = book.of(f"{domain}.example")
+            book.note(stanza)
+            plain.note(stanza)
+            if plain.size > limit:
+                after = {name: book.of(name) for name in before}
+                # the one that made room is one of those that had most, with the new pair counted
+                [gone] = [name for name in plain.pairs if len(plain.pairs[name]) > after.get(name, 0)]
+                assert len(plain.pairs[gone]) == max(map(len, plain.pairs.values()))
+                assert known <= after[f"{domain}.example"] + 1
+                plain.pairs[gone].pop(0)
+        assert len(book) == plain.size <= limit
+        for name in ("b.example", "c.example", "d.example"):
+            assert book.of(name) == len(plain.pairs.get(name, ()))

@@ -9,19 +9,26 @@ from __future__ import annotations
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza
 
+Pairs = dict[tuple[JID, JID], None]
+
 
 class RemotePresence:
     """Pairs of a remote full JID and a local recipient that was told it is available.
 
-    At most `limit` pairs; beyond that the oldest are forgotten, which costs their recipients a stale contact.
+    At most `limit` pairs. Beyond that a pair is forgotten, which costs its recipient a stale contact should the server die:
+    the oldest one of the domain that has most. So a domain that tells of very many loses its own and nobody else's, and
+    whoever has no more than a fair share (the limit by the number of domains) loses nothing.
     """
 
-    __slots__ = ("_count", "_domains", "_limit")
+    __slots__ = ("_by_size", "_count", "_domains", "_largest", "_limit")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._domains: dict[str, dict[tuple[JID, JID], None]] = {}
+        self._domains: dict[str, Pairs] = {}
+        self._by_size: dict[int, dict[str, None]] = {}
+        """Domains by how many pairs they have, for finding one that has most at once."""
+        self._largest = 0
 
     def __len__(self) -> int:
         return self._count
@@ -35,31 +42,49 @@ class RemotePresence:
         sender, to = stanza.sender, stanza.to
         if sender is None or to is None or stanza.type not in ("", "unavailable"):
             return
-        pairs = self._domains.get(sender.domain)
+        domain = sender.domain
+        pairs = self._domains.get(domain)
         key = (sender, to)
         if stanza.type == "":
             if pairs is None:
-                pairs = self._domains[sender.domain] = {}
+                pairs = self._domains[domain] = {}
             if key not in pairs:
-                self._count += 1
                 pairs[key] = None
+                self._count += 1
+                self._resized(domain, len(pairs) - 1, len(pairs))
                 if self._count > self._limit:
-                    self._forget_oldest()
+                    self._forget_one()
         elif pairs is not None and key in pairs:
-            del pairs[key]
-            self._count -= 1
-            if not pairs:
-                del self._domains[sender.domain]
+            self._drop(domain, pairs, key)
 
-    def _forget_oldest(self) -> None:
-        domain, pairs = next(iter(self._domains.items()))
-        del pairs[next(iter(pairs))]
+    def _drop(self, domain: str, pairs: Pairs, key: tuple[JID, JID]) -> None:
+        del pairs[key]
         self._count -= 1
+        self._resized(domain, len(pairs) + 1, len(pairs))
         if not pairs:
             del self._domains[domain]
+
+    def _forget_one(self) -> None:
+        domain = next(iter(self._by_size[self._largest]))
+        pairs = self._domains[domain]
+        self._drop(domain, pairs, next(iter(pairs)))
+
+    def _resized(self, domain: str, before: int, after: int) -> None:
+        if before:
+            same = self._by_size[before]
+            del same[domain]
+            if not same:
+                del self._by_size[before]
+        if after:
+            self._by_size.setdefault(after, {})[domain] = None
+            self._largest = max(self._largest, after)
+        while self._largest and self._largest not in self._by_size:
+            self._largest -= 1
 
     def lost(self, domain: str) -> list[Stanza]:
         """The goodbyes that the domain's server can no longer send; afterwards nothing is known of it."""
         pairs = self._domains.pop(domain, {})
         self._count -= len(pairs)
+        if pairs:
+            self._resized(domain, len(pairs), 0)
         return [Stanza.build(PRESENCE, "unavailable", sender=sender, to=to) for sender, to in pairs]
