@@ -22,7 +22,7 @@ BLOCKED = (
 PING = "<ping xmlns='urn:xmpp:ping'/>"
 
 
-async def test_row_22_a_blocked_contact_hears_nothing_and_says_nothing(world: World) -> None:
+async def test_a_blocked_contact_hears_nothing_and_says_nothing(world: World) -> None:
     juliet, romeo = await friends(world)
     await block(juliet, "romeo@example.org")
     await romeo.expect("<presence type='unavailable' from='juliet@example.org/balcony'/>")

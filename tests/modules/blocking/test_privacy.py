@@ -154,7 +154,7 @@ async def arrives(world: World, juliet: Client, romeo: Client) -> set[str]:
         ("", set()),
     ],
 )
-async def test_row_21_kinds_of_stanzas(world: World, kind: str, left: set[str], active: bool) -> None:
+async def test_kinds_of_stanzas(world: World, kind: str, left: set[str], active: bool) -> None:
     juliet, romeo = await friends(world)
     assert await arrives(world, juliet, romeo) == {"message", "iq", "presence"}
     await use(juliet, ROMEO.format(kind), active=active)
@@ -164,7 +164,7 @@ async def test_row_21_kinds_of_stanzas(world: World, kind: str, left: set[str], 
 
 
 @pytest.mark.parametrize("active", [True, False])
-async def test_row_21_hiding_from_one_person(world: World, active: bool) -> None:
+async def test_hiding_from_one_person(world: World, active: bool) -> None:
     juliet, romeo = await friends(world)
     nurse = await world.login("nurse@example.org/house", presence=True)
     await world.befriend(juliet, nurse)
@@ -198,7 +198,7 @@ async def test_row_21_hiding_from_one_person(world: World, active: bool) -> None
     await romeo.expect("<presence from='juliet@example.org/balcony' type='!'><show>dnd</show></presence>")
 
 
-async def test_row_21_ignoring_one_person_and_a_domain(world: World) -> None:
+async def test_ignoring_one_person_and_a_domain(world: World) -> None:
     juliet, romeo = await friends(world)
     benvolio = await world.login("benvolio@example.net/street", presence=True)
     await use(

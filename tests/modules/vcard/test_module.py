@@ -76,7 +76,7 @@ async def friends(world: World) -> tuple[Client, Client]:
 # ---- XEP-0054 -------------------------------------------------------------------------------------------------------
 
 
-async def test_row_20_set_read_by_a_contact_of_another_domain_and_after_a_restart() -> None:
+async def test_set_read_by_a_contact_of_another_domain_and_after_a_restart() -> None:
     database = MemoryDatabase()
     async with World(database=database) as world:
         romeo = await world.login("romeo@example.org/orchard")
@@ -229,7 +229,7 @@ async def publish_avatar(world: World, data: bytes, access: str = "open", type: 
     await world.settle()
 
 
-async def test_row_49_an_avatar_is_the_photo_of_the_vcard(world: World) -> None:
+async def test_an_avatar_is_the_photo_of_the_vcard(world: World) -> None:
     romeo, juliet = await friends(world)
     await store(romeo, CARD)
     await publish_avatar(world, PNG)

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from .stage import SECRET, MemoryStage, Stage, TlsStage
 
+CONTACTS = ("abuse", "admin", "feedback", "sales", "security", "status", "support")
 SETTINGS: dict[str, Any] = {
     "server": {"admins": ["romeo@example.org"]},
     "components": {
@@ -24,9 +25,22 @@ SETTINGS: dict[str, Any] = {
             "captcha": "either",
             "questions": [{"question": "What is the capital of Italy?", "answers": ["Rome", "Roma"]}],
         },
-        "contact": {"abuse": ["mailto:abuse@example.org"], "support": ["xmpp:romeo@example.org"]},
-        "policy": {"data_retention": "infinite"},
-        "extdisco": {"services": [{"type": "turn", "host": "turn.example.org", "port": 3478, "secret": "shh"}]},
+        "contact": {name: [f"mailto:{name}@example.org", f"https://example.org/{name}"] for name in CONTACTS},
+        "policy": {
+            "auth_data": "hidden",
+            "data_transmission": "encrypted",
+            "data_retention": 720,
+            "data_deletion": True,
+            "access_policy": ["admins"],
+            "tos": "https://example.org/terms",
+        },
+        "extdisco": {
+            "services": [
+                {"type": "stun", "host": "stun.example.org", "port": 3478, "transport": "udp"},
+                {"type": "turn", "host": "turn.example.org", "port": 3478, "secret": "shh", "ttl": 3600},
+                {"type": "ftp", "host": "ftp.example.org", "username": "guest", "password": "guest"},
+            ]
+        },
     },
 }
 """Of example.org; example.net has none."""

@@ -263,9 +263,8 @@ class MemoryStage(Stage):
             await database.close()
 
     async def _start(self, domain: str, accounts: tuple[str, ...], clock: FakeClock) -> None:
-        world = World(
-            domains=(domain,), accounts=accounts, settings=self.settings[domain], database=self._databases[domain]
-        )
+        settings = {"c2s": {"probe_after": 1e6}, **self.settings[domain]}  # clients may be silent while time passes
+        world = World(domains=(domain,), accounts=accounts, settings=settings, database=self._databases[domain])
         world.clock = clock
         self._worlds[domain] = await world.__aenter__()
         wire = _Wire(world.kernel, self._worlds)
