@@ -70,6 +70,40 @@ def test_what_is_taken_says_the_same(text: str) -> None:
     )
 
 
+@pytest.mark.parametrize("space", ["jabber:server", "jabber:component:accept"])
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("<message xmlns='{}'><body>x</body></message>", "<message><body>x</body></message>"),
+        ("<s:message xmlns:s='{}'><s:body>x</s:body></s:message>", "<message><body>x</body></message>"),
+        ("<s:iq xmlns:s='{}' type='get' id='1'/>", "<iq type='get' id='1'/>"),
+        (
+            "<s:iq xmlns:s='{}' type='get'><q xmlns='urn:q' s:a='1'/></s:iq>",
+            "<iq type='get'><q xmlns='urn:q' xmlns:s='{}' s:a='1'/></iq>",
+        ),
+        (
+            "<message xmlns='{}'><f xmlns='urn:f'><message xmlns='jabber:client'><body>x</body></message></f></message>",
+            "<message><f xmlns='urn:f'><message xmlns='jabber:client'><body>x</body></message></f></message>",
+        ),
+        (
+            "<s:message xmlns:s='{}'><f xmlns='urn:f'><s:message><s:body>x</s:body></s:message></f></s:message>",
+            "<message><f xmlns='urn:f'><message xmlns='{}'><body>x</body></message></f></message>",
+        ),
+        (
+            "<s:message xmlns:s='{}'><c:body xmlns:c='jabber:client'>x</c:body></s:message>",
+            "<message><body>x</body></message>",
+        ),
+    ],
+)
+def test_stanzas_of_other_streams_that_name_their_namespace(space: str, text: str, meant: str) -> None:
+    text, meant = text.format(space), meant.format(space)
+    el = etree.fromstring(f"<stream:stream xmlns:stream='http://etherx.jabber.org/streams'>{text}</stream:stream>")[0]
+    stanza = take(el, name=str(el.tag).rpartition("}")[2])
+    assert meaning(stanza.to_wire()) == meaning(meant.encode())
+    assert stanza.el.tag == f"{{jabber:client}}{stanza.name}"
+    assert meaning(stanza.detached().to_wire()) == meaning(Stanza.parse(stanza.to_wire()).to_wire())
+
+
 def test_prefixes_of_the_stream_header_come_along_where_they_are_used() -> None:
     used = take(element("<message><e:x e:a='1'/></message>", " xmlns:e='urn:e' xmlns:unused='urn:u'"))
     assert used.to_wire() == b"<message xmlns:e='urn:e'><e:x e:a=\"1\"/></message>"

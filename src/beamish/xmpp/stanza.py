@@ -341,10 +341,14 @@ def insert_child(wire: bytes, name: str, child: bytes) -> bytes:
 def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
     """Freeze a stanza element, still inside its stream's tree or just parsed; `el` must be in `jabber:client`.
 
+    With `name` it may be in another content namespace (RFC 6120 §4.8.3), which becomes `jabber:client`.
     `default_lang` is the stream's language, added where the stanza names none (RFC 6120 §8.1.5).
     Raises `AddressMalformed` or `SenderMalformed`.
     """
-    name = name or str(el.tag)[15:]
+    if name:
+        el = _without_prefix(el, namespace_of(el))
+    else:
+        name = str(el.tag)[15:]
     raw = _tostring(el, encoding="utf-8", with_tail=False)
     if el.prefix is not None or (raw.count(b'="jabber:client"') > 1 and _CLIENT_PREFIX.search(raw) is not None):
         el = _without_prefix(el)
@@ -415,19 +419,26 @@ def _foreign_attribute(el: Element, key: str, value: str) -> str:
     return ""
 
 
-def _without_prefix(el: Element) -> Element:
-    """The stanza written anew, so that no element of the content namespace carries a prefix (RFC 6120 §4.8.5)."""
+def _without_prefix(el: Element, content: str = ns.CLIENT) -> Element:
+    """The stanza written anew, so that no element of the content namespace carries a prefix (RFC 6120 §4.8.5).
+
+    It comes out in `jabber:client`, with what is in its own namespace `content` below it, whatever that was.
+    """
     out: list[str] = []
-    _write(el, {}, out)
+    _write(el, {}, out, content)
     return etree.fromstring("".join(out).encode(), _PARSER)
 
 
-def _write(el: Element, scope: dict[str | None, str], out: list[str]) -> None:
+def _write(el: Element, scope: dict[str | None, str], out: list[str], content: str) -> None:
     uri, name = namespace_of(el), local_name(el)
+    if uri == content:
+        uri = ns.CLIENT
+    else:
+        content = ns.CLIENT  # inside of something else, like a stanza that is forwarded, it stands for itself
     prefix = None if uri in ("", ns.CLIENT) else el.prefix
     declared: dict[str | None, str] = {}
     for known, bound in el.nsmap.items():
-        if known not in (None, "xml") and bound != ns.CLIENT and scope.get(known) != bound:
+        if known not in (None, "xml") and bound not in (ns.CLIENT, content) and scope.get(known) != bound:
             declared[known] = str(bound)
     if prefix is None and scope.get(None, "") != uri:
         declared[None] = uri
@@ -445,7 +456,7 @@ def _write(el: Element, scope: dict[str | None, str], out: list[str]) -> None:
     out.append(f"<{name}{spaces}{attributes}>{escape_text(el.text or '')}")
     inner = {**scope, **declared}
     for child in el:
-        _write(child, inner, out)
+        _write(child, inner, out, content)
         out.append(escape_text(child.tail or ""))
     out.append(f"</{name}>")
 
