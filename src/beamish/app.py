@@ -365,6 +365,7 @@ async def listen_services(
                 lines.append(f"s2s {format_peer(sock.getsockname())} {'direct-tls' if direct else 'starttls'}")
     if config.components:
         components = component_server(kernel, config)
+        kernel.provide(ComponentServer, components)
         try:
             components.start()
         except ValueError as error:

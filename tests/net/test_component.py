@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 import pytest_asyncio
 
 from beamish.app import CommandFailed
+from beamish.net.component import ComponentServer
+from beamish.net.throttle import LoginThrottle
 from beamish.testing.client import Client
+from beamish.testing.component import component, open_component, shake
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.live import connect
 from beamish.testing.names import Directory
+from beamish.xmpp import ns
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what foreign code does at import is not ours to mend
@@ -23,8 +28,8 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
 
 SECRET = "between us"
-HEADER = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='{ns}' to='{to}'>"
-STREAM = "http://etherx.jabber.org/streams"
+C = "xmlns='jabber:component:accept'"
+ERR = "urn:ietf:params:xml:ns:xmpp-stanzas"
 
 
 @pytest_asyncio.fixture
@@ -46,23 +51,8 @@ async def server(tmp_path: Path) -> AsyncIterator[FederatedServer]:
         yield made
 
 
-async def component(server: FederatedServer, domain: str = "irc.a.example", secret: str = SECRET) -> Client:
-    """A component that has sent its handshake."""
-    client = await connect("127.0.0.1", server.component_port, domain)
-    client.send(HEADER.format(ns=STREAM, to=domain))
-    while client.header is None:
-        client._arrived.clear()
-        await asyncio.wait_for(client._arrived.wait(), 10)
-    assert client.header.get("from") == domain
-    proof = hashlib.sha1((client.header.get("id", "") + secret).encode()).hexdigest()
-    client.send(f"<handshake>{proof}</handshake>")
-    return client
-
-
 async def ready(server: FederatedServer, domain: str = "irc.a.example") -> Client:
-    client = await component(server, domain)
-    await client.expect("<handshake xmlns='jabber:component:accept'/>")
-    return client
+    return await component(server, domain, SECRET)
 
 
 async def test_stanzas_go_both_ways(server: FederatedServer) -> None:
@@ -77,6 +67,27 @@ async def test_stanzas_go_both_ways(server: FederatedServer) -> None:
     await romeo.expect("<message from='nick@irc.a.example/r' id='2'><body>Ho</body></message>")
     irc.send("<iq type='get' from='irc.a.example' to='a.example' id='3'><ping xmlns='urn:xmpp:ping'/></iq>")
     await irc.expect("<iq xmlns='jabber:component:accept' type='result' from='a.example' to='irc.a.example' id='3'/>")
+
+
+async def test_stanzas_that_name_their_namespace(server: FederatedServer) -> None:
+    """Libraries that write each element with its namespace."""
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    irc = await ready(server)
+    irc.send(
+        f"<message {C} from='nick@irc.a.example' to='romeo@a.example/x' type='chat' id='1'><body>Ho</body>"
+        "<active xmlns='http://jabber.org/protocol/chatstates'/></message>"
+    )
+    await romeo.expect(
+        "<message from='nick@irc.a.example' id='1'><body>Ho</body><active xmlns='http://jabber.org/protocol/chatstates'/>"
+        "</message>"
+    )
+    irc.send(
+        "<c:iq xmlns:c='jabber:component:accept' type='get' from='irc.a.example' to='a.example' id='2'>"
+        "<ping xmlns='urn:xmpp:ping'/></c:iq>"
+    )
+    await irc.expect(f"<iq {C} type='result' id='2'/>")
+    irc.send(f"<presence {C} from='nick@other.example' to='romeo@a.example/x'/>")
+    await irc.expect_closed("invalid-from")
 
 
 @pytest.mark.parametrize(
@@ -101,21 +112,78 @@ async def test_a_component_is_told_of_a_malformed_address(server: FederatedServe
 
 
 async def test_a_wrong_secret(server: FederatedServer) -> None:
-    irc = await component(server, secret="guess")
+    irc = await shake(server, "irc.a.example", "guess")
     await irc.expect_closed("not-authorized")
 
 
-async def test_an_unknown_component(server: FederatedServer) -> None:
-    client = await connect("127.0.0.1", server.component_port, "nobody.a.example")
-    client.send(HEADER.format(ns=STREAM, to="nobody.a.example"))
+@pytest.mark.parametrize("domain", ["nobody.a.example", "a.example", "sub.irc.a.example", "nick@irc.a.example", ""])
+async def test_an_unknown_component(server: FederatedServer, domain: str) -> None:
+    client = await open_component(server, domain)
     await client.expect_closed("host-unknown")
+    assert client.header is not None  # the error comes in a stream (XEP-0114 §3)
 
 
-async def test_nothing_before_the_handshake(server: FederatedServer) -> None:
-    client = await connect("127.0.0.1", server.component_port, "irc.a.example")
-    client.send(HEADER.format(ns=STREAM, to="irc.a.example"))
-    client.send("<message from='irc.a.example' to='romeo@a.example'><body>Early</body></message>")
+@pytest.mark.parametrize(
+    ("sent", "condition"),
+    [
+        ("<stream:stream xmlns='jabber:client' xmlns:stream='{ns}' to='irc.a.example'>", "invalid-namespace"),
+        ("<stream:stream xmlns='jabber:server' xmlns:stream='{ns}' to='irc.a.example'>", "invalid-namespace"),
+        (
+            "<stream:stream xmlns='jabber:component:accept' xmlns:stream='wrong' to='irc.a.example'>",
+            "invalid-namespace",
+        ),
+        ("<stream:other xmlns='jabber:component:accept' xmlns:stream='{ns}' to='irc.a.example'>", "bad-format"),
+        (
+            "<stream:stream xmlns='jabber:component:accept' xmlns:stream='{ns}' to='irc.a.example'></x>",
+            "not-well-formed",
+        ),
+        ("<stream:stream xmlns='jabber:component:accept' xmlns:stream='{ns}'>", "host-unknown"),
+        (
+            "<stream:stream xmlns='jabber:component:accept' xmlns:stream='{ns}' to='irc.a.example'><handshake>"
+            + 70_000 * "a",
+            "policy-violation",
+        ),
+    ],
+)
+async def test_streams_that_are_none(server: FederatedServer, sent: str, condition: str) -> None:
+    client = await connect(server.host, server.component_port, "irc.a.example")
+    client.send(sent.replace("{ns}", ns.STREAM))
+    await client.expect_closed(condition)
+    assert client.header is not None and client.header.tag == f"{{{ns.STREAM}}}stream"
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        "<message from='irc.a.example' to='romeo@a.example'><body>Early</body></message>",
+        "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'/>",
+        "<handshake/>",
+    ],
+)
+async def test_nothing_before_the_handshake(server: FederatedServer, early: str) -> None:
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    client = await open_component(server, "irc.a.example")
+    client.send(early)
     await client.expect_closed("not-authorized")
+    await romeo.expect_nothing()
+
+
+async def test_the_handshake_is_in_lower_case_and_made_once(server: FederatedServer) -> None:
+    loud = await open_component(server, "irc.a.example")
+    assert loud.header is not None
+    proof = hashlib.sha1((loud.header.get("id", "") + SECRET).encode()).hexdigest()
+    loud.send(f"<handshake>{proof.upper()}</handshake>")
+    await loud.expect_closed("not-authorized")
+    irc = await ready(server)
+    irc.send(f"<handshake>{proof}</handshake>")
+    await irc.expect_closed("unsupported-stanza-type")
+
+
+async def test_whoever_does_not_finish_the_handshake_is_cut_off(server: FederatedServer) -> None:
+    components = server.kernel.service(ComponentServer)
+    components.limits = replace(components.limits, negotiation_seconds=0.2)
+    client = await open_component(server, "irc.a.example")
+    await client.expect_closed("connection-timeout")
 
 
 async def test_what_is_for_an_absent_component_comes_back(server: FederatedServer) -> None:
@@ -255,3 +323,146 @@ async def test_a_component_without_privileges_has_none(server: FederatedServer) 
     irc = await ready(server)
     irc.send("<iq type='get' id='1' from='irc.a.example' to='romeo@a.example'><query xmlns='jabber:iq:roster'/></iq>")
     await irc.expect("<iq xmlns='jabber:component:accept' type='error' id='1'/>")
+
+
+# ---- bounds -----------------------------------------------------------------------------------------------------------
+
+
+async def test_connections_per_address(server: FederatedServer) -> None:
+    components = server.kernel.service(ComponentServer)
+    components.bounds = replace(components.bounds, connections_per_address=2)
+    first, second = await ready(server), await ready(server, "power.a.example")
+    third = await connect(server.host, server.component_port, "irc.a.example")
+    await third.expect_closed("resource-constraint")
+    first.drop()
+    while len(components.links) > 1:
+        await second.iq(
+            "<iq type='get' from='power.a.example' to='a.example' id='p'><ping xmlns='urn:xmpp:ping'/></iq>"
+        )
+    await ready(server)
+
+
+async def test_guesses_are_limited_for_address_and_component(server: FederatedServer) -> None:
+    """Then not even the right one counts until the window is over; other components at the same address go on."""
+    now = 0.0
+    server.kernel.service(ComponentServer)._guesses = LoginThrottle(3, 3, 60.0, lambda: now)
+    for guess in ("one", "two", "three"):
+        client = await shake(server, "irc.a.example", guess)
+        await client.expect_closed("not-authorized")
+    refused = await open_component(server, "irc.a.example")
+    await refused.expect_closed("policy-violation")
+    await ready(server, "power.a.example")
+    now = 61.0
+    await ready(server)
+
+
+async def test_a_connection_that_is_there_does_not_suffer_from_guesses(server: FederatedServer) -> None:
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    server.kernel.service(ComponentServer)._guesses = LoginThrottle(1, 1, 60.0, lambda: 0.0)
+    irc = await ready(server)
+    for condition in ("not-authorized", "policy-violation"):
+        client = await open_component(server, "irc.a.example")
+        client.send("<handshake>guess</handshake>")
+        await client.expect_closed(condition)
+    irc.send("<message from='nick@irc.a.example' to='romeo@a.example/x' id='1'><body>Still here</body></message>")
+    await romeo.expect("<message from='nick@irc.a.example' id='1'/>")
+
+
+async def test_the_first_connection_may_have_the_right(server: FederatedServer) -> None:
+    components = server.kernel.service(ComponentServer)
+    components.bounds = replace(components.bounds, replace=False)
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    irc = await ready(server)
+    second = await shake(server, "irc.a.example", SECRET)
+    await second.expect_closed("conflict")
+    irc.send("<message from='nick@irc.a.example' to='romeo@a.example/x' id='1'><body>Still here</body></message>")
+    await romeo.expect("<message from='nick@irc.a.example' id='1'/>")
+    irc.drop()
+    while any(entry["connected"] for entry in components.list_components()):
+        await romeo.iq("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await ready(server)
+
+
+async def gone(server: FederatedServer, client: Client, irc: Client) -> None:
+    """The component loses its connection, and the server has noticed."""
+    irc.drop()
+    while any(entry["connected"] for entry in server.kernel.service(ComponentServer).list_components()):
+        await client.iq("<iq type='get' id='gone'><ping xmlns='urn:xmpp:ping'/></iq>")
+
+
+@pytest.mark.parametrize("bounds", [{"queue_stanzas": 2}, {"queue_bytes": 300}])
+async def test_what_waits_for_a_component_is_bounded(server: FederatedServer, bounds: dict[str, int]) -> None:
+    components = server.kernel.service(ComponentServer)
+    components.bounds = replace(components.bounds, away_seconds=30.0, **bounds)  # type: ignore[arg-type]
+    romeo = await server.client("romeo@a.example/x")
+    await gone(server, romeo, await ready(server))
+    for n in range(3):
+        romeo.send(f"<message to='n@irc.a.example' type='chat' id='{n}'><body>{80 * 'x'}</body></message>")
+    await romeo.expect(
+        f"<message type='error' id='2'><error type='wait'><resource-constraint xmlns='{ERR}'/></error></message>"
+    )
+    irc = await ready(server)
+    for n in range(2):
+        await irc.expect(f"<message {C} id='{n}'/>")
+    await gone(server, romeo, irc)  # the count begins anew
+    romeo.send(f"<message to='n@irc.a.example' type='chat' id='4'><body>{80 * 'x'}</body></message>")
+    irc = await ready(server)
+    await irc.expect(f"<message {C} id='4'/>")
+
+
+async def test_a_component_that_stays_away_is_given_up(server: FederatedServer) -> None:
+    romeo = await server.client("romeo@a.example/x")
+    await gone(server, romeo, await ready(server))
+    romeo.send("<message to='n@irc.a.example' type='chat' id='1'><body>Wait</body></message>")
+    await romeo.expect(
+        f"<message type='error' id='1'><error type='wait'><service-unavailable xmlns='{ERR}'/></error></message>"
+    )
+
+
+async def test_a_component_that_does_not_read_is_told_of_nothing_more(server: FederatedServer) -> None:
+    """Senders hear of it while what is unsent is within its bound; beyond that the connection is cut."""
+    romeo = await server.client("romeo@a.example/x")
+    irc = await ready(server)
+    [entry] = [link for link in server.kernel.service(ComponentServer).links if link.machine.domain == "irc.a.example"]
+    entry._blocked = True  # as the transport says when its buffer is full
+    romeo.send("<message to='n@irc.a.example' type='chat' id='1'><body>Much</body></message>")
+    await romeo.expect(f"<message type='error' id='1'><error><resource-constraint xmlns='{ERR}'/></error></message>")
+    entry._blocked = False
+    romeo.send("<message to='n@irc.a.example' type='chat' id='2'><body>More</body></message>")
+    await irc.expect(f"<message {C} id='2'/>")
+
+
+async def messages(client: Client, count: int) -> list[str | None]:
+    """The ids of the next messages, whatever else comes between them."""
+    found: list[str | None] = []
+    while len(found) < count:
+        got = await client.receive()
+        if str(got.tag).endswith("}message"):
+            found.append(got.get("id"))
+    return found
+
+
+async def test_a_component_is_slowed_down_and_loses_nothing(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "components": {"irc.a.example": {"secret": SECRET}},
+        "component_listener": {"stanzas_per_second": 200, "stanza_burst": 20},
+    }
+    made = FederatedServer(Authority(tmp_path), Directory(), accounts=("romeo@a.example",), settings=settings)
+    async with made as server:
+        romeo = await server.client("romeo@a.example/x", presence=True)
+        irc = await ready(server)
+        began = asyncio.get_running_loop().time()
+        for n in range(100):
+            irc.send(f"<message from='n@irc.a.example' to='romeo@a.example/x' id='{n}'><body>x</body></message>")
+            await asyncio.sleep(0)
+        assert await messages(romeo, 100) == [str(n) for n in range(100)]
+        first = asyncio.get_running_loop().time() - began
+        irc.drop()
+        irc = await ready(server)  # connecting anew does not fill the bucket
+        for n in range(20):
+            irc.send(f"<message from='n@irc.a.example' to='romeo@a.example/x' id='{n}'><body>x</body></message>")
+        irc.send("<message from='n@irc.a.example' to='romeo@a.example/x' id='last'><body>x</body></message>")
+        assert await messages(romeo, 21) == [*(str(n) for n in range(20)), "last"]
+        [bucket, _] = server.kernel.service(ComponentServer).buckets("irc.a.example")
+        assert first > 0.05
+        assert bucket._tokens < 20

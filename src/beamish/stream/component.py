@@ -18,11 +18,15 @@ from beamish.stream.s2s import Event, S2SSettings, ServerStream, Stage, domain_o
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JidMalformed
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.stanza import STANZA_NAMES, Stanza
 from beamish.xmpp.xml import escape_attr
 
 HANDSHAKE: Final = f"{{{ns.COMPONENT}}}handshake"
 _HANDSHAKE_REBASED: Final = f"{{{ns.CLIENT}}}handshake"
+
+
+_STANZAS: Final = {f"{{{ns.COMPONENT}}}{name}": name for name in STANZA_NAMES}
+"""Stanzas that name their namespace themselves, as some libraries write each one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,9 @@ class ComponentStream(ServerStream):
         return [ComponentReady(self.domain)]
 
     def _nonza(self, item: Nonza) -> list[Event]:
+        name = _STANZAS.get(item.tag)
+        if name is not None:
+            return self._prefixed(item.el, name)
         raise fail(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE)
 
     def _welcome(self, stanza: Stanza) -> bool:
