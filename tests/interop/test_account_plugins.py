@@ -543,15 +543,4 @@ def test_every_service_that_aioxmpp_has_for_these_is_used() -> None:
     assert [name for name in SERVICES if NAMES.get(name, f"aioxmpp.{name}.") not in text] == []
     # of the rest: transports, other XEPs, and what is no protocol
     others = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_")} - set(SERVICES)
-    assert others == {
-        "carbons",
-        "dispatcher",
-        "hashes",
-        "httpupload",
-        "ibb",
-        "im",
-        "network",
-        "presence",
-        "shim",
-        "xso",
-    }
+    assert others == {"benchtest", "carbons", "e2etest", "httpupload", "ibb", "im", "presence", "shim", "xso"}
