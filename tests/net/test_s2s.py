@@ -576,3 +576,35 @@ async def test_a_peer_that_does_not_count_gets_pings(two: Two) -> None:
     into.abort()
     error = await juliet.expect("<message from='romeo@a.example/x' type='error' id='5'/>")
     assert error.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}remote-server-timeout") is not None
+
+
+def posted(server: FederatedServer, sender: str, to: str, id_: str) -> None:
+    """A message of a user goes out in this very tick of the loop."""
+    content = b"<body>Hi</body>"
+    server.kernel.router.post(
+        Stanza.build("message", "chat", id=id_, sender=JID.parse(sender), to=JID.parse(to), content=content)
+    )
+
+
+@pytest.mark.parametrize("counting", [True, False])
+@pytest.mark.parametrize("bidi", [True, False])
+@pytest.mark.parametrize("closer", ["a", "b"])
+async def test_a_goodbye_that_crosses_stanzas_costs_none(
+    ca: Authority, names: Directory, closer: str, bidi: bool, counting: bool
+) -> None:
+    """Whoever closes a stream in order, and whoever opened it: what was under way arrives, once, and nothing comes back."""
+    a, b = pair(ca, names)
+    async with a, b:
+        for server in (a, b):
+            server.federation.settings = replace(server.federation.settings, bidi=bidi, resumption=counting)
+        romeo, juliet = await exchange(a, b)
+        mine = a if closer == "a" else b
+        for n in range(8):
+            for link in tuple(mine.federation.links):
+                link.close()
+            posted(a, "romeo@a.example/x", "juliet@b.example/y", f"a{n}")
+            posted(b, "juliet@b.example/y", "romeo@a.example/x", f"b{n}")
+            await juliet.expect(f"<message from='romeo@a.example/x' id='a{n}'/>")
+            await romeo.expect(f"<message from='juliet@b.example/y' id='b{n}'/>")
+        await romeo.expect_nothing()
+        await juliet.expect_nothing()

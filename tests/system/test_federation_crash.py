@@ -148,9 +148,11 @@ class Play:
         self.devices = (self.romeo, self.juliet)
         self.ends = {"killed": 0, "stopped": 0, "both killed": 0, "cut": 0}
         self.messages = 0
+        self.rounds = 0
 
     async def round(self) -> None:
         """Talk while servers end, then look for everything."""
+        self.rounds += 1
         loop = asyncio.get_running_loop()
         over = loop.time() + self.choose.uniform(0.3, 0.8)
         talking = [
@@ -234,10 +236,9 @@ async def test_acknowledged_messages_arrive_once_across_servers(servers: tuple[S
         await server.begin()
         await server.add(account, PASSWORD)
     running = [asyncio.create_task(device.run()) for device in play.devices]
-    rounds = 0
     work: asyncio.Task[None] | None = None
     try:
-        for rounds in range(ROUNDS):
+        for _ in range(ROUNDS):
             work = asyncio.create_task(play.round())
             done, _ = await asyncio.wait({work, *running}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -246,7 +247,7 @@ async def test_acknowledged_messages_arrive_once_across_servers(servers: tuple[S
     except Exception as error:
         for device in play.devices:
             (tmp_path / f"{device.name.replace('/', '-')}.history").write_text("\n".join(device.history))
-        pytest.fail(f"seed {SEED}, round {rounds}: {type(error).__name__} {error}")
+        pytest.fail(f"seed {SEED}, round {play.rounds}: {type(error).__name__} {error}")
     finally:
         for device in play.devices:
             await device.stop()

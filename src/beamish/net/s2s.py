@@ -552,7 +552,7 @@ class Federation:
         if row and self.outbox is not None:
             if self.draining:
                 return
-            self.outbox.drop((row,))
+            self.outbox.drop((row,), soon=True)  # in the commit that has the error
         reply = stanza.error(why.stanza_error())
         if reply is None:
             return
