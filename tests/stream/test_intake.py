@@ -9,7 +9,7 @@ from lxml import etree
 
 from beamish.stream.gate import ParserLimits
 from beamish.stream.intake import Intake
-from beamish.stream.items import Nonza, StreamEnd, StreamHeader
+from beamish.stream.items import Nonza, StreamEnd, StreamHeader, Unaddressable
 from beamish.stream.known import KnownBind, KnownStep
 from beamish.stream.names import NameLedger
 from beamish.xmpp import ns
@@ -28,6 +28,8 @@ def intake(owner: JID | None = None, *, recognise: bool = True, room: int = 10_0
 
 def plain(item: object) -> object:
     """An item in words that do not tell how it was found."""
+    if isinstance(item, Unaddressable):
+        return item.reason, item.reply and item.reply.to_wire()
     if isinstance(item, Nonza):
         if item.tag in (f"{{{ns.SASL}}}{name}" for name in ("auth", "response", "abort")) or item.tag.endswith("tls"):
             return KnownStep(item.tag, item.el.get("mechanism", ""), item.el.text)

@@ -519,7 +519,7 @@ def feed_all(pieces: Iterable[bytes]) -> list[Item]:
         lambda n: f"<message><x xmlns='urn:{n}'/></message>",
         lambda n: f"<n{n}/>",
         lambda n: "<message><body>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "</body></message>",
-        lambda n: "<a xmlns='urn:a'/>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
+        lambda n: "<a xmlns='urn:a'></a >" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
         lambda n: "<presence></presence >" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "<presence/>",
         lambda n: "<r>" + "".join(" \t"[n >> bit & 1] for bit in range(20)) + "</r>",
     ],

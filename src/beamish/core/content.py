@@ -5,12 +5,14 @@ Each known payload is a bit; rules are written as masks. What is not known here 
 
 from __future__ import annotations
 
+import re
 from enum import IntFlag
 from typing import Final, cast
 
 from beamish.core.events import Context
 from beamish.xmpp import ns
 from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import unescape_attr
 
 HINTS: Final = "urn:xmpp:hints"
 CARBONS: Final = "urn:xmpp:carbons:2"
@@ -133,6 +135,15 @@ _MUC_USER: Final = int(H.MUC_USER)
 _INVITATION: Final = int(H.INVITATION)
 
 
+_TO_BE_LOOKED_AT: Final = -1
+_BITS: Final[dict[tuple[str, ...], int]] = {}
+"""The bits of messages by the tags of their children, without that of the body. Peers choose the tags, hence the bounds."""
+_BITS_KEPT: Final = 4_096
+_FEW: Final = 16
+# the name of an element inside of another one may be the same: so only where it stands there once
+_BODY_TEXT: Final = re.compile(rb"<body(?: [^<>]*)?>([^<]*)</body>")
+
+
 def survey(stanza: Stanza) -> int:
     """The bits of `Holds` for a message, as a plain int (bit operations on flags cost ten times as much)."""
     return look(stanza)[0]
@@ -140,6 +151,40 @@ def survey(stanza: Stanza) -> int:
 
 def look(stanza: Stanza) -> tuple[int, str | None]:
     """`survey`, and the text of a message for people: all its bodies (one for each language), one below the other."""
+    tags = stanza.known_tags
+    if tags is None:
+        return _look(stanza)
+    bits = _BITS.get(tags)
+    if bits is None:
+        bits = 0
+        for tag in tags:
+            bits |= 0 if tag == _BODY_TAG else _TAGS.get(tag, _OTHER)
+        if bits & _MUC_USER or tags.count(_BODY_TAG) > 1:
+            bits = _TO_BE_LOOKED_AT
+        if len(_BITS) < _BITS_KEPT and len(tags) < _FEW:
+            _BITS[tags] = bits
+    if bits < 0:
+        return _look(stanza)
+    text = None
+    if _BODY_TAG in tags:
+        raw = stanza.body
+        if raw.count(b"<body") > 1:
+            return _look(stanza)
+        found = _BODY_TEXT.search(raw)
+        if found is None:
+            return _look(stanza)
+        inner = found[1]
+        if inner:
+            bits |= _BODY
+            text = inner.decode()
+            if "&" in text:
+                text = unescape_attr(text)
+    if stanza.type == "error":
+        bits &= ~_HINT_MASK
+    return bits, text
+
+
+def _look(stanza: Stanza) -> tuple[int, str | None]:
     bits = 0
     text: str | None = None
     known = _TAGS.get

@@ -60,9 +60,8 @@ SUBSCRIPTION: Final = "subscription"
 class Row(Generic[E]):
     """One handler on one hook. Lower `at` runs earlier; equal ones in the order of registration.
 
-    `only` names the kinds of stanzas that it looks at; it is called for the others too. With `guarded` it looks only at
-    what concerns accounts whose sessions are marked so (`Session.guarded`). Both are for those who send one stanza to
-    many: see `Hook.everyone`.
+    `only` names the kinds of stanzas that it looks at; it may be called for others too. With `guarded` it looks only at
+    what concerns accounts whose sessions are marked so (`Session.guarded`). Both are for the busiest places: see `Hook`.
     """
 
     at: int
@@ -80,12 +79,14 @@ class Hook(Generic[E]):
     not run the hook, except for sessions that are `guarded`.
     """
 
-    __slots__ = ("everyone", "point", "rows")
+    __slots__ = ("_by_kind", "_pairs", "everyone", "point", "rows")
 
     def __init__(self, point: HookPoint[E]) -> None:
         self.point = point
         self.rows: tuple[Row[E], ...] = ()
         self.everyone: frozenset[str] = frozenset()
+        self._pairs: tuple[tuple[Row[E], Handler[E]], ...] = ()
+        self._by_kind: dict[str, tuple[tuple[Row[E], Handler[E]], ...]] = {}
 
     def add(self, row: Row[E]) -> None:
         """Register a handler."""
@@ -98,16 +99,22 @@ class Hook(Generic[E]):
     def _set(self, rows: Iterable[Row[E]]) -> None:
         self.rows = tuple(sorted(rows, key=lambda r: r.at))
         self.everyone = frozenset(name for row in self.rows if not row.guarded for name in row.only)
+        self._pairs = tuple((row, row.call) for row in self.rows)
+        self._by_kind = {
+            kind: tuple(pair for pair in self._pairs if kind in pair[0].only or _also(kind) in pair[0].only)
+            for kind in STANZAS
+        }
 
-    def run(self, event: E) -> Outcome | Awaitable[Outcome]:
+    def run(self, event: E, kind: str = "") -> Outcome | Awaitable[Outcome]:
         """Call the handlers in order until one stops. Raises `StanzaError` from guards.
 
+        `kind` is the name of the stanza that the event is about: then only those are called who look at such.
         Returns an awaitable only if a handler returned one.
         """
-        rows = self.rows
-        for at, row in enumerate(rows):
+        pairs = self._by_kind[kind] if kind else self._pairs
+        for row, call in pairs:
             try:
-                outcome = row.call(event)
+                outcome = call(event)
             except StanzaError:
                 self._refused(row)
                 continue
@@ -118,16 +125,17 @@ class Hook(Generic[E]):
                 continue
             if outcome is STOP:
                 return STOP
-            return self._rest(outcome, at, event)
+            return self._rest(outcome, pairs, pairs.index((row, call)), event)
         return None
 
-    async def _rest(self, first: Awaitable[Outcome], at: int, event: E) -> Outcome:
-        rows = self.rows
+    async def _rest(
+        self, first: Awaitable[Outcome], pairs: tuple[tuple[Row[E], Handler[E]], ...], at: int, event: E
+    ) -> Outcome:
         pending: Awaitable[Outcome] | None = first
-        while at < len(rows):
-            row = rows[at]
+        while at < len(pairs):
+            row, call = pairs[at]
             try:
-                outcome = pending if pending is not None else row.call(event)
+                outcome = pending if pending is not None else call(event)
                 pending = None
                 if outcome is not None and not isinstance(outcome, Verdict):
                     outcome = await outcome
@@ -152,6 +160,11 @@ class Hook(Generic[E]):
         log.exception("hook_handler_failed", hook=self.point.name, owner=row.owner)
         if self.point.kind is HookKind.GUARD:
             raise StanzaError(Condition.INTERNAL_SERVER_ERROR) from None
+
+
+def _also(kind: str) -> str:
+    """What else stands for stanzas of this kind in `Row.only`."""
+    return SUBSCRIPTION if kind == "presence" else kind
 
 
 class Hooks:

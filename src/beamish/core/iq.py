@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PENDING_LIMIT = 100_000
+_ONE_CHILD = "an IQ of type get or set has exactly one child"
 _ANSWERED = "iq.answered"
 """The note of a request that has its answer."""
 
@@ -103,11 +104,13 @@ class IqDispatch:
 
     def _call(self, ctx: Context, account: bool) -> Stanza | Awaitable[Stanza | None] | None:
         stanza = ctx.stanza
-        payload = check_request(stanza)
+        tags = stanza.tags
+        if len(tags) != 1:
+            raise StanzaError(Condition.BAD_REQUEST, text=_ONE_CHILD)
         to = stanza.to
         at_account = to is None or to.local != ""
         handlers = self._at_account if at_account else self._at_server
-        found = handlers.get((stanza.type, payload.tag))
+        found = handlers.get((stanza.type, tags[0]))
         if found is None:
             raise StanzaError(Condition.SERVICE_UNAVAILABLE)
         handler, own, without_account = found
@@ -211,5 +214,5 @@ def check_request(stanza: Stanza) -> Element:
     """
     el = stanza.el
     if len(el) != 1:
-        raise StanzaError(Condition.BAD_REQUEST, text="an IQ of type get or set has exactly one child")
+        raise StanzaError(Condition.BAD_REQUEST, text=_ONE_CHILD)
     return el[0]

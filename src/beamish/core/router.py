@@ -143,7 +143,7 @@ class Router:
         if stanza.name == IQ and (stanza.type not in _IQ_TYPES or not stanza.id):
             raise StanzaError(Condition.BAD_REQUEST, text="an IQ has an id, and a type that RFC 6120 knows")
         if self._inbound.rows:
-            return self._after(self._inbound.run(ctx), ctx, self._sent)
+            return self._after(self._inbound.run(ctx, stanza.name), ctx, self._sent)
         return self._sent(ctx)
 
     def _sent(self, ctx: Context) -> Awaitable[None] | None:
@@ -237,7 +237,7 @@ class Router:
                     return self._after(self._incoming_iq.run(ctx), ctx, self._iq)
                 return self._iq(ctx)
             if self._incoming.rows:
-                return self._after(self._incoming.run(ctx), ctx, self._to_account)
+                return self._after(self._incoming.run(ctx, stanza.name), ctx, self._to_account)
             return self._to_account(ctx)
         return self._to_server(ctx)
 
@@ -273,7 +273,7 @@ class Router:
             session = self._by_full.get(to)
             if session is not None and self.hand_over(ctx, (session,)):
                 if self._delivered.rows:
-                    return self._ignore(self._delivered.run(ctx))
+                    return self._ignore(self._delivered.run(ctx, MESSAGE))
                 return None
         user = self._by_user.get(to.bare)
         if user is not None:
@@ -302,7 +302,7 @@ class Router:
         if action is _A:
             if self.hand_over(ctx, self._by_user[to.bare].routable):
                 if self._delivered.rows:
-                    return self._ignore(self._delivered.run(ctx))
+                    return self._ignore(self._delivered.run(ctx, MESSAGE))
                 return None
             action = _O if type_ in ("normal", "chat") else _S  # every one of them is just closing
         if action is _O:
@@ -313,7 +313,7 @@ class Router:
 
     def keep(self, ctx: Context) -> Awaitable[None] | None:
         """Give a message that nobody could take to whoever keeps messages; otherwise it bounces."""
-        return self._after(self._undelivered.run(ctx) if self._undelivered.rows else None, ctx, self._unkept)
+        return self._after(self._undelivered.run(ctx, MESSAGE) if self._undelivered.rows else None, ctx, self._unkept)
 
     def _unkept(self, ctx: Context) -> None:
         raise _UNAVAILABLE

@@ -118,10 +118,16 @@ class Database(Protocol):
         ...
 
     def append(
-        self, name: str, sql: str, params: Sequence[Any], failed: Callable[[Exception], None] | None = None
+        self,
+        name: str,
+        sql: str,
+        params: Sequence[Any],
+        failed: Callable[[Exception], None] | None = None,
+        size: int = 0,
     ) -> int:
         """Queue one row, without waiting; its position. `params` must not be changed afterwards.
 
+        `size` is about how many bytes of text and data they hold; 0 has them counted.
         `failed` is called on the loop if the row could not be stored (without it, the loss is logged).
         Raises `StorageBusy` beyond the queue's limits, `StorageClosed`.
         """

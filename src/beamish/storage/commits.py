@@ -92,12 +92,12 @@ class CommitQueue:
 
     # What modules call; contracts in storage.api.Database.
 
-    def append(self, name: str, sql: str, params: Sequence[Any], failed: Failed | None = None) -> int:
+    def append(self, name: str, sql: str, params: Sequence[Any], failed: Failed | None = None, size: int = 0) -> int:
         """Queue one row (see `storage.api.Database.append`)."""
-        size = 0
-        for value in params:
-            if value.__class__ is bytes or value.__class__ is str:
-                size += len(value)
+        if not size:
+            for value in params:
+                if value.__class__ is bytes or value.__class__ is str:
+                    size += len(value)
         if self._bytes + size > self._bytes_limit and self._bytes:  # one row larger than the limit may pass alone
             raise StorageBusy(f"{self._bytes} bytes wait to be stored")
         position = self._enqueue(Row(name, sql, params, failed, size))

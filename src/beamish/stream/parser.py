@@ -199,18 +199,17 @@ class StreamParser:
                 return taken
             data = bytes(self._held) + data
             self._held.clear()
-        if self._size and len(data) > _WORTH_A_CUT and self._quick is not None:
-            data = self._finish_first(data, taken)
+        at = self._shortly(data, taken) if self._quick is not None else 0
+        if at:
+            data = data[at:]
         if self._size == 0 and self._depth == 1:
-            data = self._plain(data.lstrip(WHITE_SPACE), taken)
+            data = data.lstrip(WHITE_SPACE)
             if not data:
                 return taken  # a white space keep-alive needs no parser either
             if data[0] != 60:  # "<"
                 raise text_between()
-            if data == _END and self._prefix == "stream":
-                self._depth = 0
-                taken.append(StreamEnd())
-                return taken
+        elif self._depth == 0 and taken:
+            return taken  # nothing follows the end of the stream
         last = data.rfind(b"<")
         if last >= 0 and not (data[last + 1 : last + 2] == b"/" and data.endswith(b">")):
             self._quote = b""
@@ -218,33 +217,38 @@ class StreamParser:
                 whole, rest = data[:last], data[last:]
                 if whole:
                     self._pieces(whole, taken)
-                if self._depth or not taken:  # nothing follows the end of the stream
+                if self._depth or not taken:
                     self._hold(rest)
                 return taken
         self._pieces(data, taken)
         return taken
 
-    def _plain(self, data: bytes, taken: list[Item]) -> bytes:
-        """Take the plain stanzas at the beginning of the data (see `stream.quick`); what follows them is left."""
-        quick = self._quick
-        if quick is None:
-            return data
-        at = 0
-        while at < len(data):
-            found = quick.read(data, at, self.lang)
-            if found is None:
-                return data[at:]
-            stanza, at = found
-            taken.append(stanza)
-        return b""
+    def _shortly(self, data: bytes, taken: list[Item]) -> int:
+        """Take what needs no parser (see `stream.quick`); where that ends.
 
-    def _finish_first(self, data: bytes, taken: list[Item]) -> bytes:
-        """Parse up to where the unfinished stanza may end, so that those behind it need no parser."""
-        found = _MAY_END.search(data)
-        if found is None or found.end() == len(data):
-            return data
-        self._pieces(data[: found.end()], taken)
-        return data[found.end() :]
+        What does need one, and has a good deal behind it, gets it only up to where its stanza may end.
+        """
+        quick = self._quick
+        assert quick is not None
+        at, end = 0, len(data)
+        while at < end:
+            if self._size == 0 and self._depth == 1:
+                if data[at] in WHITE_SPACE:
+                    at = len(data) - len(data[at:].lstrip(WHITE_SPACE))
+                    continue
+                found = quick.read(data, at, self.lang)
+                if found is not None:
+                    item, at = found
+                    taken.append(item)
+                    continue
+            if end - at < _WORTH_A_CUT or self._depth == 0:
+                break
+            cut = _MAY_END.search(data, at)
+            if cut is None or (data[at] != 60 and self._size == 0):
+                break
+            self._pieces(data[at : cut.end()], taken)
+            at = cut.end()
+        return at
 
     def _hold(self, data: bytes) -> None:
         self._held += data

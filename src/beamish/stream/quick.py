@@ -15,11 +15,12 @@ import re
 from typing import Final
 
 from beamish.stream.gate import ParserLimits
+from beamish.stream.items import Nonza
 from beamish.stream.names import NameLedger
 from beamish.xmpp import ns
 from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
-from beamish.xmpp.xml import escape_attr
+from beamish.xmpp.xml import escape_attr, from_bytes
 
 _ATTRIBUTES_AT_MOST: Final = 16
 _DEPTH: Final = 3
@@ -51,6 +52,7 @@ PLAIN: Final = re.compile(
 """A stanza that needs no parser, with the white space behind it. Every repetition is possessive: it never backtracks."""
 _ATTRIBUTE: Final = re.compile(rb" ([\w.:-]+)=(?:'([^']*)'|\"([^\"]*)\")")
 _FLAT: Final = re.compile(rb"<((%b)(%b)) ?(?:/>|>[^<]*</\2>)" % (_NAME, _ATTRIBUTES))
+_EMPTY: Final = re.compile(rb"<((?!message\b|presence\b|iq\b)(%b)(%b)) ?/>[ \t\n\r]*+" % (_NAME, _ATTRIBUTES))
 _NESTED: Final = re.compile(
     rb"<((%b)(%b)) ?(?:/>|>((?:[^<]*(?:<(%b)%b ?(?:/>|>[^<]*</\5>))?)*)</\2>)"
     % (_NAME, _ATTRIBUTES, _NAME, _ATTRIBUTES)
@@ -70,7 +72,7 @@ class QuickReader:
     `largest` is the size in bytes that the limits allow to go this way, 0 when they are narrower than what `PLAIN` takes.
     """
 
-    __slots__ = ("_almost", "_known", "_spaces", "_tags", "largest")
+    __slots__ = ("_almost", "_known", "_nonzas", "_spaces", "_tags", "largest")
 
     def __init__(self, limits: ParserLimits, ledger: NameLedger) -> None:
         self._known = ledger.known
@@ -79,18 +81,20 @@ class QuickReader:
         """Tags by start tag, where that says it all: `active xmlns='http://jabber.org/protocol/chatstates'`."""
         self._almost: dict[bytes, str] = {}
         """Tags by the start tag up to the value of its last attribute: `origin-id xmlns='urn:xmpp:sid:0' id`."""
+        self._nonzas: dict[bytes, Nonza] = {}
+        """Elements without content by start tag, of which `_tags` knows."""
         # no element is shorter than `<a/>`
         wide = limits.attributes >= _ATTRIBUTES_AT_MOST and limits.depth >= _DEPTH
         self.largest = min(_LARGEST, limits.stanza_bytes, 4 * limits.elements) if wide else 0
 
-    def read(self, data: bytes, at: int, lang: str) -> tuple[Stanza, int] | None:
-        """The stanza that begins at `at` and where the next one may begin; None where only the long way can tell.
+    def read(self, data: bytes, at: int, lang: str) -> tuple[Stanza | Nonza, int] | None:
+        """The item that begins at `at` and where the next one may begin; None where only the long way can tell.
 
         `lang` is the stream's language, for stanzas that name none (RFC 6120 §8.1.5).
         """
         found = PLAIN.match(data, at)
         if found is None:
-            return None
+            return self._nonza(data, at)
         raw_name, attributes, content, grandchild = found.group("name", "attributes", "content", "grandchild")
         end = found.end()
         if end - at > self.largest:
@@ -146,6 +150,21 @@ class QuickReader:
         return Stanza(
             name, type_, id_, sender, to, own_lang, head, b">" + content + b"</" + raw_name + b">", None, tags
         ), end
+
+    def _nonza(self, data: bytes, at: int) -> tuple[Nonza, int] | None:
+        """An empty element that is no stanza: an acknowledgement, or a request for one (XEP-0198 §4)."""
+        found = _EMPTY.match(data, at)
+        if found is None or found.end() - at > self.largest:
+            return None
+        start, name, attributes = found.groups()
+        nonza = self._nonzas.get(start)
+        if nonza is None:
+            if not start.isascii() or self._tag(start, name, attributes, "") is None:
+                return None
+            nonza = Nonza(from_bytes(b"<" + start + b"/>"))
+            if start in self._tags:  # nothing in it varies, and nobody changes it
+                self._nonzas[start] = nonza
+        return nonza, found.end()
 
     def _children(self, content: bytes, nested: bool) -> tuple[str, ...] | None:
         """The tags of the children in Clark notation, when every name in them is known."""

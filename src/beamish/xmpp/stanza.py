@@ -214,9 +214,7 @@ class Stanza:
         """The stanza without its element tree, for keeping: the tree holds on to the whole document it came from."""
         if self._el is None:
             return self
-        return Stanza(
-            self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, self.body, None, self._tags
-        )
+        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, self.body)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -238,6 +236,12 @@ class Stanza:
         if tags is None:
             tags = self._tags = tuple(str(child.tag) for child in self.el)
         return tags
+
+    @property
+    def known_tags(self) -> tuple[str, ...] | None:
+        """`tags` of a stanza that was read without a tree, and has none yet; otherwise None. Its body is plain: in quotation
+        marks and texts nothing stands for markup, and only the five entities of XML are used (`stream.quick`)."""
+        return self._tags if self._el is None else None
 
     @property
     def payload(self) -> Element | None:

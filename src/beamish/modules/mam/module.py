@@ -42,6 +42,8 @@ from beamish.xmpp.stanza import MESSAGE, PersonalStanza, Stanza
 
 log = structlog.get_logger(__name__)
 
+_ROW_TEXTS: Final = 256
+"""About as many bytes as a row has beside the stanza."""
 _BACKLOG: Final = 5_000
 """Jobs waiting for their commit above which whoever sends a message waits; the queue takes four times as many."""
 _PREFS_KEPT: Final = 50_000
@@ -286,7 +288,7 @@ class MamModule(LegacyArchive):
         wire, body = shared[1], notes["content.text"]
         id_ = number, salt = self._ids.next(self._now())
         row = (number, salt, str(owner), str(peer.bare), peer.resource, stanza.id, kind, body, wire)
-        position = self._append("mam.store", store.APPEND, row, _lost)
+        position = self._append("mam.store", store.APPEND, row, _lost, len(wire) + _ROW_TEXTS)
         if position > ctx.settled:
             ctx.settled = position
         self._keeper.appended()
