@@ -133,6 +133,7 @@ class SlixmppPeer(Peer):
         client.roster.auto_subscribe = False
         for plugin in ("xep_0030", "xep_0199", "xep_0203"):
             client.register_plugin(plugin)
+        self._made(client)
         started: asyncio.Future[None] = loop.create_future()
 
         def resolve(outcome: BaseException | None) -> None:
@@ -149,6 +150,9 @@ class SlixmppPeer(Peer):
         await asyncio.wait_for(started, PATIENCE)
         self.jid = str(client.boundjid)
         await client.get_roster()
+
+    def _made(self, client: Any) -> None:
+        """The client is about to connect."""
 
     def _stream_error(self, error: Any) -> None:
         if not self.ended.done():
