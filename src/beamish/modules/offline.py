@@ -35,7 +35,7 @@ from beamish.storage.api import Cursor, Migration, StorageError
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
-from beamish.xmpp.stanza import MESSAGE, Stanza
+from beamish.xmpp.stanza import MESSAGE, Stanza, insert_child
 
 log = structlog.get_logger(__name__)
 
@@ -435,18 +435,14 @@ class OfflineModule(Module):
         id_, when, wire = row
         domain = session.jid.domain
         try:
-            made = Stanza.thaw(wire)
+            # one with our own stamp was delivered before, and then handed back
+            if b"urn:xmpp:delay" not in wire or not any(_is_own_delay(el, domain) for el in Stanza.thaw(wire).el):
+                delay = f"<delay xmlns='{ns.DELAY}' from='{domain}' stamp='{stamp(when)}'/>"
+                wire = insert_child(wire, MESSAGE, delay.encode())
+            stanza = StoredMessage.thaw(wire)
         except ValueError as exc:
             log.error("offline_message_damaged", user=box.account, id=id_, error=str(exc))
             return None
-        # one with our own stamp was delivered before, and then handed back
-        if b"urn:xmpp:delay" not in wire or not any(_is_own_delay(child, domain) for child in made.el):
-            made = made.with_child(
-                f"<delay xmlns='{ns.DELAY}' from='{session.bare.domain}' stamp='{stamp(when)}'/>".encode()
-            )
-        stanza = StoredMessage(
-            made.name, made.type, made.id, made.sender, made.to, made.lang, made.head, made.body
-        )  # without the tree, which would hold the whole document as long as somebody keeps the stanza
         if self._releasing.rows and self._releasing.run(Delivery(Context(stanza), stanza, session)) is STOP:
             return None
         stanza.kept = True
