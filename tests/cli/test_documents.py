@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
 from lxml import etree
 
 from beamish.cli.catalogue import declared
 from beamish.cli.documents import commands_markdown, doap, hooks_markdown, implemented, xeps_markdown
+from beamish.cli.xep_tests import OF_SOURCE, PASSING, PLAYS
 from beamish.cli.xep_titles import TITLES
 from beamish.core.events import CATALOGUE
 from beamish.core.registry import discover
@@ -20,6 +23,46 @@ def test_every_protocol_has_a_title_a_source_and_a_row() -> None:
         assert TITLES[each.xep.number]
         assert (ROOT / "src" / "beamish" / each.file).exists(), each.file
         assert f"| [{each.xep.number:04}](" in text and f"[{each.file}](../src/beamish/{each.file})" in text
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables, without their heads."""
+    lines = [line.removeprefix("| ").removesuffix(" |") for line in text.splitlines() if line.startswith("| [")]
+    return [re.split(r"(?<!\\) \| ", line) for line in lines]
+
+
+def test_every_row_is_whole_and_its_tests_are_there() -> None:
+    text = xeps_markdown(discover())
+    assert len(rows(text)) == len(implemented(discover())) + len(PASSING)
+    for cells in rows(text):
+        xep, title, version, *middle, tests = cells
+        assert re.fullmatch(r"\[\d{4}\]\(https://xmpp\.org/extensions/xep-\d{4}\.html\)", xep)
+        assert title and re.fullmatch(r"\d+(\.\d+){1,2}", version), xep
+        if middle:
+            state, source = middle
+            assert re.match(r"(complete|partial)(: .|$)", state), xep
+            (file,) = re.findall(r"\(\.\./(.+?)\)", source)
+            assert (ROOT / file).exists(), xep
+        links = re.findall(r"\[(.+?)\]\(\.\./(.+?)\)", tests)
+        assert links, f"{xep} has no tests"
+        assert len({name for name, _ in links}) == len(links), f"two tests of {xep} have the same name"
+        for _, path in links:
+            assert (ROOT / path).is_file(), f"{xep}: there is no {path}"
+            assert "def test_" in (ROOT / path).read_text(), f"{xep}: {path} tests nothing"
+
+
+def test_nothing_is_said_about_tests_of_what_is_not_there() -> None:
+    found = {(each.file, each.xep.number) for each in implemented(discover())}
+    said = {(source, number) for source, numbers in OF_SOURCE.items() for number in numbers}
+    assert said - found == set()
+    assert PLAYS.keys() - {number for _, number in found} == set()
+    passing = [number for number, _, _ in PASSING]
+    assert not set(passing) & {number for _, number in found} and passing == sorted(passing)
+
+
+@pytest.mark.parametrize("number", [48, 49, 82, 402, 411])
+def test_what_was_forgotten_once_is_listed(number: int) -> None:
+    assert any(cells[0].startswith(f"[{number:04}]") for cells in rows(xeps_markdown(discover())))
 
 
 def test_a_protocol_has_one_version() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from beamish.cli.catalogue import declared
+from beamish.cli.xep_tests import PASSING, tests_of
 from beamish.cli.xep_titles import TITLES
 from beamish.core.commands import Command, Kind, Parameter
 from beamish.core.events import CATALOGUE
@@ -62,26 +63,15 @@ def _file_of(module: Any) -> str:
     return f"{parts[0]}/{parts[1]}/" if len(parts) > 2 else f"{name}.py"
 
 
-def _tests_of(file: str, root: Path | None) -> list[str]:
-    """The tests of a file: its namesake and what begins like it, or the folder of the same name."""
-    if file.endswith("/"):
-        candidates = [f"tests/{file}"]
-    else:
-        folder, _, name = file.rpartition("/")
-        candidates = [f"tests/{folder}/test_{name}"]
-    return [path for path in candidates if root is None or (root / path).exists()]
-
-
 def xeps_markdown(modules: Sequence[Any]) -> str:
     """docs/xeps.md: number, title, version, state, source and tests of everything that is implemented."""
-    root = _root()
     rows = [
         "# Extension protocols",
         "",
         _MADE,
         "",
         "`complete` means every part that is a server's business, with the exception in the note, if there is one.",
-        "What clients do among themselves passes through and is not listed.",
+        "Tests are those of the source first, then plays over sockets and with foreign clients.",
         "",
         "| XEP | title | version | state | source | tests |",
         "|---|---|---|---|---|---|",
@@ -89,11 +79,38 @@ def xeps_markdown(modules: Sequence[Any]) -> str:
     for each in implemented(modules):
         xep = each.xep
         state = xep.status + (f": {xep.note}" if xep.note else "")
-        tests = ", ".join(f"[{Path(path).name}](../{path})" for path in _tests_of(each.file, root)) or "–"
-        link = f"[{xep.number:04}](https://xmpp.org/extensions/xep-{xep.number:04}.html)"
+        tests = _links(tests_of(xep.number, each.file))
         source = f"[{each.file}](../{_SOURCE}{each.file})"
-        rows.append(f"| {link} | {_cell(_title(xep.number))} | {xep.version} | {_cell(state)} | {source} | {tests} |")
+        title = _cell(_title(xep.number))
+        rows.append(f"| {_xep(xep.number)} | {title} | {xep.version} | {_cell(state)} | {source} | {tests} |")
+    rows += [
+        "",
+        "## What passes through",
+        "",
+        "Clients do these among themselves. The server does not change them, and knows them where archives, stored messages,",
+        "copies for other devices and clients in the background have rules about them.",
+        "",
+        "| XEP | title | version | tests |",
+        "|---|---|---|---|",
+    ]
+    for number, version, names in PASSING:
+        tests = _links([f"tests/{name}" for name in names.split()])
+        rows.append(f"| {_xep(number)} | {_cell(_title(number))} | {version} | {tests} |")
     return "\n".join(rows) + "\n"
+
+
+def _xep(number: int) -> str:
+    return f"[{number:04}](https://xmpp.org/extensions/xep-{number:04}.html)"
+
+
+def _links(paths: Sequence[str]) -> str:
+    """Links to tests, each named as shortly as it can be told from the others."""
+    names = [Path(path).name for path in paths]
+    shown = [
+        name if names.count(name) == 1 else "/".join(Path(path).parts[-2:])
+        for name, path in zip(names, paths, strict=True)
+    ]
+    return ", ".join(f"[{name}](../{path})" for name, path in zip(shown, paths, strict=True))
 
 
 def doap(modules: Sequence[Any]) -> str:
@@ -218,9 +235,3 @@ def _title(number: int) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _root() -> Path | None:
-    """The repository that this source is part of, if it is in one."""
-    root = Path(__file__).resolve().parents[3]
-    return root if (root / "tests").is_dir() else None

@@ -49,7 +49,11 @@ class PrivateXmlModule(Module):
 
     name = "private_xml"
     Config = Config
-    xeps = (Xep(49, "1.2"), Xep(411, "1.1.1", note="with the pubsub module"))
+    xeps = (
+        Xep(48, "1.2", note="in private storage; with the pubsub module also in its node, unified with XEP-0402"),
+        Xep(49, "1.2"),
+        Xep(411, "1.1.1", note="with the pubsub module"),
+    )
     features = (NS,)
     migrations = (
         Migration(
