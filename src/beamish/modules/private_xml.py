@@ -68,7 +68,8 @@ class PrivateXmlModule(Module):
     async def ready(self) -> None:
         """Bookmarks are converted if there is something to convert them to."""
         if self.kernel.service_or_none(PepService) is not None:
-            self.account_features = ("urn:xmpp:bookmarks-conversion:0",)  # type: ignore[misc]
+            # XEP-0411 §3, XEP-0402 §4: what is in private storage is also in the nodes of both kinds
+            self.account_features = ("urn:xmpp:bookmarks-conversion:0", "urn:xmpp:bookmarks:1#compat")  # type: ignore[misc]
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:

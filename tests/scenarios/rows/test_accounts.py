@@ -175,7 +175,8 @@ async def test_private_storage_and_bookmarks(stage: Stage) -> None:
     added = f"<conference xmlns='{native}' name='Mantua'><extensions>{extension}</extensions></conference>"
     publish = f"<publish node='{native}'><item id='{other}'>{added}</item></publish>"
     await phone.iq(f"<iq type='set' id='n'><pubsub xmlns='{PUBSUB}'>{publish}</pubsub></iq>")
-    assert "urn:xmpp:bookmarks-conversion:0" in await features(desk)
+    compatible = {f"{native}#compat", f"{native}#compat-pep", "urn:xmpp:bookmarks-conversion:0"}
+    assert compatible <= await features(desk)
     await stage.restart()
     desk = await stage.login("romeo@example.org/desk", presence=True)
     ask = "<iq type='get' id='g'><query xmlns='jabber:iq:private'>{}</query></iq>"
