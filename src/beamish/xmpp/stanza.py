@@ -350,16 +350,16 @@ def insert_child(wire: bytes, name: str, child: bytes) -> bytes:
 
 
 def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
-    """Freeze a stanza element, still inside its stream's tree or just parsed; `el` must be in `jabber:client`.
+    """Freeze a stanza element, still inside its stream's tree or just parsed.
 
-    With `name` it may be in another content namespace (RFC 6120 §4.8.3), which becomes `jabber:client`.
+    `name` is its local name, for who knows it already. Another content namespace (RFC 6120 §4.8.3) becomes `jabber:client`.
     `default_lang` is the stream's language, added where the stanza names none (RFC 6120 §8.1.5).
     Raises `AddressMalformed` or `SenderMalformed`.
     """
-    if name:
-        el = _without_prefix(el, namespace_of(el))
-    else:
-        name = str(el.tag)[15:]
+    space = namespace_of(el)
+    if space != ns.CLIENT:
+        el = _without_prefix(el, space)
+    name = name or local_name(el)
     raw = _tostring(el, encoding="utf-8", with_tail=False)
     if el.prefix is not None or (raw.count(b'="jabber:client"') > 1 and _CLIENT_PREFIX.search(raw) is not None):
         el = _without_prefix(el)
