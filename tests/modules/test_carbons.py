@@ -299,3 +299,26 @@ async def test_the_wish_survives_a_restart() -> None:
         while (el := await desk.receive()).find(f"{{{CARBONS}}}sent") is None:
             assert el.tag != "{urn:xmpp:sm:3}failed"
     await database.close()
+
+
+@pytest.mark.parametrize("archive", [True, False])
+async def test_what_was_stored_is_not_given_to_who_has_a_copy(archive: bool) -> None:
+    """A device that was not available yet gets a copy; the message itself is stored for whoever comes first."""
+    async with World(settings={"modules": {} if archive else {"disable": ["mam"]}}) as world:
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        romeo.send("<message to='juliet@example.org' type='chat' id='1'><body>before</body></message>")
+        juliet = await world.login("juliet@example.org/balcony")
+        await juliet.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        for number in (2, 3):
+            romeo.send(f"<message to='juliet@example.org' type='chat' id='{number}'><body>copied</body></message>")
+        await world.settle()
+        assert [el.find(f"{{{CARBONS}}}received") is not None for el in juliet.inbox] == [True, True]
+        juliet.inbox.clear()
+        juliet.send("<presence/>")
+        await world.settle()
+        assert [el.findtext("{*}body") for el in juliet.inbox if el.tag == "{jabber:client}message"] == ["before"]
+        for el in juliet.inbox:
+            if el.tag == "{jabber:client}iq":
+                juliet.send(f"<iq type='result' id='{el.get('id')}' to='{el.get('from')}'/>")
+        await world.settle()
+        assert await world.db.fetch("SELECT id FROM offline_message") == []

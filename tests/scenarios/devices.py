@@ -1,7 +1,8 @@
 """Devices that lose their connections and come back, and remember everything that they sent, saw and were told.
 
 Each speaks XEP-0198 as a careful client does: it keeps what is not acknowledged, resumes, sends again what the server has
-not handled, and starts a new stream when there is nothing to resume.
+not handled, and starts a new stream when there is nothing to resume. It has carbons on, is in a room, and follows the pushes
+of its account's roster without ever asking for it again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from beamish.xmpp.xml import Element
 
 SM = "urn:xmpp:sm:3"
 MAM = "urn:xmpp:mam:2"
+CARBONS = "urn:xmpp:carbons:2"
+ROSTER = "jabber:iq:roster"
+ROOM = "hall@conference.example.org"
 BODY = "{jabber:client}body"
 DELAY = "{urn:xmpp:delay}delay"
 PATIENCE = 60.0
@@ -31,11 +35,11 @@ class Violation(AssertionError):
 
 @dataclass
 class Stanza:
-    """Something sent and not acknowledged; `message` and `account` (where it goes) if it is a message."""
+    """Something sent and not acknowledged; `message` and `accounts` (whose devices must see it) if it is a message."""
 
     xml: str
     message: Message | None = None
-    account: str = ""
+    accounts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Ledger:
     """What all devices know together since the last check."""
 
     acknowledged: dict[str, list[Message]] = field(default_factory=dict)
-    """Account → messages to it that the server has acknowledged."""
+    """Account or room → messages to it or from it that the server has acknowledged."""
     uncertain: set[Message] = field(default_factory=set)
     """Sent a second time because nobody could tell whether the first was handled (XEP-0198 §4 allows for that)."""
     resumed: int = 0
@@ -72,7 +76,13 @@ class Device:
         self._sent = 0
         self._numbers = 0
         self.seen: set[Message] = set()
-        """In all streams, since the last check."""
+        """In all streams, since the last check; what it sent itself included."""
+        self.room: list[Message] = []
+        """What came live from the room since the last check, in order."""
+        self.archived: dict[str, list[Message]] = {}
+        """What the last reading of each archive gave, in order."""
+        self.roster: dict[str, str] = {}
+        """Contacts and their names, from the answer at the begin of the stream and from pushes."""
         self._stream: set[Message] = set()
         self._latest: dict[str, int] = {}
         self.fresh = True
@@ -83,6 +93,8 @@ class Device:
         self._caught_up: asyncio.Future[str] | None = None
         self._counter = 0
         self._stopping = False
+        self.looked: dict[str, str] | None = None
+        """The roster as the server has it, once `look` was answered."""
         self.history: deque[str] = deque(maxlen=400)
         """What happened last, for whoever looks for the cause of a violation."""
 
@@ -160,7 +172,17 @@ class Device:
         self.fresh = True
         self._ledger.begun += 1
         self.client = client
+        self.roster = {}
+        self.send(Stanza(f"<iq type='get' id='roster'><query xmlns='{ROSTER}'/></iq>"))
+        self.send(Stanza(f"<iq type='set' id='carbons'><enable xmlns='{CARBONS}'/></iq>"))
         self.send(Stanza("<presence/>"))
+        nick = f"{self.jid.local}-{self.jid.resource}"
+        self.send(
+            Stanza(
+                f"<presence to='{ROOM}/{nick}'><x xmlns='http://jabber.org/protocol/muc'>"
+                "<history maxstanzas='0'/></x></presence>"
+            )
+        )
         for stanza in again:
             self.send(stanza)
         self.request()
@@ -196,13 +218,24 @@ class Device:
         if stanza.message is not None:
             self.history.append(f"say {stanza.message[1]} as {self._sent}, connected: {self.client is not None}")
 
-    def say(self, account: str) -> None:
-        """A message to all devices of an account."""
+    def say(self, to: str) -> None:
+        """A message to an account, one of its devices, or the room."""
         self._numbers += 1
         message = (self.name, self._numbers)
         text = f"{self.name} {self._numbers}"
-        xml = f"<message to='{account}' type='chat' id='{text}'><body>{text}</body></message>"
-        self.send(Stanza(xml, message, account))
+        type_ = "groupchat" if to == ROOM else "chat"
+        xml = f"<message to='{to}' type='{type_}' id='{text}'><body>{text}</body></message>"
+        if to == ROOM:
+            self.send(Stanza(xml, message, (ROOM,)))
+        else:
+            self.seen.add(message)
+            self.send(Stanza(xml, message, tuple({to.partition("/")[0], self.account})))
+
+    def name_contact(self, contact: str, name: str) -> None:
+        """Change the roster."""
+        self._counter += 1
+        item = f"<item jid='{contact}' name='{name}'/>"
+        self.send(Stanza(f"<iq type='set' id='set-{self._counter}'><query xmlns='{ROSTER}'>{item}</query></iq>"))
 
     def request(self) -> None:
         """Ask for an acknowledgement."""
@@ -216,7 +249,8 @@ class Device:
             stanza = self._unacknowledged.popleft()
             if stanza.message is not None:
                 self.history.append(f"acknowledged {stanza.message[1]}")
-                self._ledger.acknowledged.setdefault(stanza.account, []).append(stanza.message)
+                for account in stanza.accounts:
+                    self._ledger.acknowledged.setdefault(account, []).append(stanza.message)
         self._acknowledged = h
         if not self._unacknowledged:
             self.empty.set()
@@ -246,28 +280,54 @@ class Device:
         if el.get("type") == "error":
             raise Violation(f"{self.name}: bounced: {el.get('id')}")
         archived = el.find(f"{{{MAM}}}result")
-        body = (el if archived is None else archived).findtext(f".//{BODY}")
-        if body is None:
+        copy = el.find(f"{{{CARBONS}}}sent")
+        if copy is None:
+            copy = el.find(f"{{{CARBONS}}}received")
+        inner = (
+            el
+            if archived is None and copy is None
+            else el.find(".//{urn:xmpp:forward:0}forwarded/{jabber:client}message")
+        )
+        body = None if inner is None else inner.findtext(BODY)
+        if inner is None or body is None:
             return
         sender, _, number = body.rpartition(" ")
         message = (sender, int(number))
         self.seen.add(message)
-        delay = el.find(DELAY)
+        delay = inner.find(DELAY)
         stamp = "" if delay is None else f" of {delay.get('stamp')}"
-        self.history.append(f"seen {body} as {self._received}{stamp}{'' if archived is None else ' from the archive'}")
-        if archived is not None or message in self._ledger.uncertain:
+        how = "" if archived is None else " from the archive"
+        how += "" if copy is None else " as a copy"
+        self.history.append(f"seen {body} as {self._received}{stamp}{how}")
+        if archived is not None:
+            self.archived.setdefault(archived.get("queryid") or "", []).append(message)
+            return
+        in_room = inner.get("type") == "groupchat"
+        if in_room:
+            self.room.append(message)
+        if message in self._ledger.uncertain:
             return
         if message in self._stream:
             raise Violation(f"{self.name}: {body} came twice in one stream")
         self._stream.add(message)
-        if el.find(DELAY) is None:
-            if self._latest.get(sender, 0) > message[1]:
-                raise Violation(f"{self.name}: {body} came after {self._latest[sender]}")
-            self._latest[sender] = message[1]
+        if delay is None:
+            key = f"{sender} in the room" if in_room else sender
+            if self._latest.get(key, 0) > message[1]:
+                raise Violation(f"{self.name}: {body} came after {self._latest[key]}")
+            self._latest[key] = message[1]
 
     def _iq(self, el: Element) -> None:
+        if el.get("type") == "error":
+            raise Violation(f"{self.name}: {el.get('id')} was refused: {[str(child.tag) for child in el.iter()]}")
+        roster = el.find(f"{{{ROSTER}}}query")
+        if roster is not None and el.get("type") in ("set", "result"):
+            if el.get("id") == "look":
+                self.looked = {item.get("jid") or "": item.get("name") or "" for item in roster}
+            else:
+                self.roster |= {item.get("jid") or "": item.get("name") or "" for item in roster}
         if el.get("type") in ("get", "set"):
             self.send(Stanza(f"<iq type='result' id='{el.get('id')}' to='{el.get('from')}'/>"))
+            self.request()
             return
         waiting = self._pings.pop(el.get("id") or "", None)
         if waiting is not None and not waiting.done():
@@ -285,16 +345,23 @@ class Device:
         self.send(Stanza(f"<iq type='get' id='{id_}'><ping xmlns='urn:xmpp:ping'/></iq>"))
         await future
 
-    async def catch_up(self, since: str) -> None:
-        """Read the archive from a time on."""
+    def look(self) -> None:
+        """Ask for the roster, without believing the answer."""
+        self.looked = None
+        self.send(Stanza(f"<iq type='get' id='look'><query xmlns='{ROSTER}'/></iq>"))
+
+    async def catch_up(self, since: str, archive: str = "") -> None:
+        """Read the archive from a time on: one's own, or the room's."""
         after = ""
+        self.archived[archive] = []
+        to = f" to='{archive}'" if archive else ""
         while True:
             self._caught_up = asyncio.get_running_loop().create_future()
             page = f"<after>{after}</after>" if after else ""
             self._counter += 1
             self.send(
                 Stanza(
-                    f"<iq type='set' id='mam-{self._counter}'><query xmlns='{MAM}'>"
+                    f"<iq type='set' id='mam-{self._counter}'{to}><query xmlns='{MAM}' queryid='{archive}'>"
                     "<x xmlns='jabber:x:data' type='submit'>"
                     f"<field var='FORM_TYPE'><value>{MAM}</value></field>"
                     f"<field var='start'><value>{since}</value></field></x>"
@@ -315,9 +382,23 @@ class Device:
         if missing:
             raise Violation(f"{self.name}: {len(missing)} acknowledged messages were not seen: {missing[:5]}")
 
+    def check_room(self, order: list[Message]) -> None:
+        """What came live from the room came in the order of its archive."""
+        place = {message: at for at, message in enumerate(order)}
+        places = [place[message] for message in self.room if message in place]
+        if places != sorted(places):
+            raise Violation(f"{self.name}: out of order in the room: {self.room}, in its archive {order}")
+
+    def check_roster(self) -> None:
+        """What it was told of the roster is what the roster is."""
+        if self.looked is not None and self.looked != self.roster:
+            raise Violation(f"{self.name}: believes in the roster {self.roster}, which is {self.looked}")
+
     def checked(self) -> None:
         """Begin a new round."""
         self.seen.clear()
+        self.room.clear()
+        self.archived.clear()
         self.fresh = False
         # a message of before the check must not come again either, but the last ones are enough to tell
         if len(self._stream) > 20_000:

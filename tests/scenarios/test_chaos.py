@@ -1,8 +1,10 @@
 """Nothing acknowledged is lost, nothing is seen twice in one stream, order is kept: while connections break, the server is
 killed with -9, and is restarted, at random.
 
-Several devices of several accounts talk to each other. After each round everybody comes back and every acknowledged message
-is looked for on every device, with the help of the archive on those that could not go on with their stream.
+Several devices of several accounts talk to each other, to single devices, to whole accounts and in a room, and change their
+rosters. After each round everybody comes back and every acknowledged message is looked for on every device of its receiver and
+of its sender (which get copies), and of everybody in the room, with the help of the archives on those that could not go on with
+their stream. Archives and what comes live are in the same order, and every device believes in the same roster.
 
 `BEAMISH_CHAOS_ROUNDS` sets the number of rounds, `BEAMISH_CHAOS_SEED` repeats the choices of an earlier run (moments are
 not quite the same again). `BEAMISH_CHAOS_ARCHIVE=0` goes without the archive.
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.scenarios.devices import Device, Ledger, Message, Violation
+from tests.scenarios.devices import ROOM, Device, Ledger, Message, Violation
 from tests.system.conftest import Daemon
 
 from beamish.testing import Client
@@ -87,6 +89,7 @@ class Chaos:
             for name in DEVICES
         ]
         self.messages = 0
+        self.names = 0
         self.ends = {"cuts": 0, "forgotten": 0, "killed": 0, "stopped": 0}
 
     async def round(self, number: int) -> None:
@@ -112,7 +115,12 @@ class Chaos:
         choose = random.Random(self.choose.random())
         while asyncio.get_running_loop().time() < until:
             for _ in range(choose.randint(1, 6)):
-                device.say(f"{choose.choice(ACCOUNTS)}@example.org")
+                to = f"{choose.choice(ACCOUNTS)}@example.org"
+                place = choose.random()
+                device.say(ROOM if place < 0.2 else f"{to}/{choose.choice(DEVICES)}" if place < 0.5 else to)
+            if choose.random() < 0.05:
+                self.names += 1
+                device.name_contact(f"c{choose.randrange(5)}@example.org", f"name {self.names}")
             if choose.random() < 0.5:
                 device.request()
             await asyncio.sleep(choose.uniform(0.0, 0.03))
@@ -145,9 +153,12 @@ class Chaos:
         expected = self.ledger.acknowledged
         while True:
             for device in self.devices:
+                device.look()
                 await self._ping(device)
+            for device in self.devices:
                 if device.fresh and ARCHIVE:
-                    await device.catch_up(since)
+                    await self._catch_up(device, since, "")
+                    await self._catch_up(device, since, ROOM)
             try:
                 self._compare(expected)
             except Violation as violation:
@@ -169,9 +180,20 @@ class Chaos:
         self._tries += 1
         return self._tries < 20
 
+    async def _catch_up(self, device: Device, since: str, archive: str) -> None:
+        """Read an archive; a connection that just broke begins again, later."""
+        reading = asyncio.ensure_future(device.catch_up(since, archive))
+        await asyncio.wait({reading})
+        if not reading.cancelled():
+            reading.result()
+
     def _compare(self, expected: dict[str, list[Message]]) -> None:
+        order = next((found for d in self.devices if (found := d.archived.get(ROOM))), [])
+        for device in self.devices:
+            device.check_room(order)
+            device.check_roster()
         for account, messages in expected.items():
-            own = [device for device in self.devices if device.account == account]
+            own = [device for device in self.devices if account in (device.account, ROOM)]
             for device in own:
                 device.check(messages, archive=ARCHIVE)
             together = set().union(*(device.seen for device in own))
@@ -187,12 +209,27 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
         yield made
 
 
+async def open_room(daemon: Daemon) -> None:
+    """Make a room that stays."""
+    owner = await daemon.client(f"{ACCOUNTS[0]}@example.org/owner", PASSWORD, tls=False)
+    owner.send(f"<presence to='{ROOM}/owner'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+    await owner.iq(
+        f"<iq type='set' id='own' to='{ROOM}'><query xmlns='http://jabber.org/protocol/muc#owner'>"
+        "<x xmlns='jabber:x:data' type='submit'>"
+        "<field var='FORM_TYPE'><value>http://jabber.org/protocol/muc#roomconfig</value></field>"
+        "<field var='muc#roomconfig_persistentroom'><value>1</value></field>"
+        "<field var='muc#roomconfig_maxusers'><value>100</value></field></x></query></iq>"
+    )
+    await owner.close()
+
+
 @pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_or_doubled(daemon: Daemon, tmp_path: Path) -> None:
     chaos = Chaos(daemon, random.Random(SEED))
     await chaos.network.start()
     for account in ACCOUNTS:
         await daemon.add(f"{account}@example.org", PASSWORD)
+    await open_room(daemon)
     running = [asyncio.create_task(device.run()) for device in chaos.devices]
     number = 0
     work: asyncio.Task[None] | None = None

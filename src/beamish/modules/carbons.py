@@ -10,20 +10,25 @@ Not here: the archive, whose ids are on the copies if the module `mam` runs.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import Any, Final
 
 from beamish.core import events
 from beamish.core.content import CARBONS, Holds, content_of, survey
-from beamish.core.events import Context, SessionClosed, SessionEvent
+from beamish.core.events import Context, Delivery, SessionClosed, SessionEvent
+from beamish.core.hooks import STOP, Outcome
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
-from beamish.core.services import CopiesService
+from beamish.core.services import CopiesService, SessionKeeper
 from beamish.core.sessions import Session
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, PersonalStanza, Stanza, Wire
 
 _RULES: Final = "urn:xmpp:carbons:rules:0"
 _NOTE: Final = "carbons.enabled"
+_HAD: Final = "carbons.had"
+"""Note of a session: messages that nobody took, of which it has copies; one in each line."""
+_HAD_KEPT: Final = 200
 _SENT_KEPT: Final = 10_000
 """Messages whose error answers would be copied, too (§6.1); about 300 bytes each."""
 
@@ -44,6 +49,9 @@ _IM: Final = int(
 """Payloads of instant messaging, which make messages of any type but `groupchat` and `error` eligible."""
 _BODY: Final = int(Holds.BODY)
 _MUC_USER: Final = int(Holds.MUC_USER)
+
+
+_ARCHIVED: Final = re.compile(rb"<stanza-id xmlns='urn:xmpp:sid:0' id='([0-9a-f]+)' by='([^']*)'/>")
 
 
 class CarbonsModule(Module):
@@ -169,25 +177,50 @@ class CarbonsModule(Module):
         # one that an ended session has left was copied when it came, to those who had asked for that by then
         before = ctx.note("sm.when")
         served = tuple(s for s in copied if _since(s) <= before) if isinstance(before, float) else ()
-        self._received(ctx, stanza, copied, served)
+        for session in self._received(ctx, stanza, copied, served):
+            self._has_had(session, stanza)
 
-    def _received(self, ctx: Context, stanza: Stanza, copied: tuple[Session, ...], served: tuple[Session, ...]) -> None:
+    def _has_had(self, session: Session, stanza: Stanza) -> None:
+        """Note that a session has a copy of what may be stored for the account; it may be the one that gets the stored one."""
+        name = _name_of(stanza, session)
+        if name is None:
+            return
+        had = session.note(_HAD)
+        names = had.split("\n")[1 - _HAD_KEPT :] if isinstance(had, str) else []
+        session.notes[_HAD] = "\n".join((*names, name))
+        keeper = self.kernel.service_or_none(SessionKeeper)
+        if keeper is not None:
+            keeper.changed(session)
+
+    @on(events.releasing)
+    def releasing(self, delivery: Delivery) -> Outcome:
+        """What was stored is not given to a session that got a copy at the time: it was seen."""
+        had = delivery.session.note(_HAD)
+        if not isinstance(had, str):
+            return None
+        return STOP if _name_of(delivery.stanza, delivery.session) in had.split("\n") else None
+
+    def _received(
+        self, ctx: Context, stanza: Stanza, copied: tuple[Session, ...], served: tuple[Session, ...]
+    ) -> tuple[Session, ...]:
+        """Copy a message to those who did not get it; who they are."""
         for session in copied:  # in the hot path: nobody is left but the one that got it
             if session not in served:
                 break
         else:
-            return
+            return ()
         content = content_of(ctx)
         if stanza.type == "error":
             if not self._answers_eligible(stanza):
-                return
+                return ()
         elif not eligible(stanza.type, content) or (content & _MUC_USER and _from_occupant(stanza)):
             # a room sends private messages to every client that is in it (§6.1)
-            return
+            return ()
         origin = ctx.origin
         if origin is not None and origin.bare == (stanza.to.bare if stanza.to is not None else None):
             served = (*served, origin)  # of what a device sends to its own account the device knows
         self._copy(ctx, stanza, "received", copied, served)
+        return tuple(session for session in copied if session not in served)
 
     def _answers_eligible(self, stanza: Stanza) -> bool:
         """Whether an error answers a message that was copied when it was sent."""
@@ -219,6 +252,14 @@ def eligible(type_: str, content: int) -> bool:
     if type_ == "chat":
         return True
     return bool(content & (_IM if type_ == "headline" else _IM | _BODY))
+
+
+def _name_of(stanza: Stanza, session: Session) -> str | None:
+    """What tells a message from all others to the account: its id in the archive, or that of its sender."""
+    found = _ARCHIVED.search(stanza.body)
+    if found is not None and found[2] == session.bare.wire:
+        return found[1].decode()
+    return f"{stanza.sender} {stanza.id}".replace("\n", " ") if stanza.id else None
 
 
 def _since(session: Session) -> float:
