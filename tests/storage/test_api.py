@@ -369,3 +369,32 @@ async def test_timings_count_each_name(db: Any) -> None:
     assert timings["roster.set"].count == timings["roster.get"].count == timings["(fetch)"].count == 1
     assert timings["(commit)"].count >= 3
     assert all(0 <= timing.max <= timing.total for timing in timings.values())
+
+
+async def test_lazy_rows_keep_their_place_and_arrive_by_themselves(db: Any) -> None:
+    db.append("a", INSERT, ("one",), lazy=True)
+    db.append("a", INSERT, ("two",), lazy=True)
+    await db.write("w", add("three"))
+    assert await texts(db) == ["one", "two", "three"], "the first that is in a hurry takes those before it along"
+    done = asyncio.Event()
+    db.when_durable(db.append("a", INSERT, ("four",), lazy=True), done.set)
+    await asyncio.wait_for(done.wait(), 5)
+    assert await texts(db) == ["one", "two", "three", "four"]
+    db.append("a", INSERT, ("five",), lazy=True)
+    await asyncio.wait_for(db.flushed(), 5)
+    assert await texts(db) == ["one", "two", "three", "four", "five"]
+
+
+async def test_a_lazy_row_behind_others_waits_for_nobody(db: Any) -> None:
+    db.append("a", INSERT, ("one",))
+    position = db.append("a", INSERT, ("two",), lazy=True)
+    done = asyncio.Event()
+    db.when_durable(position, done.set)
+    await asyncio.wait_for(done.wait(), 5)
+    assert await texts(db) == ["one", "two"]
+
+
+async def test_close_takes_lazy_rows_along(db: Any) -> None:
+    position = db.append("a", INSERT, ("one",), lazy=True)
+    await db.close()
+    assert db.durable == position

@@ -64,7 +64,9 @@ def auth(mechanism: str, payload: bytes | None = None) -> str:
         ({"require_tls": True}, auth("SCRAM-SHA-1", b"n,,n=romeo,r=x"), "encryption-required"),
         ({}, auth("PLAIN") + f"<abort xmlns='{SASL}'/>", "aborted"),
         ({}, auth("SCRAM-SHA-1", b"n,,n=romeo,r=x") + f"<abort xmlns='{SASL}'/>", "aborted"),
-        ({"mechanisms": frozenset(("SCRAM-SHA-1",))}, plain(), "invalid-mechanism"),
+        ({"mechanisms": frozenset(("SCRAM-SHA-1",))}, plain(), "mechanism-too-weak"),
+        ({"mechanisms": frozenset(("SCRAM-SHA-256",))}, auth("SCRAM-SHA-1", b"n,,n=romeo,r=x"), "mechanism-too-weak"),
+        ({"mechanisms": frozenset(("SCRAM-SHA-1",))}, auth("SCRAM-SHA-256", b"n,,n=romeo,r=x"), "invalid-mechanism"),
     ],
 )
 def test_every_failure_has_its_condition_and_can_be_mended(changes: dict[str, Any], sent: str, condition: str) -> None:
@@ -172,3 +174,24 @@ def test_who_has_used_up_its_names_does_not_get_in() -> None:
     made.ledger.lose(10_000, "romeo@example.org")
     got = Driver(C2SMachine(made)).feed(HEADER, plain())
     assert failure(got) == "temporary-auth-failure"
+
+
+@pytest.mark.parametrize(
+    ("flags", "condition"),
+    [
+        ({"disabled": True}, "account-disabled"),
+        ({"expired": True}, "credentials-expired"),
+        ({"disabled": True, "expired": True}, "account-disabled"),
+    ],
+)
+def test_why_a_right_password_does_not_help(flags: dict[str, bool], condition: str) -> None:
+    """RFC 6120 §6.5.2, §6.5.3: told to whoever has proved to know it; a wrong one is a wrong one."""
+    for ok, expected in ((True, condition), (False, "not-authorized")):
+        machine = C2SMachine(settings())
+        machine.receive((HEADER + plain()).encode())
+        machine.password_checked(ok, **flags)
+        assert f"<{expected}/>".encode() in machine.data_to_send()
+    machine = C2SMachine(settings())
+    machine.receive((HEADER + plain()).encode())
+    machine.password_checked(True)
+    assert b"<success" in machine.data_to_send()

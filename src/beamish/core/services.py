@@ -26,8 +26,11 @@ class AccountsService(Protocol):
     def exists(self, user: JID) -> bool | Awaitable[bool]:
         """Whether the bare JID is a local account."""
 
-    async def keys(self, user: JID, algorithm: str) -> ScramKeys | None:
-        """The stored SCRAM keys of an account, None if there is no such account."""
+    def keys(self, user: JID, algorithm: str) -> ScramKeys | Awaitable[ScramKeys | None] | None:
+        """The stored SCRAM keys of an account, None if there is no such account.
+
+        Whether the answer is here or has to be awaited does not depend on the account.
+        """
 
     def decoy(self, username: str, algorithm: str) -> ScramKeys:
         """Keys that look like those of an account, the same at every call, for users that do not exist."""
@@ -55,6 +58,9 @@ class AccountsService(Protocol):
 
     async def enable(self, user: JID) -> None:
         """Unlock an account. Raises `StanzaError(item-not-found)`."""
+
+    def has_expired(self, user: JID) -> bool | Awaitable[bool]:
+        """Whether the account's password is older than passwords may be. Only who has given it may be told."""
 
     def is_disabled(self, user: JID) -> bool:
         """Whether the account is locked. Only who has given its password may be told."""

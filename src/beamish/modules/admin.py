@@ -77,7 +77,7 @@ class AdminModule(Module):
     def session_bound(self, event: SessionEvent) -> None:
         """Keep when an account was last logged in to."""
         if not event.session.anonymous:
-            self.db.append("admin.login", _SEEN, (str(event.session.bare), self.kernel.clock.now()))
+            self.db.append("admin.login", _SEEN, (str(event.session.bare), self.kernel.clock.now()), lazy=True)
 
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:

@@ -65,6 +65,7 @@ class LastActivityModule(Module):
                 "INSERT INTO last_activity (owner, seen, status) VALUES (?, ?, ?)"
                 " ON CONFLICT (owner) DO UPDATE SET seen = excluded.seen, status = excluded.status",
                 (str(user), self.kernel.clock.now(), status[:STATUS_LENGTH]),
+                lazy=True,
             )
         except StorageError as error:  # not worth refusing a goodbye for
             log.warning("last_activity_lost", user=str(user), reason=type(error).__name__)

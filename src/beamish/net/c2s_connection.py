@@ -39,7 +39,7 @@ from beamish.stream.machine import (
     StreamOpened,
     Unaddressable,
 )
-from beamish.stream.sasl import FailureCondition, tls_server_end_point
+from beamish.stream.sasl import FailureCondition, ScramKeys, tls_server_end_point
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID
@@ -54,6 +54,7 @@ _listened: Final = logging.getLogger(__name__).isEnabledFor
 
 _BACKLOG: Final = 4_194_304
 """Bytes that may have arrived after reading was paused: what the transport had read or decrypted by then."""
+_THROTTLED: Final = "too many failed logins, try again later"
 _WITHOUT_GOODBYE: Final = frozenset(("lost", "slow", "timeout", "shutdown"))
 """Ends of a connection after which a session may go on elsewhere."""
 
@@ -408,30 +409,52 @@ class C2SConnection(ClientConnection):
         self.abort()
         self.connection_lost(None)
 
-    async def _keys(self, event: KeysNeeded) -> list[Event]:
+    def _keys(self, event: KeysNeeded) -> Wait | None:
         machine, accounts = self._machine, self._server.accounts
-        if machine is None:
-            return []
+        assert machine is not None
         if not self._server.throttle.allowed(self._network, event.jid or ""):
-            return machine.auth_refused(
-                FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
-            )
-        keys = None if event.jid is None else await accounts.keys(event.jid, event.algorithm)
-        exists = keys is not None
-        disabled = event.jid is not None and accounts.is_disabled(event.jid)
-        return machine.keys(keys or accounts.decoy(event.username, event.algorithm), exists, disabled=disabled)
+            self._go_on(machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, _THROTTLED))
+            return None
+        jid = event.jid
+        if jid is None:
+            self._go_on(machine.keys(accounts.decoy(event.username, event.algorithm), False))
+            return None
+        found, expired = accounts.keys(jid, event.algorithm), accounts.has_expired(jid)
+        if is_later(found) or is_later(expired):
+            return self._keys_later(event, found, expired)
+        self._go_on(self._keys_found(event, cast("ScramKeys | None", found), cast("bool", expired)))
+        return None
+
+    async def _keys_later(
+        self,
+        event: KeysNeeded,
+        found: ScramKeys | Awaitable[ScramKeys | None] | None,
+        expired: bool | Awaitable[bool],
+    ) -> list[Event]:
+        keys = await cast("Awaitable[ScramKeys | None]", found) if is_later(found) else cast("ScramKeys | None", found)
+        old = await cast("Awaitable[bool]", expired) if is_later(expired) else cast("bool", expired)
+        return self._keys_found(event, keys, old)
+
+    def _keys_found(self, event: KeysNeeded, keys: ScramKeys | None, expired: bool) -> list[Event]:
+        machine, accounts = self._machine, self._server.accounts
+        if machine is None or event.jid is None:
+            return []
+        decoy = accounts.decoy(event.username, event.algorithm)  # made for those who exist, too: it takes time
+        disabled = accounts.is_disabled(event.jid)
+        return machine.keys(keys or decoy, keys is not None, disabled=disabled, expired=expired)
 
     async def _password(self, event: PasswordGiven) -> list[Event]:
         machine = self._machine
         if machine is None:
             return []
-        if not self._server.throttle.allowed(self._network, event.jid or ""):
-            return machine.auth_refused(
-                FailureCondition.TEMPORARY_AUTH_FAILURE, "too many failed logins, try again later"
-            )
+        jid = event.jid
+        if not self._server.throttle.allowed(self._network, jid or ""):
+            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, _THROTTLED)
         accounts = self._server.accounts
-        ok = await accounts.check_password(event.jid, event.password)
-        return machine.password_checked(ok, disabled=event.jid is not None and accounts.is_disabled(event.jid))
+        ok = await accounts.check_password(jid, event.password)
+        expired = jid is not None and accounts.has_expired(jid)
+        old = await cast("Awaitable[bool]", expired) if is_later(expired) else cast("bool", expired)
+        return machine.password_checked(ok, disabled=jid is not None and accounts.is_disabled(jid), expired=old)
 
     def _auth_failed(self, event: AuthFailed) -> None:
         if event.condition == FailureCondition.NOT_AUTHORIZED.value:  # the others are no guesses

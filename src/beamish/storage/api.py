@@ -124,11 +124,14 @@ class Database(Protocol):
         params: Sequence[Any],
         failed: Callable[[Exception], None] | None = None,
         size: int = 0,
+        *,
+        lazy: bool = False,
     ) -> int:
         """Queue one row, without waiting; its position. `params` must not be changed afterwards.
 
         `size` is about how many bytes of text and data they hold; 0 has them counted.
         `failed` is called on the loop if the row could not be stored (without it, the loss is logged).
+        `lazy`: nobody waits for it, so it may take a tenth of a second longer to share the way with others (in order).
         Raises `StorageBusy` beyond the queue's limits, `StorageClosed`.
         """
         ...

@@ -25,6 +25,8 @@ QUEUE_LIMIT = 20_000
 """Jobs waiting for a commit: an eighth of a second of work at 6 µs a row. A disk that stalls longer must be felt."""
 QUEUE_BYTES = 64 * 1024 * 1024
 """Text and bytes held by rows waiting for a commit: 20,000 stanzas of the largest size would not fit into memory."""
+LAZY_SECONDS = 0.1
+"""How long a lazy row waits for others to share the way to the writer with. Waking its thread costs more than the row."""
 WAITERS_PER_JOB = 4
 """Callbacks waiting for a position, per job that may wait."""
 
@@ -89,10 +91,22 @@ class CommitQueue:
         self._registered = 0
         self._settling = False
         self._closing = False
+        self._called = False
+        """`_wake` was called since the last `_take`."""
+        self._lazy: asyncio.TimerHandle | None = None
 
     # What modules call; contracts in storage.api.Database.
 
-    def append(self, name: str, sql: str, params: Sequence[Any], failed: Failed | None = None, size: int = 0) -> int:
+    def append(
+        self,
+        name: str,
+        sql: str,
+        params: Sequence[Any],
+        failed: Failed | None = None,
+        size: int = 0,
+        *,
+        lazy: bool = False,
+    ) -> int:
         """Queue one row (see `storage.api.Database.append`)."""
         if not size:
             for value in params:
@@ -100,7 +114,7 @@ class CommitQueue:
                     size += len(value)
         if self._bytes + size > self._bytes_limit and self._bytes:  # one row larger than the limit may pass alone
             raise StorageBusy(f"{self._bytes} bytes wait to be stored")
-        position = self._enqueue(Row(name, sql, params, failed, size))
+        position = self._enqueue(Row(name, sql, params, failed, size), lazy)
         self._bytes += size
         return position
 
@@ -118,8 +132,7 @@ class CommitQueue:
         """Call before what this tick queued is handed over (see `storage.api.Database.at_tick_end`)."""
         if self._closing:
             raise StorageClosed("the database is closed")
-        if not self._fresh and not self._at_end:
-            self._wake()
+        self._call()
         self._at_end.append(call)
 
     def when_durable(self, position: int, then: Callable[[], None]) -> None:
@@ -136,6 +149,8 @@ class CommitQueue:
     async def flushed(self) -> None:
         """Return once everything queued before is committed or has failed."""
         if self._position > self.durable:
+            if self._fresh:
+                self._call()
             future: asyncio.Future[None] = self._loop.create_future()
             # Not counted against the limit of callbacks: each stands for a task that waits, and those are bounded.
             self._wait_for(self._position, lambda: None if future.done() else future.set_result(None))
@@ -147,10 +162,27 @@ class CommitQueue:
         """The first job since the last `_take` has come: see to it that `_take` is called. Raises `StorageClosed`."""
         raise NotImplementedError
 
+    def _wake_later(self) -> None:
+        """The first job has come, a lazy one: see to it that `_take` is called, sooner or later."""
+        if self._lazy is None:
+            self._lazy = self._loop.call_later(LAZY_SECONDS, self._lazy_is_due)
+
+    def _lazy_is_due(self) -> None:
+        self._lazy = None
+        if self._fresh and not self._closing:
+            self._call()
+
+    def _call(self) -> None:
+        if not self._called:
+            self._wake()
+            self._called = True
+
     def _take(self) -> list[Job]:
         """All jobs that came since the last call, in order."""
+        self._called = True  # those who come now need not call
         self._end_tick()
         taken, self._fresh = self._fresh, []
+        self._called = False
         return taken
 
     def _end_tick(self) -> None:
@@ -186,15 +218,17 @@ class CommitQueue:
         finally:
             self._settling = False
 
-    def _enqueue(self, job: Job) -> int:
+    def _enqueue(self, job: Job, lazy: bool = False) -> int:
         if self._closing:
             raise StorageClosed("the database is closed")
         if self._position - self.durable >= self._limit:
             raise StorageBusy(f"{self._limit} jobs wait to be stored")
-        fresh = self._fresh
-        if not fresh and not self._at_end:
-            self._wake()
-        fresh.append(job)
+        if not self._called:
+            if lazy:
+                self._wake_later()
+            else:
+                self._call()
+        self._fresh.append(job)
         self._position = position = self._position + 1
         return position
 

@@ -83,7 +83,8 @@ class MemoryDatabase(CommitQueue):
         """End `hold`: what waits is committed at the next iteration."""
         self._held = False
         if self._fresh or self._at_end:
-            self._wake()
+            self._called = False
+            self._call()
 
     def fail_next(self, exc: Exception, jobs: int = 1) -> None:
         """Let the next jobs to be committed fail with `exc`, as if the disk had refused them, and no others."""
@@ -97,6 +98,9 @@ class MemoryDatabase(CommitQueue):
                 self._loop.call_soon(self._commit)
             except RuntimeError:
                 raise StorageClosed("the event loop of the database is closed") from None
+
+    def _wake_later(self) -> None:
+        self._call()  # where time stands still, lazy rows are like others
 
     def _commit(self) -> None:
         if self._held:

@@ -82,6 +82,12 @@ def _fail(condition: StreamErrorCondition, text: str = "") -> StreamError:
     return StreamError(condition, text)
 
 
+def _refusal(disabled: bool, expired: bool) -> FailureCondition | None:
+    if disabled:
+        return FailureCondition.ACCOUNT_DISABLED
+    return FailureCondition.CREDENTIALS_EXPIRED if expired else None
+
+
 class C2SMachine:
     """One client stream. Feed it, handle its events in order, write what it has to send.
 
@@ -93,7 +99,6 @@ class C2SMachine:
         "_bind_refusals",
         "_binding",
         "_claimed",
-        "_disabled",
         "_failures",
         "_header_sent",
         "_intake",
@@ -102,6 +107,7 @@ class C2SMachine:
         "_out",
         "_parser",
         "_peer",
+        "_refusal",
         "_settings",
         "_tls_offered",
         "_username",
@@ -129,7 +135,7 @@ class C2SMachine:
         self._mechanism: Mechanism | None = None
         self._mechanism_name = ""
         self._username = ""
-        self._disabled = False
+        self._refusal: FailureCondition | None = None
         self._bind_id = ""
         self._header_sent = False
         self.closed_by_us = False
@@ -406,7 +412,7 @@ class C2SMachine:
         self._mechanism = None  # RFC 6120 §6.4.2: an exchange that is under way is dropped
         self._mechanism_name = step.mechanism
         self._username = ""
-        self._disabled = False
+        self._refusal = None
         if not self.secure and self._settings.require_tls:
             return self._sasl_failed(SaslFailure(FailureCondition.ENCRYPTION_REQUIRED))
         try:
@@ -425,18 +431,19 @@ class C2SMachine:
     def _abort(self, _step: KnownStep) -> list[Event]:
         return self._sasl_failed(SaslFailure(FailureCondition.ABORTED))
 
-    def keys(self, keys: ScramKeys, exists: bool, *, disabled: bool = False) -> list[Event]:
+    def keys(self, keys: ScramKeys, exists: bool, *, disabled: bool = False, expired: bool = False) -> list[Event]:
         """Answer `KeysNeeded`. For an unknown user give decoy keys and `exists=False`.
 
-        `disabled`: whoever proves to know the password is told that the account is (RFC 6120 §6.5.2), nobody else.
+        `disabled`, `expired`: whoever proves to know the password is told that the account is (RFC 6120 §6.5.2), or the
+        password (§6.5.3), nobody else.
         """
         assert self._mechanism is not None
-        self._disabled = disabled
+        self._refusal = _refusal(disabled, expired)
         return self._answered(lambda mechanism: mechanism.keys(keys, exists))
 
-    def password_checked(self, ok: bool, *, disabled: bool = False) -> list[Event]:
-        """Answer `PasswordGiven`; `disabled` as in `keys`."""
-        self._disabled = disabled
+    def password_checked(self, ok: bool, *, disabled: bool = False, expired: bool = False) -> list[Event]:
+        """Answer `PasswordGiven`; `disabled` and `expired` as in `keys`."""
+        self._refusal = _refusal(disabled, expired)
         return self._answered(lambda mechanism: mechanism.password_checked(ok))
 
     def auth_refused(self, condition: FailureCondition, text: str = "") -> list[Event]:
@@ -486,8 +493,8 @@ class C2SMachine:
         jid = self._address_of(self._settings.new_id() if anonymous else step.username)
         if jid is None:
             raise SaslFailure(FailureCondition.NOT_AUTHORIZED)
-        if self._disabled:
-            raise SaslFailure(FailureCondition.ACCOUNT_DISABLED)
+        if self._refusal is not None:
+            raise SaslFailure(self._refusal)
         if step.authzid:
             # RFC 6120 §6.3.8: only acting as oneself is supported
             try:

@@ -84,10 +84,34 @@ def test_plain_without_tls() -> None:
     with pytest.raises(SaslFailure) as caught:
         negotiate("PLAIN", Offer(tls=False))
     assert caught.value.condition is FailureCondition.ENCRYPTION_REQUIRED
-    for offer in (Offer(tls=False, plain=False), Offer(tls=False, enabled=frozenset({"SCRAM-SHA-1"}))):
-        with pytest.raises(SaslFailure) as caught:
-            negotiate("PLAIN", offer)
-        assert caught.value.condition is FailureCondition.INVALID_MECHANISM
+    with pytest.raises(SaslFailure) as caught:
+        negotiate("PLAIN", Offer(tls=False, plain=False))
+    assert caught.value.condition is FailureCondition.INVALID_MECHANISM
+
+
+@pytest.mark.parametrize(
+    ("name", "enabled", "condition"),
+    [
+        ("PLAIN", {"SCRAM-SHA-1"}, FailureCondition.MECHANISM_TOO_WEAK),
+        ("SCRAM-SHA-1", {"SCRAM-SHA-256", "SCRAM-SHA-512"}, FailureCondition.MECHANISM_TOO_WEAK),
+        ("SCRAM-SHA-512", {"SCRAM-SHA-256-PLUS"}, FailureCondition.MECHANISM_TOO_WEAK),
+        ("SCRAM-SHA-512", {"SCRAM-SHA-256"}, FailureCondition.INVALID_MECHANISM),
+        ("SCRAM-SHA-256", {"PLAIN"}, FailureCondition.INVALID_MECHANISM),
+        ("ANONYMOUS", {"SCRAM-SHA-256"}, FailureCondition.INVALID_MECHANISM),
+        ("X-UNKNOWN", {"SCRAM-SHA-256"}, FailureCondition.INVALID_MECHANISM),
+    ],
+)
+def test_weaker_than_policy_permits(name: str, enabled: set[str], condition: FailureCondition) -> None:
+    """RFC 6120 §6.5.9: what the operator leaves out in favour of something stronger that this stream can have."""
+    with pytest.raises(SaslFailure) as caught:
+        negotiate(name, replace(BOUND, enabled=frozenset(enabled)))
+    assert caught.value.condition is condition
+
+
+def test_without_channel_binding_nothing_stronger_is_to_be_had() -> None:
+    with pytest.raises(SaslFailure) as caught:
+        negotiate("SCRAM-SHA-1", Offer(tls=True, enabled=frozenset({"SCRAM-SHA-256-PLUS"})))
+    assert caught.value.condition is FailureCondition.INVALID_MECHANISM
 
 
 def test_channel_binding_feature() -> None:

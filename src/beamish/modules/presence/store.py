@@ -70,6 +70,7 @@ class PresenceStore:
             "INSERT INTO presence_last (owner, seen) VALUES (?, ?)"
             " ON CONFLICT (owner) DO UPDATE SET seen = excluded.seen",
             (str(owner), at),
+            lazy=True,
         )
 
     async def last_seen(self, owner: JID) -> float | None:
@@ -86,9 +87,9 @@ class PresenceStore:
 
         await self._db.write("presence.delete", delete)
 
-    def _append(self, name: str, sql: str, params: tuple[object, ...]) -> None:
+    def _append(self, name: str, sql: str, params: tuple[object, ...], *, lazy: bool = False) -> None:
         """For rows that nothing depends on: a full queue costs the row, not the stanza."""
         try:
-            self._db.append(name, sql, params)
+            self._db.append(name, sql, params, lazy=lazy)
         except StorageError as error:
             log.warning("presence_row_lost", work=name, reason=type(error).__name__)

@@ -120,7 +120,11 @@ class PubsubModule(Module):
         Xep(80, "1.10.0"),
         Xep(172, "1.1"),
         Xep(384, "0.9.1", note="what it needs of a server"),
-        Xep(402, "1.2.0", note="unified with the node of XEP-0048 and, with the private_xml module, with private storage"),
+        Xep(
+            402,
+            "1.2.0",
+            note="unified with the node of XEP-0048 and, with the private_xml module, with private storage",
+        ),
         Xep(472, "0.2.1", note="what it needs of a server"),
         Xep(277, "0.6.5", note="what it needs of a server"),
         Xep(312, "0.3"),

@@ -87,11 +87,13 @@ def decoy_keys(secret: bytes, username: str, algorithm: Algorithm, iterations: i
     """Keys for a user who does not exist: the same each time, so that salts do not tell who has an account.
 
     `secret` belongs to the server and must outlive a restart. `username` is the prepared localpart, since for a real
-    account every spelling leads to one salt. `iterations` is what new accounts get.
+    account every spelling leads to one salt. As with real accounts, other `iterations` have another salt.
     """
 
     def part(label: bytes, size: int) -> bytes:
-        message = b"\0".join((label, algorithm.encode(), username.encode("utf-8", "surrogatepass")))
+        message = b"\0".join(
+            (label, algorithm.encode(), str(iterations).encode(), username.encode("utf-8", "surrogatepass"))
+        )
         return hmac.digest(secret, message, "sha512")[:size]
 
     size = _DIGEST_BYTES[algorithm]

@@ -25,7 +25,8 @@ _SCRAM: Final[dict[str, tuple[Algorithm, bool]]] = {
     for plus in (True, False)
     for algorithm in reversed(ALGORITHMS)
 }
-MECHANISMS: Final[tuple[str, ...]] = (*_SCRAM, "PLAIN", "ANONYMOUS")
+_BY_STRENGTH: Final[tuple[str, ...]] = (*_SCRAM, "PLAIN")
+MECHANISMS: Final[tuple[str, ...]] = (*_BY_STRENGTH, "ANONYMOUS")
 """Every mechanism there is, strongest first; what `Offer.enabled` may name."""
 
 
@@ -112,12 +113,14 @@ def _advertisement(names: tuple[str, ...], types: tuple[str, ...]) -> bytes:
 def negotiate(name: str, offer: Offer) -> Mechanism:
     """A fresh exchange by the mechanism that a client asked for.
 
-    Raises `SaslFailure`: encryption-required for PLAIN that TLS would allow, invalid-mechanism for all else that is not
-    offered.
+    Raises `SaslFailure`: encryption-required for PLAIN that TLS would allow, mechanism-too-weak for one that the
+    configuration leaves out in favour of stronger ones (RFC 6120 §6.5.9), invalid-mechanism for all else that is not offered.
     """
     if not _permitted(name, offer):
         if name == "PLAIN" and not offer.tls and offer.plain and _enabled(name, offer):
             raise SaslFailure(FailureCondition.ENCRYPTION_REQUIRED)
+        if name in _BY_STRENGTH and not _enabled(name, offer) and _offers_stronger(name, offer):
+            raise SaslFailure(FailureCondition.MECHANISM_TOO_WEAK)
         raise SaslFailure(FailureCondition.INVALID_MECHANISM)
     if name in _SCRAM:
         algorithm, plus = _SCRAM[name]
@@ -132,6 +135,10 @@ def negotiate(name: str, offer: Offer) -> Mechanism:
 
 
 _OTHERS: Final[dict[str, Callable[[], Mechanism]]] = {"PLAIN": Plain, "ANONYMOUS": Anonymous}
+
+
+def _offers_stronger(name: str, offer: Offer) -> bool:
+    return any(stronger in _BY_STRENGTH[: _BY_STRENGTH.index(name)] for stronger in offered(offer))
 
 
 def _enabled(name: str, offer: Offer) -> bool:

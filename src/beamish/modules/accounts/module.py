@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, cast
 
 import structlog
+from pydantic import Field
 
 from beamish.core import events
 from beamish.core.commands import ADMIN, Caller, Kind, Param
@@ -21,6 +22,7 @@ from beamish.core.events import AccountEvent
 from beamish.core.later import is_later
 from beamish.core.module import Module, ModuleConfig, Xep, command
 from beamish.core.services import AccountsService
+from beamish.modules.accounts.keys import DecoyIterations, KeyTable, read_keys, store_keys
 from beamish.storage.api import Cursor, Migration
 from beamish.stream.sasl import ALGORITHMS, Algorithm, SaslPrepError, ScramKeys, check_password, decoy_keys, derive_keys
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
@@ -30,12 +32,31 @@ log = structlog.get_logger(__name__)
 
 _REMEMBERED = 50_000
 """Answers to "is there such an account" kept in memory."""
+_PUT_CHANGED = (
+    "INSERT INTO account_password (jid, changed) VALUES (?, ?)"
+    " ON CONFLICT (jid) DO UPDATE SET changed = excluded.changed"
+)
 _PLAIN_ALGORITHM: Algorithm = "SHA-256"
 """The keys against which a password sent by PLAIN is checked."""
 
 
 class Config(ModuleConfig):
     """Options of accounts; iterations are set in `[c2s]`."""
+
+    keys_in_memory: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Up to this number of accounts, the SCRAM keys of all of them are held in memory (500 bytes each), "
+        "which makes logins cheaper. With more accounts none are: it must not depend on the account how long a login takes.",
+    )
+    password_days: int = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description="A password that was set longer ago is refused with credentials-expired, until an administrator sets "
+        "a new one; sessions that are open go on. 0: passwords do not expire.",
+    )
 
 
 class AccountsModule(Module):
@@ -59,6 +80,7 @@ class AccountsModule(Module):
             ),
         ),
         Migration(2, ("CREATE TABLE account_disabled (jid TEXT PRIMARY KEY, since {timestamp} NOT NULL)",)),
+        Migration(3, ("CREATE TABLE account_password (jid TEXT PRIMARY KEY, changed {timestamp} NOT NULL)",)),
     )
 
     def __init__(self, kernel: Any, config: Any) -> None:
@@ -67,6 +89,9 @@ class AccountsModule(Module):
         self._disabled: set[str] = set()
         self._iterations = self.kernel.scram_iterations
         self._secret = b""
+        self._table = KeyTable(config.keys_in_memory)
+        self._decoys = DecoyIterations(self._iterations)
+        self._valid = config.password_days * 86_400.0
         # two threads: a burst of logins by PLAIN must not fill every core
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
 
@@ -80,6 +105,8 @@ class AccountsModule(Module):
 
         self._secret = await self.db.write("accounts.secret", txn)
         self._disabled = {jid for (jid,) in await self.db.fetch("SELECT jid FROM account_disabled")}
+        await self._decoys.load(self.db, _PLAIN_ALGORITHM)
+        await self._table.load(self.db)
 
     async def stop(self) -> None:
         """Let running derivations end."""
@@ -114,25 +141,31 @@ class AccountsModule(Module):
 
     # ---- authentication ---------------------------------------------------------------------------------------------
 
-    async def keys(self, user: JID, algorithm: str) -> ScramKeys | None:
+    def keys(self, user: JID, algorithm: str) -> ScramKeys | Awaitable[ScramKeys | None] | None:
         """See `AccountsService.keys`. Those of a locked account are what they were: strangers learn nothing."""
-        rows = await self.db.fetch(
-            "SELECT salt, iterations, stored_key, server_key FROM account_key WHERE jid = ? AND algorithm = ?",
-            str(user),
-            algorithm,
-        )
-        if not rows:
-            return None
-        salt, iterations, stored, server = rows[0]
-        return ScramKeys(cast("Algorithm", algorithm), bytes(salt), iterations, bytes(stored), bytes(server))
+        return self._table.get(user, algorithm) if self._table.complete else read_keys(self.db, str(user), algorithm)
 
     def decoy(self, username: str, algorithm: str) -> ScramKeys:
         """See `AccountsService.decoy`."""
-        return decoy_keys(self._secret, username, cast("Algorithm", algorithm), self._iterations)
+        iterations = self._decoys.of(self._secret, username)
+        return decoy_keys(self._secret, username, cast("Algorithm", algorithm), iterations)
+
+    def has_expired(self, user: JID) -> bool | Awaitable[bool]:
+        """See `AccountsService.has_expired`."""
+        return self._too_old(user) if self._valid else False
+
+    async def _too_old(self, user: JID) -> bool:
+        rows = await self.db.fetch(
+            "SELECT changed FROM account_password WHERE jid = ? UNION ALL SELECT created FROM account WHERE jid = ?",
+            str(user),
+            str(user),
+        )
+        return bool(rows) and max(changed for (changed,) in rows) + self._valid < self.kernel.clock.now()
 
     async def check_password(self, user: JID | None, password: str) -> bool:
         """See `AccountsService.check_password`."""
-        keys = None if user is None else await self.keys(user, _PLAIN_ALGORITHM)
+        found = None if user is None else self.keys(user, _PLAIN_ALGORITHM)
+        keys = await cast("Awaitable[ScramKeys | None]", found) if is_later(found) else cast("ScramKeys | None", found)
         against = keys or self.decoy("" if user is None else user.local, _PLAIN_ALGORITHM)
         ok = await asyncio.get_running_loop().run_in_executor(self._pool, check_password, against, password)
         return ok and keys is not None
@@ -161,13 +194,15 @@ class AccountsModule(Module):
             if c.value("SELECT 1 FROM account WHERE jid = ?", str(user)) is not None:
                 return False
             c.run("INSERT INTO account (jid, domain, created) VALUES (?, ?, ?)", str(user), user.domain, created)
-            _store_keys(c, user, keys)
+            store_keys(c, str(user), keys)
             if also is not None:
                 also(c)
             return True
 
         if not await self.db.write("accounts.add", txn):
             raise StanzaError(Condition.CONFLICT, text=f"{user} exists already")
+        self._table.put(user, keys)
+        self._decoys.added()
         self._remember(user, True)
         log.info("account_added", user=str(user))
         await self._tell(events.account_added, user)
@@ -175,15 +210,18 @@ class AccountsModule(Module):
     async def set_password(self, user: JID, password: str) -> None:
         """See `AccountsService.set_password`."""
         keys = await self._derive(password)
+        now = self.kernel.clock.now()
 
         def txn(c: Cursor) -> bool:
             if c.value("SELECT 1 FROM account WHERE jid = ?", str(user)) is None:
                 return False
-            _store_keys(c, user, keys)
+            store_keys(c, str(user), keys)
+            c.run(_PUT_CHANGED, str(user), now)
             return True
 
         if not await self.db.write("accounts.set_password", txn):
             raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no account {user}")
+        self._table.put(user, keys)
         log.info("password_changed", user=str(user))
 
     async def disable(self, user: JID) -> None:
@@ -230,9 +268,11 @@ class AccountsModule(Module):
         def txn(c: Cursor) -> None:
             c.run("DELETE FROM account_key WHERE jid = ?", str(user))
             c.run("DELETE FROM account_disabled WHERE jid = ?", str(user))
+            c.run("DELETE FROM account_password WHERE jid = ?", str(user))
             c.run("DELETE FROM account WHERE jid = ?", str(user))
 
         await self.db.write("accounts.remove", txn)
+        self._table.remove(user)
         self._disabled.discard(user)
         self._remember(user, False)
         log.info("account_removed", user=str(user))
@@ -328,11 +368,3 @@ class AccountsModule(Module):
     ) -> Sequence[dict[str, str]]:
         """List accounts, of one domain or all."""
         return [{"jid": str(user)} for user in await self.list(domain or caller.domain or None)]
-
-
-def _store_keys(c: Cursor, user: JID, keys: list[ScramKeys]) -> None:
-    c.run("DELETE FROM account_key WHERE jid = ?", str(user))
-    c.many(
-        "INSERT INTO account_key (jid, algorithm, salt, iterations, stored_key, server_key) VALUES (?, ?, ?, ?, ?, ?)",
-        [(str(user), k.algorithm, k.salt, k.iterations, k.stored_key, k.server_key) for k in keys],
-    )

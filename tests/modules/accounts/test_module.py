@@ -1,0 +1,316 @@
+"""Accounts through a whole server: made, changed, locked, removed, and how they log in afterwards."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import pytest
+
+from beamish.core import events
+from beamish.core.hooks import Row
+from beamish.core.later import is_later
+from beamish.core.services import AccountsService
+from beamish.modules.accounts import AccountsModule
+from beamish.storage.api import Cursor
+from beamish.storage.memory import MemoryDatabase
+from beamish.stream.sasl import ScramKeys
+from beamish.testing.client import Client
+from beamish.testing.world import PASSWORD, World
+from beamish.xmpp import ns
+from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.jid import JID
+
+ROMEO = JID.parse("romeo@example.org")
+PETER = JID.parse("peter@example.org")
+DAY = 86_400.0
+IN_DATABASE = {"modules": {"accounts": {"keys_in_memory": 0}}}
+
+
+def accounts(world: World) -> AccountsModule:
+    return cast("AccountsModule", world.kernel.service(AccountsService))
+
+
+async def keys(world: World, user: JID, algorithm: str = "SHA-256") -> ScramKeys | None:
+    found = accounts(world).keys(user, algorithm)
+    return await cast("Awaitable[ScramKeys | None]", found) if is_later(found) else cast("ScramKeys | None", found)
+
+
+async def login(world: World, address: str, password: str) -> Client:
+    client = world.connect()
+    await client.login(JID.parse(address), password)
+    return client
+
+
+async def attempt(world: World, user: str, password: str, mechanism: str = "PLAIN") -> str:
+    """Log in as far as SASL goes: "success", or the condition of the failure."""
+    client = world.connect()
+    await client.open_stream("example.org")
+    if mechanism == "PLAIN":
+        message = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+        client.send(f"<auth xmlns='{ns.SASL}' mechanism='PLAIN'>{message}</auth>")
+    else:
+        first = f"n={user},r=nonce"
+        client.send(f"<auth xmlns='{ns.SASL}' mechanism='SCRAM-SHA-256'>{b64(f'n,,{first}')}</auth>")
+        challenge = base64.b64decode((await client.receive()).text or "").decode()
+        fields = dict(part.split("=", 1) for part in challenge.split(","))
+        salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(fields["s"]), int(fields["i"]))
+        key = hmac.digest(salted, b"Client Key", "sha256")
+        final = f"c=biws,r={fields['r']}"
+        signature = hmac.digest(hashlib.sha256(key).digest(), f"{first},{challenge},{final}".encode(), "sha256")
+        proof = base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True))).decode()
+        client.send(f"<response xmlns='{ns.SASL}'>{b64(f'{final},p={proof}')}</response>")
+    got = await client.receive()
+    client.drop()
+    await world.settle()
+    return str((got[0] if len(got) else got).tag).rpartition("}")[2]
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+async def age(world: World, days: float) -> None:
+    """Make every password older, without the clock having to run through all its timers."""
+
+    def txn(c: Cursor) -> None:
+        c.run("UPDATE account SET created = created - ?", days * DAY)
+        c.run("UPDATE account_password SET changed = changed - ?", days * DAY)
+
+    await world.kernel.db.write("age", txn)
+
+
+async def refused(work: Awaitable[Any]) -> Condition:
+    with pytest.raises(StanzaError) as caught:
+        await work
+    return caught.value.condition
+
+
+@pytest.mark.parametrize("settings", [{}, IN_DATABASE], ids=["memory", "database"])
+async def test_an_account_from_its_making_to_its_end(settings: dict[str, Any]) -> None:
+    async with World(settings=settings) as world:
+        told: list[tuple[str, str]] = []
+        for point in (events.account_added, events.account_removed):
+            world.kernel.hooks[point].add(Row(50, "test", lambda e, n=point.name: told.append((n, e.user))))  # type: ignore[misc]
+        service = accounts(world)
+        assert await keys(world, PETER) is None
+        await service.add(PETER, "first")
+        assert await refused(service.add(PETER, "again")) is Condition.CONFLICT
+        peter = await login(world, "peter@example.org/a", "first")
+        before = await keys(world, PETER)
+        await service.set_password(PETER, "second")
+        after = await keys(world, PETER)
+        assert before is not None and after is not None
+        assert before.salt != after.salt
+        assert await service.check_password(PETER, "second")
+        assert not await service.check_password(PETER, "first")
+        await login(world, "peter@example.org/b", "second")
+        await service.remove(PETER)
+        await peter.expect_closed("not-authorized")
+        assert await keys(world, PETER) is None
+        assert not await service.check_password(PETER, "second")
+        assert told == [("account_added", PETER), ("account_removed", PETER)]
+        for work in (
+            service.set_password(PETER, "x"),
+            service.remove(PETER),
+            service.disable(PETER),
+            service.enable(PETER),
+        ):
+            assert await refused(work) is Condition.ITEM_NOT_FOUND
+
+
+@pytest.mark.parametrize("settings", [{}, IN_DATABASE], ids=["memory", "database"])
+async def test_keys_outlive_a_restart(settings: dict[str, Any]) -> None:
+    database = MemoryDatabase()
+    async with World(database=database, settings=settings) as world:
+        await accounts(world).add(PETER, "secret")
+        made = await keys(world, PETER, "SHA-1")
+    async with World(database=database, settings=settings) as world:
+        assert await keys(world, PETER, "SHA-1") == made
+        await login(world, "peter@example.org/a", "secret")
+
+
+async def test_whether_an_answer_waits_says_nothing_of_the_account() -> None:
+    for settings, later in (({}, False), (IN_DATABASE, True)):
+        async with World(settings=settings) as world:
+            for user in (ROMEO, JID.parse("nobody@example.org")):
+                found = accounts(world).keys(user, "SHA-1")
+                assert is_later(found) is later
+                if is_later(found):
+                    await cast("Awaitable[Any]", found)
+
+
+async def test_above_the_bound_every_account_is_looked_up() -> None:
+    settings = {"modules": {"accounts": {"keys_in_memory": 4}}}
+    async with World(settings=settings) as world:
+        for n in range(5):
+            await accounts(world).add(JID.parse(f"u{n}@example.org"), "x")
+        assert is_later(found := accounts(world).keys(ROMEO, "SHA-1"))
+        assert await cast("Awaitable[Any]", found) is not None
+        await login(world, "u4@example.org/a", "x")
+
+
+@pytest.mark.parametrize(
+    ("jid", "password", "condition"),
+    [
+        ("peter@example.org", "", Condition.NOT_ACCEPTABLE),
+        ("peter@example.org", "a\u0000b", Condition.NOT_ACCEPTABLE),
+        ("peter@example.org", "x" * 2_000, Condition.NOT_ACCEPTABLE),
+        ("peter@elsewhere.example", "secret", Condition.ITEM_NOT_FOUND),
+        ("peter@example.org/resource", "secret", Condition.JID_MALFORMED),
+        ("example.org", "secret", Condition.JID_MALFORMED),
+    ],
+)
+async def test_what_cannot_be_an_account(world: World, jid: str, password: str, condition: Condition) -> None:
+    assert await refused(accounts(world).add(JID.parse(jid), password)) is condition
+    assert PETER not in await accounts(world).list()
+
+
+async def test_what_is_stored_is_no_password(world: World) -> None:
+    await accounts(world).add(PETER, "correct horse")
+    for table in ("account", "account_key", "account_secret", "account_disabled", "account_password"):
+        rows = await world.kernel.db.fetch(f'SELECT * FROM "{table}" LIMIT 10000')
+        assert not any(
+            "correct horse" in str(value) or b"correct horse" in bytes(str(value), "utf-8")
+            for row in rows
+            for value in row
+        )
+    found = await keys(world, PETER, "SHA-512")
+    assert found is not None
+    assert len(found.salt) >= 16
+
+
+async def test_who_exists(world: World) -> None:
+    service = accounts(world)
+
+    async def exists(text: str) -> bool:
+        found = service.exists(JID.parse(text))
+        return await cast("Awaitable[bool]", found) if is_later(found) else cast("bool", found)
+
+    assert await exists("romeo@example.org")
+    assert not await exists("peter@example.org")
+    assert not await exists("romeo@elsewhere.example")
+    await service.add(PETER, "x")
+    assert await exists("peter@example.org")
+    await service.remove(PETER)
+    assert not await exists("peter@example.org")
+    assert PETER not in await service.list()
+
+
+async def test_a_locked_account(world: World) -> None:
+    service = accounts(world)
+    romeo = await world.login("romeo@example.org/orchard")
+    await service.disable(ROMEO)
+    await romeo.expect_closed("not-authorized")
+    assert service.is_disabled(ROMEO)
+    assert service.disabled() == service.disabled("example.org") == (ROMEO,)
+    assert service.disabled("example.net") == ()
+    assert await keys(world, ROMEO) is not None, "a stranger learns nothing from its salt"
+    await service.enable(ROMEO)
+    assert not service.is_disabled(ROMEO)
+    await world.login("romeo@example.org/orchard")
+
+
+async def test_locks_outlive_a_restart() -> None:
+    database = MemoryDatabase()
+    async with World(database=database) as world:
+        await accounts(world).disable(ROMEO)
+    async with World(database=database) as world:
+        assert accounts(world).is_disabled(ROMEO)
+
+
+# ---- strangers --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_decoy_is_always_the_same_and_nobodys() -> None:
+    database = MemoryDatabase()
+    async with World(database=database) as world:
+        first = accounts(world).decoy("nobody", "SHA-1")
+        assert first == accounts(world).decoy("nobody", "SHA-1")
+        assert first.salt != accounts(world).decoy("anybody", "SHA-1").salt
+        assert first.salt != accounts(world).decoy("nobody", "SHA-256").salt
+    async with World(database=database) as world:
+        assert accounts(world).decoy("nobody", "SHA-1") == first
+
+
+async def test_a_change_of_iterations_does_not_tell_who_exists() -> None:
+    """Accounts keep the iterations they were made with; those who do not exist must not all have the new number."""
+    database = MemoryDatabase()
+    async with World(database=database):
+        pass
+    await database.write("older", lambda c: c.run("UPDATE account_key SET iterations = 7"))
+    async with World(database=database, accounts=()) as world:
+        romeo = await keys(world, ROMEO)
+        assert romeo is not None
+        assert romeo.iterations == 7
+        present = world.kernel.scram_iterations
+        assert {accounts(world).decoy(f"user{n}", "SHA-256").iterations for n in range(50)} == {7}
+        old = {n: accounts(world).decoy(f"user{n}", "SHA-256") for n in range(50)}
+        for n in range(8):
+            await accounts(world).add(JID.parse(f"new{n}@example.org"), "x")
+        new = {n: accounts(world).decoy(f"user{n}", "SHA-256") for n in range(50)}
+        assert {each.iterations for each in new.values()} == {7, present}
+        for n, was in old.items():
+            assert (was.salt == new[n].salt) is (was.iterations == new[n].iterations), "new keys have a new salt"
+
+
+# ---- passwords that expire ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "PLAIN"])
+async def test_a_password_expires(mechanism: str) -> None:
+    """RFC 6120 §6.5.3; a wrong password is answered as ever."""
+    settings = {
+        "modules": {"accounts": {"password_days": 30}},
+        "c2s": {"mechanisms": [mechanism], "require_tls": False},
+    }
+    async with World(settings=settings) as world:
+        await age(world, 29)
+        assert await attempt(world, "romeo", PASSWORD, mechanism) == "success"
+        await age(world, 2)
+        assert await attempt(world, "romeo", PASSWORD, mechanism) == "credentials-expired"
+        assert await attempt(world, "romeo", "wrong", mechanism) == "not-authorized"
+        assert await attempt(world, "nobody", PASSWORD, mechanism) == "not-authorized"
+        await accounts(world).set_password(ROMEO, "fresh")
+        assert await attempt(world, "romeo", "fresh", mechanism) == "success"
+        await age(world, 31)
+        assert await attempt(world, "romeo", "fresh", mechanism) == "credentials-expired"
+
+
+async def test_passwords_last_for_ever_unless_told_otherwise(world: World) -> None:
+    await age(world, 10_000)
+    assert await attempt(world, "romeo", PASSWORD) == "success"
+
+
+async def test_a_new_account_of_an_old_name_begins_anew() -> None:
+    async with World(settings={"modules": {"accounts": {"password_days": 30}}}) as world:
+        await accounts(world).add(PETER, "x")
+        await accounts(world).set_password(PETER, "y")
+        await accounts(world).remove(PETER)
+        await age(world, 31)
+        await accounts(world).add(PETER, "z")
+        assert await attempt(world, "peter", "z") == "success"
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------------
+
+
+async def run(world: World, name: str, **args: Any) -> Any:
+    return await world.kernel.commands.run(name, args)
+
+
+async def test_commands(world: World) -> None:
+    assert await run(world, "user.add", jid="peter@example.org", password="x") == {"jid": "peter@example.org"}
+    listed = await run(world, "user.list")
+    assert {"jid": "peter@example.org"} in listed
+    assert await run(world, "user.passwd", jid="peter@example.org", password="y") == {"jid": "peter@example.org"}
+    assert await attempt(world, "peter", "y") == "success"
+    await run(world, "user.disable", jid="peter@example.org")
+    assert await attempt(world, "peter", "y") == "account-disabled"
+    await run(world, "user.enable", jid="peter@example.org")
+    assert await attempt(world, "peter", "y") == "success"
+    await run(world, "user.remove", jid="peter@example.org")
+    assert await attempt(world, "peter", "y") == "not-authorized"
