@@ -137,5 +137,5 @@ async def test_bytes(crowd: tuple[World, list[Client]]) -> None:
     told_of = {el.get("from"): el.findtext("{jabber:client}status") for el in juliet.inbox}
     assert len(juliet.inbox) == len(told_of) == CONTACTS
     assert set(told_of.values()) == {"inactive 4"}
-    assert inactive <= active / 4
+    assert inactive <= active / 2  # complete ones: what was replaced may have said what the client does not know yet
     print(f"1,000 changes: {active} active, {inactive} inactive")  # noqa: T201
