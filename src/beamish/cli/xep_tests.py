@@ -4,7 +4,7 @@ from typing import Final
 
 OF_SOURCE: Final[dict[str, dict[int, str]]] = {
     "core/clock.py": {82: "core/test_clock.py"},
-    "modules/accounts.py": {438: "stream/sasl/test_keys.py system/test_user.py"},
+    "modules/accounts/": {438: "test_keys.py test_module.py"},
     "modules/blocking/": {
         16: "test_privacy.py test_rules.py",
         191: "test_command.py test_rules.py",
