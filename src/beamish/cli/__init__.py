@@ -1,11 +1,11 @@
-"""The `beamish` command: serve, config, user, s2s, dev."""
+"""The `beamish` command: serve, config, user, s2s, component, dev."""
 
 from typing import Annotated
 
 import typer
 
 from beamish import __version__
-from beamish.cli import catalogue, check, dev, s2s, user
+from beamish.cli import catalogue, check, component, dev, s2s, user
 from beamish.cli.serve import serve
 
 # Never with local variables in a traceback: passwords are among them.
@@ -16,6 +16,7 @@ commands.command()(serve)
 commands.add_typer(check.commands, name="config")
 commands.add_typer(user.commands, name="user")
 commands.add_typer(s2s.commands, name="s2s")
+commands.add_typer(component.commands, name="component")
 commands.add_typer(dev.commands, name="dev")
 catalogue.add_to(commands, {"user": user.commands})
 

@@ -161,7 +161,8 @@ def commands_markdown(modules: Sequence[Any]) -> str:
         "On the command line `user.disable` is `beamish user disable`; every command takes `-c FILE` and `--json`. With the",
         "server running it is done there, otherwise on its data; those marked *live* need the running server. All are",
         "ad-hoc commands (XEP-0050) of every domain as well, for administrators unless it says otherwise.",
-        "Components and streams with other servers have commands of their own: `beamish s2s --help`.",
+        "Streams with other servers, and components, have commands of their own: `beamish s2s --help`,",
+        "`beamish component --help`.",
     ]
     group = ""
     for command in declared(modules):

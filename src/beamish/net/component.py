@@ -388,7 +388,11 @@ class ComponentServer:
         """Every configured component, and its stream if it has one."""
         found = []
         for domain, component in sorted(self._components.items()):
-            entry: dict[str, Any] = {"domain": domain, "connected": component.link is not None}
+            entry: dict[str, Any] = {
+                "domain": domain,
+                "connected": component.link is not None,
+                "queued": len(component.queue),
+            }
             if component.link is not None:
                 entry |= component.link.describe()
             found.append(entry)
