@@ -113,6 +113,7 @@ def federation(
         secret=DialbackSecret(secrets.token_bytes(32)),
         limits=ParserLimits(limits.stanza_bytes * 2, limits.depth, limits.elements, limits.attributes),
         dialback=s2s.dialback,
+        idle_seconds=int(s2s.idle_seconds * 2),
     )
     bounds = S2SLimits(
         connect_seconds=s2s.connect_seconds,

@@ -1,12 +1,13 @@
 """A certificate authority for tests, and both event loops that the server may run on."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import pytest_asyncio
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
+
+from beamish.testing import federated
+from beamish.testing.names import Directory
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -112,3 +116,27 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
             return runner.run(asyncio.wait_for(coroutine, 10))
 
     return run_on
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> federated.Authority:
+    """Signs what servers that federate show one another."""
+    return federated.Authority(tmp_path)
+
+
+@pytest.fixture
+def names() -> Directory:
+    """Where servers that federate find one another."""
+    return Directory()
+
+
+@pytest_asyncio.fixture
+async def two(
+    ca: federated.Authority, names: Directory
+) -> AsyncIterator[tuple[federated.FederatedServer, federated.FederatedServer]]:
+    """Servers a and b of `tests.net.federated`."""
+    async with (
+        federated.FederatedServer(ca, names, domains=("a.example",), accounts=("romeo@a.example",)) as a,
+        federated.FederatedServer(ca, names, domains=("b.example",), accounts=("juliet@b.example",)) as b,
+    ):
+        yield a, b

@@ -307,3 +307,25 @@ def test_what_is_worth_it(one: Stanza, kept: bool) -> None:
             return domain == "a.example"
 
     assert worth_keeping(Kernel(), one) is kept  # type: ignore[arg-type]
+
+
+async def test_a_stop_while_a_stream_is_to_be_resumed(pair: Pair, names: Directory) -> None:
+    """What the peer has got is asked at the next start, not guessed."""
+    async with pair.b() as b, Relay(b.s2s_port) as relay:
+        names.forget("b.example")
+        names.serve("b.example", relay.port)
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        async with pair.a() as a:
+            romeo, _ = await managed(a, "romeo@a.example/x")
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>1</body></message>")
+            await juliet.expect("<message id='1'/>")
+            relay.silent = True
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='2'><body>2</body></message>")
+            await acknowledged(romeo, 2)
+            relay.broken = True
+            relay.cut()
+            await until(lambda: any(route.held is not None for route in a.federation.routes.values()))
+        relay.silent = relay.broken = False
+        async with pair.a():
+            await juliet.expect("<message from='romeo@a.example/x' id='2'/>")
+            await juliet.expect_nothing()

@@ -434,3 +434,70 @@ def test_an_orderly_end() -> None:
     pair.run()
     assert isinstance(pair.in_events[-1], StreamClosed)
     assert isinstance(pair.out_events[-1], StreamClosed)
+
+
+@pytest.mark.parametrize("how", ["denied", "not found out", "not served", "refused"])
+def test_domains_claimed_in_vain_are_bounded(how: str) -> None:
+    """Each claim costs a look-up and a connection, and may be made in anybody's name."""
+    admits = (lambda domain: "no" if domain != "a.example" else "") if how == "refused" else admitted
+    machine = into(failed_claims=3, admits=admits)
+    to = "elsewhere.example" if how == "not served" else "b.example"
+    events: list[Any] = []
+    for n in range(5):
+        for event in machine.receive(f"<db:result from='a{n}.example' to='{to}'>k</db:result>".encode()):
+            events.append(event)
+            if isinstance(event, KeyToVerify):
+                failure = Condition.REMOTE_SERVER_TIMEOUT if how == "not found out" else None
+                events += machine.verified(event.local, event.remote, ok=False, failure=failure)
+    assert kinds([event for event in events if not isinstance(event, KeyToVerify)]) == ["Refused"] * 3 + [
+        "StreamFailed"
+    ]
+    assert events[-1].error.condition is StreamErrorCondition.POLICY_VIOLATION
+
+
+def test_claims_that_hold_are_not_counted() -> None:
+    pair = Pair(failed_claims=2)
+    pair.open()
+    for n in range(10):
+        events = pair.into.receive(f"<db:result from='s{n}.a.example' to='b.example'>k</db:result>".encode())
+        assert kinds(events) == ["Authenticated"]
+
+
+def test_both_sides_say_what_they_bear() -> None:
+    """XEP-0478 §3.1 in the features, §3.2 in the request for both directions."""
+    pair = Pair(limits=ParserLimits(stanza_bytes=40_000), idle_seconds=1200)
+    pair.open()
+    assert (pair.out.peer_bytes, pair.out.peer_idle) == (40_000, 1200)
+    assert (pair.into.peer_bytes, pair.into.peer_idle) == (10_000, 0)
+
+
+def test_nothing_is_said_before_tls() -> None:
+    machine = S2SIn(settings("b.example"), admitted)
+    machine.receive(HEADER.encode())
+    assert b"urn:xmpp:stream-limits:0" not in machine.data_to_send()
+
+
+@pytest.mark.parametrize("text", ["", "-5", "x", "9" * 40, "<a/>"])
+def test_limits_that_are_none(text: str) -> None:
+    machine, _ = secured(f"<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{text}</max-bytes></limits>")
+    assert machine.peer_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("condition", "lasting"),
+    [
+        ("remote-server-timeout", False),
+        ("remote-connection-failed", False),
+        ("policy-violation", True),
+        ("forbidden", True),
+    ],
+)
+def test_a_peer_that_could_not_find_out_is_asked_again(condition: str, lasting: bool) -> None:
+    machine, _ = secured("<dialback xmlns='urn:xmpp:features:dialback'/>")
+    [denied] = machine.receive(
+        "<db:result from='b.example' to='a.example' type='error'><error type='cancel'>"
+        f"<{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></db:result>".encode()
+    )
+    assert isinstance(denied, Denied)
+    assert denied.why.lasting is lasting
+    assert denied.why.text == f"dialback: error ({condition})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +24,7 @@ from beamish.net.dns import ConnectFailed, LookupFailed, NoSuchDomain, Resolver,
 from beamish.net.s2s_in import S2SInLink
 from beamish.net.s2s_link import PING_ID, Link
 from beamish.net.s2s_out import Report, S2SOutLink
+from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.s2s_route import BROKEN, Route
 from beamish.net.s2s_stored import Dormant, in_doubt, restore, settle, worth_keeping
@@ -44,62 +45,6 @@ OWNER: Final = "s2s"
 _SWEEP: Final = 5.0
 _WORST: Final = (Cause.CERTIFICATE, Cause.AUTHENTICATION, Cause.TLS, Cause.STREAM)
 """Of several servers of one domain that all failed, these causes tell more than a connection refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class S2SLimits:
-    """Bounds of server streams; `[s2s]` of the configuration has them with their reasons."""
-
-    connect_seconds: float = 10.0
-    negotiation_seconds: float = 30.0
-    retry_seconds: float = 20.0
-    backoff_seconds: float = 60.0
-    answer_seconds: float = 60.0
-    idle_seconds: float = 600.0
-    resume_seconds: float = 60.0
-    queue_stanzas: int = 2_000
-    queue_bytes: int = 4_194_304
-    routes: int = 10_000
-    resumable: int = 1_000
-    verifications: int = 200
-    streams_per_domain: int = 20
-    connections_per_address: int = 200
-    stanzas_per_second: float = 500.0
-    stanza_burst: float = 10_000.0
-    bytes_per_second: float = 4_000_000.0
-    bytes_burst: float = 16_000_000.0
-    unsent_bytes: int = 16_777_216
-    presences: int = 200_000
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Who may talk to us. A domain in a list stands for its subdomains too; the longest entry that fits decides."""
-
-    open: bool = True
-    allow: frozenset[str] = frozenset()
-    deny: frozenset[str] = frozenset()
-    require_verified: bool = True
-    unverified: frozenset[str] = frozenset()
-    """Domains whose certificates need not hold; dialback vouches for them."""
-
-    def refusal(self, domain: str) -> str:
-        """Why a domain may not talk to us; "" if it may."""
-        allowed, denied = _fit(domain, self.allow), _fit(domain, self.deny)
-        if denied > allowed or (denied and denied == allowed):
-            return f"this server does not talk to {domain}"
-        if not self.open and not allowed:
-            return "this server only talks to domains it was told about"
-        return ""
-
-    def must_verify(self, domain: str) -> bool:
-        """Whether the certificate of a domain must hold."""
-        return self.require_verified and not _fit(domain, self.unverified)
-
-
-def _fit(domain: str, entries: Iterable[str]) -> int:
-    """The length of the longest entry that is the domain or one above it; 0 if there is none."""
-    return max((len(entry) for entry in entries if domain == entry or domain.endswith(f".{entry}")), default=0)
 
 
 @dataclass(slots=True)
@@ -347,6 +292,10 @@ class Federation:
             link = await self.open(local, remote, question=(stream_id, key))
         finally:
             self._verifying -= 1
+        if link.key_error:
+            gone = link.key_error == Condition.ITEM_NOT_FOUND.value
+            cause = Cause.NO_SUCH_DOMAIN if gone else Cause.STREAM
+            raise Unreachable(cause, f"the server of {remote} could not say whether a key is its own: {link.key_error}")
         return link.key_ok
 
     # ---- what links report ------------------------------------------------------------------------------------------
@@ -529,8 +478,11 @@ class Federation:
             in_doubt(self, stanza, row, why)
 
     def give_up_stream(self, acks: Acks, why: Unreachable | None) -> None:
-        """A stream is over for good: send back what the peer has not confirmed, remember what we have handled."""
-        if acks.key and self.outbox is not None:
+        """A stream is over for good: send back what the peer has not confirmed, remember what we have handled.
+
+        At the end of this process it is not, if there is anything left to ask the peer about after the next start.
+        """
+        if acks.key and self.outbox is not None and not (self.draining and acks.unconfirmed):
             self.outbox.handled(acks.key, acks.handled)
             self.outbox.ended(acks.key)
         self.bounce_rest(acks, why)
@@ -549,11 +501,14 @@ class Federation:
 
     def bounce(self, stanza: Stanza, why: Unreachable, row: int = 0) -> None:
         """Send a stanza back to its sender with the cause. At the end of this process, what is on disk stays there."""
+        if not (row and self.draining):
+            self.refuse(stanza, why.stanza_error(), row)
+
+    def refuse(self, stanza: Stanza, error: StanzaError, row: int = 0) -> None:
+        """Answer a stanza with an error, and forget it."""
         if row and self.outbox is not None:
-            if self.draining:
-                return
             self.outbox.drop((row,), soon=True)  # in the commit that has the error
-        reply = stanza.error(why.stanza_error())
+        reply = stanza.error(error)
         if reply is None:
             return
         to = reply.to
@@ -563,7 +518,7 @@ class Federation:
             and self.kernel.is_local_domain(to.domain)
             and self.kernel.sessions.get(to) is None
         ):
-            log.info("s2s_error_untold", sender=to, to=stanza.to, cause=why.cause.value, reason=why.text)
+            log.info("s2s_error_untold", sender=to, to=stanza.to, reason=error.text)
         self.kernel.router.post(reply)
 
     def bounce_rest(self, acks: Acks, why: Unreachable | None) -> None:
@@ -630,3 +585,6 @@ class Federation:
 
 async def _wait(outcome: Any) -> None:
     await outcome
+
+
+__all__ = ["Federation", "Policy", "S2SLimits"]

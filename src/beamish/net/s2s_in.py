@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from beamish.core.kernel import new_id
-from beamish.net.s2s_link import Link, Wait, failed_element
+from beamish.net.s2s_link import Link, Wait
 from beamish.stream.parser import Nonza
 from beamish.stream.s2s import SM, Authenticated, Event, Pair, StartTls
-from beamish.stream.s2s_acks import Acks, PingAcks, read_count
+from beamish.stream.s2s_acks import Acks, PingAcks, failed_element, read_count
 from beamish.stream.s2s_in import KeyToVerify, Refused, S2SIn, StreamOpened
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
@@ -152,7 +152,7 @@ class S2SInLink(Link):
             ok = await self.federation.ask(asked.local, asked.remote, asked.stream_id, asked.key)
         except Unreachable as why:
             self._log.warning("s2s_verify_failed", remote=asked.remote, cause=why.cause.value, reason=why.text)
-            lost = why.cause in (Cause.NO_SUCH_DOMAIN, Cause.REFUSED)
+            lost = why.cause in (Cause.NO_SUCH_DOMAIN, Cause.REFUSED) or why.told is StreamErrorCondition.HOST_UNKNOWN
             failure = Condition.REMOTE_SERVER_NOT_FOUND if lost else Condition.REMOTE_SERVER_TIMEOUT
             if why.cause is Cause.CERTIFICATE:
                 failure = Condition.POLICY_VIOLATION

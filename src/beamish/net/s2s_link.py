@@ -7,11 +7,9 @@ management (XEP-0198) counts what was handled, confirms only what is committed, 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Awaitable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from cryptography import x509
@@ -22,30 +20,22 @@ from beamish.core.later import is_later
 from beamish.core.services import Outbox
 from beamish.net.address import format_peer, network_of
 from beamish.net.held import HeldConnection
+from beamish.net.s2s_hub import Hub, keep_alive
 from beamish.stream.parser import Nonza, Unaddressable
 from beamish.stream.s2s import SM, Event, ServerStream, Stage, StreamClosed, StreamFailed
 from beamish.stream.s2s_acks import WRAP, Acks, PingAcks, read_count
 from beamish.stream.s2s_out import Cause, Unreachable, peer_error
-from beamish.xmpp.errors import StreamError, StreamErrorCondition
+from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import MESSAGE, PRESENCE, Stanza
 
 if TYPE_CHECKING:
-    from beamish.core.kernel import Kernel
-    from beamish.core.tasks import TaskGroup
-    from beamish.net.connection import Flusher
     from beamish.net.s2s import S2SLimits
-    from beamish.net.s2s_presence import RemotePresence
     from beamish.net.s2s_route import Route
-    from beamish.net.throttle import Bucket
-    from beamish.net.wirelog import WireLog
 
 log = structlog.get_logger(__name__)
 
 Wait = Awaitable[Any]
 
-_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 120), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
-_USER_TIMEOUT: Final = 60_000
-"""Milliseconds after which the kernel gives up a connection whose peer confirms nothing."""
 _LINGER: Final = 1.0
 """Seconds that a peer has to close its side after we closed ours, so that it can read why."""
 _ASK_EVERY: Final = 50
@@ -53,30 +43,6 @@ _ASK_EVERY: Final = 50
 _ASK_AFTER: Final = 0.1
 PING_ID: Final = "s2s-ack-"
 _R: Final = f"<r xmlns='{SM}'/>".encode()
-
-
-class Hub(Protocol):
-    """What a link needs of whoever made it."""
-
-    kernel: Kernel
-    limits: S2SLimits
-    flusher: Flusher
-    wire_log: WireLog
-    tasks: TaskGroup
-    links: set[Link]
-    presences: RemotePresence
-
-    def link_lost(self, link: Link) -> None:
-        """The connection is gone."""
-
-    def ping(self, link: Link, number: int) -> None:
-        """Ask the peer of a link without stream management for a sign of life."""
-
-    def ping_answered(self, stanza: Stanza) -> bool:
-        """An IQ with such a ping's id arrived: whether it is the answer to one."""
-
-    def buckets(self, remote: str) -> tuple[Bucket, Bucket]:
-        """The rates of a remote domain: stanzas and bytes."""
 
 
 class Link(HeldConnection):
@@ -169,13 +135,7 @@ class Link(HeldConnection):
         self.peer = format_peer(address)
         self._network = network_of(address)
         self._log = log.bind(stream=self.id, peer=self.peer)
-        sock = self.info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
+        keep_alive(self.info("socket"))
         self.federation.links.add(self)
         self._timer = self.federation.kernel.clock.call_later(
             self.federation.limits.negotiation_seconds, self._negotiation_timeout
@@ -485,9 +445,14 @@ class Link(HeldConnection):
         """Send a stanza; it goes out when it is on disk, if it is kept there (as `row`, or from now on).
 
         Until the peer has confirmed it, `acks` or `pings` has it. The result is the position in the database queue that
-        must be durable before the sender is told that it was taken; 0 if it need not wait.
+        must be durable before the sender is told that it was taken; 0 if it need not wait. Raises `StanzaError` for one
+        that is larger than the peer has said it takes (XEP-0478 §4).
         """
         data = stanza.to_wire()
+        most = self.machine.peer_bytes
+        if most and len(data) > most:
+            text = f"the other server takes stanzas of up to {most} bytes, and this one has {len(data)}"
+            raise StanzaError(Condition.POLICY_VIOLATION, text=text)
         self.stanzas_out += 1
         self.used = self.federation.kernel.clock.monotonic()
         acks = self.acks
@@ -641,10 +606,3 @@ class Link(HeldConnection):
             "age": round(clock.now() - self.since),
             "idle": round(clock.monotonic() - self.used),
         }
-
-
-@lru_cache(maxsize=64)
-def failed_element(condition: str, h: int | None = None) -> bytes:
-    """`<failed/>` of stream management (XEP-0198 §3, §5)."""
-    count = "" if h is None else f" h='{h}'"
-    return f"<failed xmlns='{SM}'{count}><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>".encode()

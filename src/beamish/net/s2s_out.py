@@ -25,7 +25,7 @@ Report = Callable[[str], None]
 class S2SOutLink(Link):
     """One stream that we open. `ready` is done when stanzas may be sent, or the key is answered; or has the reason."""
 
-    __slots__ = ("_direct", "_method", "_report", "_resuming", "key_ok", "ready", "route")
+    __slots__ = ("_direct", "_method", "_report", "_resuming", "key_error", "key_ok", "ready", "route")
 
     direction = "out"
     machine: S2SOut
@@ -45,6 +45,8 @@ class S2SOutLink(Link):
         self.route = route
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.key_ok = False
+        self.key_error = ""
+        """Why the authoritative server could not say whether the key is its own."""
         self._direct = direct_tls
         self._method = ""
         self._report = report or (lambda _step: None)
@@ -106,10 +108,9 @@ class S2SOutLink(Link):
         elif isinstance(event, Ready):
             self._ready(event)
         elif isinstance(event, KeyAnswer):
-            self.key_ok = event.ok
-            self._report(
-                f"the key is {'valid' if event.ok else 'not valid'}{f' ({event.condition})' if event.condition else ''}"
-            )
+            self.key_ok, self.key_error = event.ok, event.condition
+            told = f"unknown ({event.condition})" if event.condition else "valid" if event.ok else "not valid"
+            self._report(f"the key is {told}")
             if not self.ready.done():
                 self.ready.set_result(None)
             self.answer()
@@ -204,6 +205,12 @@ class S2SOutLink(Link):
         else:
             return super()._sm_negotiation(name, item)
         return None
+
+    @property
+    def idle_limit(self) -> float:
+        """See `Link.idle_limit`; earlier if the peer would close it earlier (XEP-0478)."""
+        own, theirs = super().idle_limit, self.machine.peer_idle
+        return min(own, 0.8 * theirs) if theirs else own
 
     def resuming(self, id_: str) -> Acks | None:
         """The counters of a stream, if this link is just about to resume that."""

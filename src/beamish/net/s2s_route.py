@@ -16,6 +16,7 @@ import structlog
 
 from beamish.stream.s2s_acks import Acks
 from beamish.stream.s2s_out import Cause, Unreachable
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
@@ -146,7 +147,10 @@ class Route:
         while self._queue and link is not None and link.usable and link.room:
             stanza, size, row = self._queue.popleft()
             self._bytes -= size
-            link.carry(stanza, row)
+            try:
+                link.carry(stanza, row)
+            except StanzaError as error:
+                self._federation.refuse(stanza, error, row)
 
     # ---- getting a stream -------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Final, TypeAlias
 
 from beamish.stream import dialback
+from beamish.stream import features as feat
 from beamish.stream.dialback import DialbackSecret
 from beamish.stream.names import NameLedger
 from beamish.stream.parser import Gate, Item, Nonza, ParserLimits, StreamEnd, StreamHeader, StreamParser, Unaddressable
@@ -95,6 +96,14 @@ class S2SSettings:
     dialback: bool = True
     bidi: bool = True
     resumption: bool = True
+    idle_seconds: int = 0
+    """Seconds after which a stream that a peer opened is closed if nothing goes on it; 0 if it is not said."""
+    failed_claims: int = 20
+    """Domains that a peer may say it speaks for in vain before its stream is closed."""
+
+    def own_limits(self) -> bytes:
+        """What this server bears, as XEP-0478 announces it."""
+        return feat.limits(self.limits.stanza_bytes, self.idle_seconds or None)
 
 
 def fail(condition: StreamErrorCondition, text: str = "") -> StreamError:
@@ -124,6 +133,8 @@ class ServerStream:
         "_settings",
         "closed_by_us",
         "pairs",
+        "peer_bytes",
+        "peer_idle",
         "secure",
         "stage",
         "stream_id",
@@ -143,6 +154,8 @@ class ServerStream:
         self.stream_id = ""
         self.pairs: set[Pair] = set()
         """Pairs whose remote end may send stanzas here."""
+        self.peer_bytes = self.peer_idle = 0
+        """Bytes of a stanza and seconds of silence that the peer bears as far as it has said so (XEP-0478), otherwise 0."""
         self._new_stream()
 
     def _new_stream(self) -> None:
@@ -349,6 +362,13 @@ class ServerStream:
         # RFC 6120 §4.9.3.12
         raise fail(StreamErrorCondition.NOT_AUTHORIZED, "no stanzas before authentication")
 
+    def _heed_limits(self, el: Element) -> None:
+        """Note what the peer bears, if it says so in this element (XEP-0478)."""
+        found = el.find(f"{{{ns.LIMITS}}}limits")
+        if found is not None:
+            self.peer_bytes = _number(found.findtext(f"{{{ns.LIMITS}}}max-bytes"))
+            self.peer_idle = _number(found.findtext(f"{{{ns.LIMITS}}}idle-seconds"))
+
     def _open_up(self) -> None:
         """Stanzas may flow: from now on input is parsed as it comes."""
         self.stage = Stage.OPEN
@@ -407,6 +427,12 @@ class ServerStream:
             f"<?xml version='1.0'?><stream:stream xmlns='{self.content_ns}' xmlns:stream='{ns.STREAM}' "
             f"xmlns:db='{ns.DIALBACK}'{attributes} version='1.0'>"
         ).encode()
+
+
+def _number(text: str | None) -> int:
+    """A positive number that somebody wrote; 0 for anything else."""
+    text = (text or "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0
 
 
 def read_stream_error(el: Element) -> StreamError:

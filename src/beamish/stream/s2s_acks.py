@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
-from beamish.stream.resume import after
+from beamish.stream.resume import SM, after
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import Stanza
 
@@ -23,6 +24,13 @@ def read_count(text: str | None) -> int:
     if text is not None and text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < WRAP:
         return int(text)
     raise StreamError(StreamErrorCondition.POLICY_VIOLATION, "h is not a count")
+
+
+@lru_cache(maxsize=64)
+def failed_element(condition: str, h: int | None = None) -> bytes:
+    """`<failed/>` of stream management (XEP-0198 §3, §5)."""
+    count = "" if h is None else f" h='{h}'"
+    return f"<failed xmlns='{SM}'{count}><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>".encode()
 
 
 class Acks:

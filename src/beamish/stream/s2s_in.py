@@ -89,7 +89,18 @@ class S2SIn(ServerStream):
     `bidi` is True once the peer asked to get stanzas on this stream too. `remote` is who the header says it is.
     """
 
-    __slots__ = ("_admits", "_certifies", "_external", "_failures", "_verifying", "bidi", "local", "methods", "remote")
+    __slots__ = (
+        "_admits",
+        "_certifies",
+        "_declined",
+        "_external",
+        "_failures",
+        "_verifying",
+        "bidi",
+        "local",
+        "methods",
+        "remote",
+    )
 
     def __init__(
         self,
@@ -102,6 +113,7 @@ class S2SIn(ServerStream):
         self._admits = admits
         self._certifies = certifies
         self._external = ""
+        self._declined = 0
         self._failures = 0
         self._verifying: dict[Pair, dialback.DialbackElement] = {}
         self.bidi = False
@@ -169,6 +181,7 @@ class S2SIn(ServerStream):
                 out.append(f"<dialback xmlns='{DIALBACK_FEATURE}'><errors/></dialback>".encode())
             if settings.resumption:
                 out.append(f"<sm xmlns='{SM}'/>".encode())
+            out.append(settings.own_limits())
         out.append(b"</stream:features>")
         self._out.append(b"".join(out))
 
@@ -195,6 +208,7 @@ class S2SIn(ServerStream):
             return self._claim(item)
         if item.tag == _BIDI and self._settings.bidi and self.stage is Stage.NEGOTIATING:
             self.bidi = True
+            self._heed_limits(item.el)
             return []
         raise fail(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE)
 
@@ -266,7 +280,15 @@ class S2SIn(ServerStream):
 
     def _decline(self, question: dialback.DialbackElement, condition: Condition, reason: str) -> list[Event]:
         self._out.append(dialback.answer(question, "error", condition))
-        return [Refused(question.sender, "dialback", reason)]
+        return self._refused(question.sender, reason)
+
+    def _refused(self, remote: str, reason: str) -> list[Event]:
+        """A peer claimed a domain in vain. It may do so only so often: each time costs us a look-up and a connection."""
+        self._declined += 1
+        events: list[Event] = [Refused(remote, "dialback", reason)]
+        if self._declined >= self._settings.failed_claims:
+            events.append(self.fail(fail(StreamErrorCondition.POLICY_VIOLATION, "too many domains claimed in vain")))
+        return events
 
     def verified(self, local: str, remote: str, *, ok: bool, failure: Condition | None = None) -> list[Event]:
         """Answer `KeyToVerify`; `failure` tells why it could not be found out (XEP-0220 §2.4)."""
@@ -277,7 +299,7 @@ class S2SIn(ServerStream):
             return self._decline(question, failure, failure.value)
         if not ok:
             self._out.append(dialback.answer(question, "invalid"))
-            return [Refused(remote, "dialback", "the authoritative server denies the key")]
+            return self._refused(remote, "the authoritative server denies the key")
         self._out.append(dialback.answer(question, "valid"))
         self.pairs.add((local, remote))
         self.methods[local, remote] = "dialback"

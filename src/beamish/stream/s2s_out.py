@@ -76,6 +76,16 @@ _CONDITIONS: Final = {
 }
 
 _LASTING: Final = frozenset((Cause.POLICY, Cause.NO_SUCH_DOMAIN, Cause.CERTIFICATE, Cause.AUTHENTICATION, Cause.TLS))
+_PASSING: Final = frozenset(
+    (
+        "remote-server-timeout",
+        "remote-server-not-found",
+        "remote-connection-failed",
+        "resource-constraint",
+        "internal-server-error",
+    )
+)
+"""Conditions of dialback errors (XEP-0220 §2.5) that say that the peer could not find out, not that it denies."""
 _LASTING_ERRORS: Final = frozenset(
     (
         StreamErrorCondition.HOST_UNKNOWN,
@@ -95,6 +105,8 @@ class Unreachable(Exception):
         self.cause = cause
         self.text = text
         self.lasting = cause in _LASTING if lasting is None else lasting
+        self.told: StreamErrorCondition | None = None
+        """The peer's stream error, if that is the reason."""
 
     def stanza_error(self) -> StanzaError:
         """What senders of stanzas that cannot be delivered are told (RFC 6120 §8.3.3.16, §8.3.3.17)."""
@@ -225,6 +237,7 @@ class S2SOut(ServerStream):
                 return [self._denied(Unreachable(Cause.TLS, "the server does not offer TLS"))]
             self._out.append(f"<starttls xmlns='{ns.TLS}'/>".encode())
             return []
+        self._heed_limits(el)
         if self._external_done:
             return self._ready(el.find(f"{{{SM}}}sm") is not None)
         if self._question is not None:
@@ -232,7 +245,7 @@ class S2SOut(ServerStream):
             return []
         settings = self._settings
         if settings.bidi and self._trusted and el.find(f"{{{BIDI_FEATURE}}}bidi") is not None:
-            self._out.append(f"<bidi xmlns='{BIDI}'/>".encode())
+            self._out.append(b"".join((f"<bidi xmlns='{BIDI}'>".encode(), settings.own_limits(), b"</bidi>")))
             self._asked_bidi = True
         mechanisms = {node.text for node in el.iterfind(f"{{{ns.SASL}}}mechanisms/{{{ns.SASL}}}mechanism")}
         if settings.external and "EXTERNAL" in mechanisms:
@@ -281,7 +294,9 @@ class S2SOut(ServerStream):
         if answer.type == "valid":
             return self._ready(self._sm_offered)
         detail = f" ({answer.condition})" if answer.condition else ""
-        return [self._denied(Unreachable(Cause.AUTHENTICATION, f"dialback: {answer.type}{detail}"))]
+        passing = answer.type == "error" and answer.condition in _PASSING
+        why = Unreachable(Cause.AUTHENTICATION, f"dialback: {answer.type}{detail}", lasting=not passing)
+        return [self._denied(why)]
 
     def _key_answer(self, item: Nonza) -> list[Event]:
         try:
@@ -314,4 +329,6 @@ def peer_error(condition: StreamErrorCondition, text: str) -> Unreachable:
     lasting = condition in _LASTING_ERRORS
     cause = Cause.AUTHENTICATION if condition is StreamErrorCondition.NOT_AUTHORIZED else Cause.STREAM
     detail = f" ({text})" if text else ""
-    return Unreachable(cause, f"the server closed the stream with {condition.value}{detail}", lasting=lasting)
+    why = Unreachable(cause, f"the server closed the stream with {condition.value}{detail}", lasting=lasting)
+    why.told = condition
+    return why

@@ -1,0 +1,131 @@
+"""How streams between servers end, and what they refuse: goodbyes, limits, keys that nobody can judge."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.net.federated import Two, exchange, pair
+
+from beamish.stream.s2s_out import Unreachable
+from beamish.testing.federated import Authority, FederatedServer
+from beamish.testing.names import Directory
+from beamish.testing.plugin import ExpectedErrors
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
+
+pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
+
+
+def posted(server: FederatedServer, sender: str, to: str, id_: str) -> None:
+    """A message of a user goes out in this very tick of the loop."""
+    content = b"<body>Hi</body>"
+    server.kernel.router.post(
+        Stanza.build("message", "chat", id=id_, sender=JID.parse(sender), to=JID.parse(to), content=content)
+    )
+
+
+@pytest.mark.parametrize("counting", [True, False])
+@pytest.mark.parametrize("bidi", [True, False])
+@pytest.mark.parametrize("closer", ["a", "b"])
+async def test_a_goodbye_that_crosses_stanzas_costs_none(
+    ca: Authority, names: Directory, closer: str, bidi: bool, counting: bool
+) -> None:
+    """Whoever closes a stream in order, and whoever opened it: what was under way arrives, once, and nothing comes back."""
+    a, b = pair(ca, names)
+    async with a, b:
+        for server in (a, b):
+            server.federation.settings = replace(server.federation.settings, bidi=bidi, resumption=counting)
+        romeo, juliet = await exchange(a, b)
+        mine = a if closer == "a" else b
+        for n in range(8):
+            for link in tuple(mine.federation.links):
+                link.close()
+            posted(a, "romeo@a.example/x", "juliet@b.example/y", f"a{n}")
+            posted(b, "juliet@b.example/y", "romeo@a.example/x", f"b{n}")
+            await juliet.expect(f"<message from='romeo@a.example/x' id='a{n}'/>")
+            await romeo.expect(f"<message from='juliet@b.example/y' id='b{n}'/>")
+        await romeo.expect_nothing()
+        await juliet.expect_nothing()
+
+
+@pytest.mark.parametrize("sender", ["romeo", "juliet"])
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_what_is_larger_than_the_peer_takes_comes_back_and_harms_nobody(
+    ca: Authority, names: Directory, sender: str, waiting: bool
+) -> None:
+    """Both sides of a bidirectional stream say what they bear (XEP-0478 §3.1, §3.2), also to what waited for the stream."""
+    small = {"settings": {"limits": {"stanza_bytes": 10_000}}}
+    a, b = pair(ca, names, **({"b": small} if sender == "romeo" else {"a": small}))
+    async with a, b:
+        if waiting:
+            romeo = await a.client("romeo@a.example/x", presence=True)
+            juliet = await b.client("juliet@b.example/y", presence=True)
+        else:
+            romeo, juliet = await exchange(a, b)
+        mine, other = (romeo, juliet) if sender == "romeo" else (juliet, romeo)
+        if waiting and sender == "juliet":
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='0'><body>Hi</body></message>")
+            await juliet.expect("<message id='0'/>")
+        mine.send(f"<message to='{other.jid}' type='chat' id='big'><body>{'x' * 50_000}</body></message>")
+        mine.send(f"<message to='{other.jid}' type='chat' id='small'><body>Hi</body></message>")
+        error = await mine.expect(
+            f"<message from='{other.jid}' type='error' id='big'><error type='modify'>"
+            "<policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        )
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text is not None and text.startswith("the other server takes stanzas of up to 20000 bytes")
+        await other.expect("<message id='small'/>")
+        assert len(a.federation.links) == 1
+
+
+async def test_a_stream_is_closed_before_the_peer_would_do_it(ca: Authority, names: Directory) -> None:
+    a, b = pair(ca, names, b={"settings": {"s2s": {"idle_seconds": 50}}})
+    async with a, b:
+        await exchange(a, b)
+        [link] = a.federation.links
+        assert link.machine.peer_idle == 100
+        assert link.idle_limit == 80.0
+
+
+async def test_an_authoritative_server_that_cannot_say_is_not_taken_for_a_denial(
+    ca: Authority, names: Directory, caplog: pytest.LogCaptureFixture, expected_errors: ExpectedErrors
+) -> None:
+    """XEP-0220 §2.5: b asks a's server about the key; that says `item-not-found`, and so a's sender learns why."""
+    expected_errors.add("certificate_problem")
+    caplog.set_level("INFO", "beamish")
+    expired = ca.issue("a.example", days=(-30, -1), stem="expired")
+    unverified = {"settings": {"s2s": {"unverified": ("a.example",), "retry_seconds": 0.01}}}
+    a, b = pair(ca, names, a={"files": expired, "settings": {"s2s": {"retry_seconds": 0.01}}}, b=unverified)
+    async with a, b, FederatedServer(ca, names, domains=("c.example",), accounts=()) as c:
+        names.forget("a.example")
+        names.serve("a.example", c.s2s_port)  # the DNS leads to a server that knows nothing of a.example
+        romeo = await a.client("romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example' type='chat' id='1'><body>Hi</body></message>")
+        error = await romeo.expect("<message type='error' id='1'/>")
+        text = error.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text")
+        assert text == "not-authorized: dialback: error (remote-server-not-found)"
+        [failed] = [r for r in caplog.records if r.getMessage() == "s2s_verify_failed"][:1]
+        assert failed.remote == "a.example"  # type: ignore[attr-defined]
+
+
+async def test_the_condition_of_the_authoritative_server_is_passed_on(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, b = two
+    answers = iter(("item-not-found", "internal-server-error", ""))
+
+    class Answered:
+        key_ok = True
+
+        def __init__(self) -> None:
+            self.key_error = next(answers)
+
+    async def opened(*_args: Any, **_options: Any) -> Any:
+        return Answered()
+
+    monkeypatch.setattr(type(b.federation), "open", opened)
+    with pytest.raises(Unreachable, match=r"no-such-domain: .*could not say whether a key is its own: item-not-found"):
+        await b.federation.ask("b.example", "a.example", "id", "key")
+    with pytest.raises(Unreachable, match=r"stream-error: .*: internal-server-error"):
+        await b.federation.ask("b.example", "a.example", "id", "key")
+    assert await b.federation.ask("b.example", "a.example", "id", "key")
