@@ -1,6 +1,8 @@
+from typing import Any
+
 import pytest
 
-from beamish.core.hooks import STOP, Hook, HookKind, HookPoint, Hooks, Outcome, Row
+from beamish.core.hooks import STOP, SUBSCRIPTION, Hook, HookKind, HookPoint, Hooks, Outcome, Row
 from beamish.core.later import is_later
 from beamish.testing.plugin import ExpectedErrors
 from beamish.xmpp.errors import Condition, StanzaError
@@ -101,3 +103,27 @@ def test_who_looks_at_what() -> None:
     assert hook.everyone == {"message"}
     hook.remove("a")
     assert hook.everyone == frozenset()
+
+
+def test_only_those_are_called_who_look_at_such_stanzas() -> None:
+    hook = Hook(OBSERVER)
+    messages, bodies = frozenset(("message",)), frozenset(("{a}body", "{a}text"))
+    hook.add(Row(50, "all", note("all")))
+    hook.add(Row(50, "messages", note("messages"), messages))
+    hook.add(Row(50, "subscriptions", note("subscriptions"), frozenset((SUBSCRIPTION,))))
+    hook.add(Row(50, "bodies", note("bodies"), messages, about=bodies))
+
+    def whom(*args: Any) -> list[str]:
+        called: list[str] = []
+        hook.run(called, *args)
+        return called
+
+    assert whom() == ["all", "messages", "subscriptions", "bodies"]
+    assert whom("message") == ["all", "messages", "bodies"]
+    assert whom("presence") == ["all", "subscriptions"]
+    assert whom("iq", ("{a}body",)) == ["all"]
+    for _ in range(2):  # the second time from memory
+        assert whom("message", ("{a}x", "{a}body")) == ["all", "messages", "bodies"]
+        assert whom("message", ()) == ["all", "messages"]
+    hook.remove("messages")
+    assert whom("message", ()) == ["all"]

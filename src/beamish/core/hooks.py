@@ -52,6 +52,9 @@ class HookPoint(Generic[E]):
 
 
 STANZAS: Final = frozenset(("message", "presence", "iq"))
+_REMEMBERED: Final = 4_096
+"""Combinations of tags for which a hook remembers whom they concern. Peers choose them, hence this bound and the next."""
+_FEW: Final = 16
 SUBSCRIPTION: Final = "subscription"
 """In the place of `presence` in `Row.only`: presence stanzas about subscriptions, which nobody sends to many."""
 
@@ -61,7 +64,8 @@ class Row(Generic[E]):
     """One handler on one hook. Lower `at` runs earlier; equal ones in the order of registration.
 
     `only` names the kinds of stanzas that it looks at; it may be called for others too. With `guarded` it looks only at
-    what concerns accounts whose sessions are marked so (`Session.guarded`). Both are for the busiest places: see `Hook`.
+    what concerns accounts whose sessions are marked so (`Session.guarded`). With `about` it looks only at stanzas with a
+    child that has one of these tags. All of them are for the busiest places: see `Hook`.
     """
 
     at: int
@@ -69,6 +73,7 @@ class Row(Generic[E]):
     call: Handler[E]
     only: frozenset[str] = STANZAS
     guarded: bool = False
+    about: frozenset[str] = frozenset()
 
 
 class Hook(Generic[E]):
@@ -79,7 +84,7 @@ class Hook(Generic[E]):
     not run the hook, except for sessions that are `guarded`.
     """
 
-    __slots__ = ("_by_kind", "_pairs", "everyone", "point", "rows")
+    __slots__ = ("_by_kind", "_by_tags", "_pairs", "everyone", "point", "rows")
 
     def __init__(self, point: HookPoint[E]) -> None:
         self.point = point
@@ -87,6 +92,7 @@ class Hook(Generic[E]):
         self.everyone: frozenset[str] = frozenset()
         self._pairs: tuple[tuple[Row[E], Handler[E]], ...] = ()
         self._by_kind: dict[str, tuple[tuple[Row[E], Handler[E]], ...]] = {}
+        self._by_tags: dict[tuple[str, tuple[str, ...]], tuple[tuple[Row[E], Handler[E]], ...]] = {}
 
     def add(self, row: Row[E]) -> None:
         """Register a handler."""
@@ -104,14 +110,25 @@ class Hook(Generic[E]):
             kind: tuple(pair for pair in self._pairs if kind in pair[0].only or _also(kind) in pair[0].only)
             for kind in STANZAS
         }
+        self._by_tags = {}
 
-    def run(self, event: E, kind: str = "") -> Outcome | Awaitable[Outcome]:
+    def _concerned(self, kind: str, tags: tuple[str, ...]) -> tuple[tuple[Row[E], Handler[E]], ...]:
+        found = tuple(pair for pair in self._by_kind[kind] if not pair[0].about or not pair[0].about.isdisjoint(tags))
+        if len(self._by_tags) < _REMEMBERED and len(tags) <= _FEW:
+            self._by_tags[kind, tags] = found
+        return found
+
+    def run(self, event: E, kind: str = "", tags: tuple[str, ...] | None = None) -> Outcome | Awaitable[Outcome]:
         """Call the handlers in order until one stops. Raises `StanzaError` from guards.
 
-        `kind` is the name of the stanza that the event is about: then only those are called who look at such.
-        Returns an awaitable only if a handler returned one.
+        `kind` is the name of the stanza that the event is about, `tags` those of its children where they are known: then
+        only those are called who look at such. Returns an awaitable only if a handler returned one.
         """
-        pairs = self._by_kind[kind] if kind else self._pairs
+        if tags is not None:
+            known = self._by_tags.get((kind, tags))
+            pairs = self._concerned(kind, tags) if known is None else known
+        else:
+            pairs = self._by_kind[kind] if kind else self._pairs
         for row, call in pairs:
             try:
                 outcome = call(event)

@@ -96,6 +96,7 @@ class HookMark:
     at: int
     only: frozenset[str] = STANZAS
     guarded: bool = False
+    about: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +131,19 @@ def _mark(method: F, mark: object) -> F:
 
 
 def on(
-    point: HookPoint[Any], at: int = 50, *, only: Iterable[str] = STANZAS, guarded: bool = False
+    point: HookPoint[Any],
+    at: int = 50,
+    *,
+    only: Iterable[str] = STANZAS,
+    guarded: bool = False,
+    about: Iterable[str] = (),
 ) -> Callable[[F], F]:
     """Listen on a hook. Lower `at` is earlier; anything but 50 wants a comment that says why.
 
-    `only` (names of stanzas) and `guarded` keep fan-outs fast that do not concern the handler; see `hooks.Row`.
+    `only` (names of stanzas), `guarded` and `about` (tags of their children) keep fast what does not concern the handler;
+    see `hooks.Row`.
     """
-    return lambda method: _mark(method, HookMark(point, at, frozenset(only), guarded))
+    return lambda method: _mark(method, HookMark(point, at, frozenset(only), guarded, frozenset(about)))
 
 
 def iq(*, get: str | None = None, set: str | None = None, scope: Scope = Scope.ANY) -> Callable[[F], F]:

@@ -107,7 +107,8 @@ class Registry:
             for mark in marks:
                 method = getattr(module, name)
                 if isinstance(mark, HookMark):
-                    kernel.hooks[mark.point].add(Row(mark.at, module.name, method, mark.only, mark.guarded))
+                    row = Row(mark.at, module.name, method, mark.only, mark.guarded, mark.about)
+                    kernel.hooks[mark.point].add(row)
                 elif isinstance(mark, IqMark):
                     kernel.iq.add(mark.type, mark.tag, mark.scope, module.name, method)
                 elif isinstance(mark, NonzaMark):

@@ -34,6 +34,8 @@ Handler = Callable[[Context], Awaitable[None] | None]
 class Reach(Enum):
     """How an account can be reached, the rows of the table in RFC 6121 §8.5.4."""
 
+    __hash__ = object.__hash__  # the one of enumerations hashes the name, and this one is a key for each message
+
     NO_ACCOUNT = auto()
     NO_RESOURCES = auto()
     ONLY_NEGATIVE = auto()
@@ -143,7 +145,7 @@ class Router:
         if stanza.name == IQ and (stanza.type not in _IQ_TYPES or not stanza.id):
             raise StanzaError(Condition.BAD_REQUEST, text="an IQ has an id, and a type that RFC 6120 knows")
         if self._inbound.rows:
-            return self._after(self._inbound.run(ctx, stanza.name), ctx, self._sent)
+            return self._after(self._inbound.run(ctx, stanza.name, stanza.known_tags), ctx, self._sent)
         return self._sent(ctx)
 
     def _sent(self, ctx: Context) -> Awaitable[None] | None:
@@ -237,7 +239,7 @@ class Router:
                     return self._after(self._incoming_iq.run(ctx), ctx, self._iq)
                 return self._iq(ctx)
             if self._incoming.rows:
-                return self._after(self._incoming.run(ctx, stanza.name), ctx, self._to_account)
+                return self._after(self._incoming.run(ctx, stanza.name, stanza.known_tags), ctx, self._to_account)
             return self._to_account(ctx)
         return self._to_server(ctx)
 

@@ -90,7 +90,7 @@ class AddressingModule(Module):
         return self._take(ctx)
 
     # before the archive, which is to keep the copies, and before presence takes it for one to the domain itself
-    @on(events.inbound, at=20, only=(MESSAGE, PRESENCE))
+    @on(events.inbound, at=20, only=(MESSAGE, PRESENCE), about=(_ADDRESSES,))
     def outbound(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         """A stanza of a client of ours; its own session remembers whom it told of its presence (§7.1)."""
         stanza = ctx.stanza

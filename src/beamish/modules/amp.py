@@ -97,7 +97,7 @@ class AmpModule(Module):
     # ---- where rules are read ---------------------------------------------------------------------------------------
 
     # after blocking, before everything that keeps or copies messages
-    @on(events.inbound, at=25, only=(MESSAGE,))
+    @on(events.inbound, at=25, only=(MESSAGE,), about=(_EL,))
     def inbound(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         """A client of ours sends a message with rules."""
         stanza = ctx.stanza
@@ -130,7 +130,7 @@ class AmpModule(Module):
         self.kernel.router.answer(ctx, self._failed(ctx.stanza, amp, error))
         return STOP
 
-    @on(events.incoming, at=25, only=(MESSAGE,))  # after blocking, before the archive
+    @on(events.incoming, at=25, only=(MESSAGE,), about=(_EL,))  # after blocking, before the archive
     def incoming(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         """A message with rules arrives for a user of ours."""
         stanza = ctx.stanza

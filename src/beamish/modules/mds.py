@@ -50,7 +50,7 @@ class MdsModule(Module):
         """The assistance is offered only where there is a node to publish to."""
         return (_ASSIST,) if self.kernel.service_or_none(PepService) is not None else ()
 
-    @on(events.inbound, at=40, only=(MESSAGE,))  # before the archive and the copies (§6.2)
+    @on(events.inbound, at=40, only=(MESSAGE,), about=(_TAG,))  # before the archive and the copies (§6.2)
     def sent(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         """Take the displayed state out of a message and publish it; the message goes on."""
         stanza = ctx.stanza

@@ -231,12 +231,13 @@ class StreamParser:
         quick = self._quick
         assert quick is not None
         at, end = 0, len(data)
+        lang, ascii_only = self.lang, data.isascii()
         while at < end:
             if self._size == 0 and self._depth == 1:
                 if data[at] in WHITE_SPACE:
                     at = len(data) - len(data[at:].lstrip(WHITE_SPACE))
                     continue
-                found = quick.read(data, at, self.lang)
+                found = quick.read(data, at, lang, ascii_only)
                 if found is not None:
                     item, at = found
                     taken.append(item)

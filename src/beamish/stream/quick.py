@@ -87,19 +87,19 @@ class QuickReader:
         wide = limits.attributes >= _ATTRIBUTES_AT_MOST and limits.depth >= _DEPTH
         self.largest = min(_LARGEST, limits.stanza_bytes, 4 * limits.elements) if wide else 0
 
-    def read(self, data: bytes, at: int, lang: str) -> tuple[Stanza | Nonza, int] | None:
+    def read(self, data: bytes, at: int, lang: str, ascii_only: bool = False) -> tuple[Stanza | Nonza, int] | None:
         """The item that begins at `at` and where the next one may begin; None where only the long way can tell.
 
-        `lang` is the stream's language, for stanzas that name none (RFC 6120 §8.1.5).
+        `lang` is the stream's language, for stanzas that name none (RFC 6120 §8.1.5). `ascii_only`: all of `data` is.
         """
         found = PLAIN.match(data, at)
         if found is None:
             return self._nonza(data, at)
-        raw_name, attributes, content, grandchild = found.group("name", "attributes", "content", "grandchild")
+        raw_name, attributes, content, grandchild = found.group(1, 2, 3, 5)  # 4 is the last child's name
         end = found.end()
         if end - at > self.largest:
             return None
-        if not data.isascii() and not _is_text(data[at:end]):
+        if not ascii_only and not _is_text(data[at:end]):
             return None
         seen = 0
         head = b"<" + raw_name
@@ -233,7 +233,9 @@ class QuickReader:
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether bytes beyond ASCII are characters that XML 1.0 §2.2 allows."""
+    """Whether bytes beyond ASCII, if there are any, are characters that XML 1.0 §2.2 allows."""
+    if data.isascii():
+        return True
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -230,7 +230,7 @@ class PubsubModule(Module):
         """A node of an account."""
         return self._discovery.of_account(at, node, asker) if at.local else None
 
-    @on(events.incoming, at=20, only=(MESSAGE,))  # after blocking, before what keeps messages
+    @on(events.incoming, at=20, only=(MESSAGE,), about=(X,))  # after blocking, before what keeps messages
     def decision(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         """What an owner of an account's node decided about a subscription (§8.6); other messages go on."""
         stanza = ctx.stanza
