@@ -5,7 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Clients from the distribution that the interoperability tests drive; those tests are skipped where they are missing.
+# Clients from the distribution that the interoperability tests drive, besides Gajim's library; those tests are skipped where
+# they are missing.
 CLIENTS   := go-sendxmpp profanity tmux
 SCENARIOS ?= chat presence ping login offline idle
 
@@ -66,5 +67,6 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 .PHONY: clients
 clients:
 	@missing=; for client in $(CLIENTS); do command -v $$client >/dev/null || missing="$$missing $$client"; done; \
+	/usr/bin/python3 -c 'import nbxmpp' 2>/dev/null || missing="$$missing python3-nbxmpp"; \
 	[ -z "$$missing" ] || ( $(call apt_install,$$missing) ) || \
 		echo "not installed, and their tests are skipped:$$missing (apt-get install$$missing)" >&2

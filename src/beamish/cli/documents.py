@@ -33,7 +33,10 @@ BELOW_MODULES: Final = (
     Implemented(Xep(59, "1.0"), "xmpp/payload/rsm.py"),
     Implemented(Xep(82, "1.1.1"), "core/clock.py"),
     Implemented(Xep(114, "1.6"), "net/component.py"),
-    Implemented(Xep(122, "1.0.2", status="partial", note="data types of fields; no ranges"), "xmpp/payload/forms.py"),
+    Implemented(
+        Xep(122, "1.0.2", status="partial", note="data types, ranges and open lists; no regular expressions"),
+        "xmpp/payload/forms.py",
+    ),
     Implemented(Xep(170, "1.0"), "stream/features.py"),
     Implemented(Xep(175, "1.2"), "stream/sasl/anonymous.py"),
     Implemented(Xep(178, "1.2", note="between servers"), "stream/s2s_in.py"),
