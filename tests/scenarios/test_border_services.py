@@ -8,6 +8,9 @@ import pytest_asyncio
 
 from beamish.core.services import CapsService
 from beamish.testing.client import Client
+from beamish.testing.component import component
+from beamish.testing.federated import Authority, FederatedServer
+from beamish.testing.names import Directory
 from beamish.xmpp.jid import JID
 
 from .border import (
@@ -317,6 +320,41 @@ async def test_an_explicit_subscription_to_a_personal_node(two: Two) -> None:
     while (got := await juliet.receive()).findtext(f".//{{{TUNE}}}title") != "Two":
         pass
     assert got.get("from") == ROMEO
+
+
+# ---- components -----------------------------------------------------------------------------------------------------------
+
+
+async def test_users_of_a_component_and_users_of_another_server(tmp_path: Path) -> None:
+    """A gateway at one server serves users of the other; when it dies, they see its users go."""
+    ca, names = Authority(tmp_path), Directory()
+    settings = {"components": {"gate.a.example": {"secret": "s"}}, "component_listener": {"away_seconds": 0.2}}
+    async with (
+        FederatedServer(ca, names, domains=("a.example",), accounts=(ROMEO,), settings=settings) as a,
+        FederatedServer(ca, names, domains=("b.example",), accounts=(JULIET,)) as b,
+    ):
+        names.serve("gate.a.example", a.s2s_port)
+        gate = await component(a, "gate.a.example", "s")
+        juliet = await b.client(f"{JULIET}/y", presence=True, roster=True)
+        c = "xmlns='jabber:component:accept'"
+        juliet.send("<presence to='bot@gate.a.example' type='subscribe'/>")
+        await gate.expect(f"<presence {c} from='{JULIET}' to='bot@gate.a.example' type='subscribe'/>")
+        gate.send(f"<presence from='bot@gate.a.example' to='{JULIET}' type='subscribed'/>")
+        gate.send(f"<presence from='bot@gate.a.example/r' to='{JULIET}'/>")
+        await until(juliet, "<presence from='bot@gate.a.example/r' type='!'/>")
+        juliet.send("<message to='bot@gate.a.example/r' type='chat' id='1'><body>Hi</body></message>")
+        await gate.expect(f"<message {c} from='{JULIET}/y' id='1'><body>Hi</body></message>")
+        gate.send(f"<message from='bot@gate.a.example/r' to='{JULIET}/y' type='chat' id='2'><body>Ho</body></message>")
+        await until(juliet, "<message from='bot@gate.a.example/r' id='2'><body>Ho</body></message>")
+        gate.send("<iq type='get' from='gate.a.example' to='b.example' id='3'><ping xmlns='urn:xmpp:ping'/></iq>")
+        await gate.expect(f"<iq {c} type='result' from='b.example' id='3'/>")
+        gate.send("<message from='bot@gate.a.example' to='x@nowhere.example' id='4'><body>Hello?</body></message>")
+        await gate.expect(
+            f"<message {c} type='error' id='4' from='x@nowhere.example'><error><remote-server-not-found xmlns='{ERR}'/>"
+            "</error></message>"
+        )
+        gate.drop()
+        await until(juliet, "<presence from='bot@gate.a.example/r' type='unavailable'/>")
 
 
 # ---- messages ---------------------------------------------------------------------------------------------------------------

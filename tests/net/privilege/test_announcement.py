@@ -1,12 +1,14 @@
 """XEP-0356: what a component is told that it may do."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from beamish.app import CommandFailed
-from beamish.config.model import ComponentConfig
+from beamish.config.model import ComponentConfig, ComponentsConfig
 from beamish.testing.client import Client
 from beamish.testing.component import component
 from beamish.testing.federated import Authority, FederatedServer
@@ -103,3 +105,14 @@ async def test_remote_rosters_need_their_module(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="needs the module remote_roster"):
         async with FederatedServer(Authority(tmp_path), Directory(), accounts=(), settings=settings):
             pass
+
+
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/modules/components.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(examples) >= 4
+    for example in examples:
+        tree = tomllib.loads(example)
+        for options in tree["components"].values():
+            ComponentConfig.model_validate(options)
+        ComponentsConfig.model_validate(tree.get("component_listener", {}))
