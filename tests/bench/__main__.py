@@ -9,20 +9,17 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import uvloop
-from tests.bench.load import Bench, Options
+from tests.bench.load import Options
 from tests.bench.measure import Row, pin
+from tests.bench.runs import about, measure, securities, table
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.servers import SERVERS
 from tests.bench.wire import BenchError, Security
-
-GENERATOR_LIMIT = 0.9
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -41,7 +38,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="length of one measured run")
     parser.add_argument("--repeat", type=int, default=defaults.repeat, help="measured runs; the median is reported")
     parser.add_argument("--warmup", type=float, default=defaults.warmup, help="seconds of load before the first run")
-    parser.add_argument("--rate", type=float, help="chat: messages per second, with latencies, not a full pipe")
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument("--rate", type=float, help="so many pieces of load per second, with latencies, not a full pipe")
+    rates.add_argument("--latency", action="store_true",
+                       help="after the full pipe, latencies at the scenario's own moderate rate")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=defaults.pairs, help="chat: pairs of users; ping: sessions")
     parser.add_argument("--in-flight", type=int, default=defaults.in_flight, help="chat: messages under way in all")
     parser.add_argument("--full", action="store_true", help="chat: address full JIDs, not bare ones")
@@ -50,7 +50,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--under-way", type=int, default=defaults.under_way,
                         help="presence, muc, pep: fan-outs at once")  # fmt: skip
     parser.add_argument("--occupants", type=int, default=defaults.occupants, help="muc: occupants; pep: contacts")
-    parser.add_argument("--sessions", type=int, default=defaults.sessions, help="idle: sessions")
+    parser.add_argument("--sessions", type=int, default=defaults.sessions, help="idle, crowd: sessions")
+    parser.add_argument("--settle", type=float, default=defaults.settle, help="idle: seconds before memory is read")
+    parser.add_argument("--messages", type=int, default=defaults.messages, help="archive: messages in it")
+    parser.add_argument(
+        "--rows", type=int, default=defaults.rows, help="archive of Beamish: then grown to so many rows"
+    )
     parser.add_argument("--sm", action="store_true", help="chat: with stream management (XEP-0198) on in every session")
     parser.add_argument("--carbons", action="store_true", help="chat: with carbons (XEP-0280) on in every session")
     parser.add_argument("--archive", action="store_true", help="with the message archive (XEP-0313) on")
@@ -61,88 +66,22 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-async def measure(name: str, server_name: str, chosen: argparse.Namespace, options: Options) -> list[Row]:
-    """Run one scenario with each kind of connection it asks for, each time on a fresh server.
-
-    Raises BenchError when the load did not arrive whole.
-    """
-    rows: list[Row] = []
-    for security in getattr(SCENARIOS[name], "SECURITIES", (options.security,)):
-        rows += await measure_once(name, server_name, chosen, replace(options, security=security))
-    return rows
-
-
-async def measure_once(name: str, server_name: str, chosen: argparse.Namespace, options: Options) -> list[Row]:
-    """Start a server, run one scenario on it, stop it."""
-    scenario = SCENARIOS[name]
-    starting = SERVERS[server_name](
-        scenario.accounts(options),
-        port=chosen.port,
-        core=chosen.server_core,
-        archive=chosen.archive,
-        keep=chosen.keep,
-    )
-    async with starting as server:
-        version = await server.version()
-        bench = Bench(server, options)
-        try:
-            rows: list[Row] = await scenario.run(bench)
-        except BenchError as error:
-            raise BenchError(f"{name} on {server_name}: {error}\n{server.log_tail()}") from error
-        finally:
-            await bench.drop_all()
-    for row in rows:
-        row.server = version
-    return rows
-
-
-def table(rows: list[Row]) -> str:
-    """Lay rows out for a terminal."""
-    head = ("scenario", "variant", "server", "CPU µs", "per", "per s", "server", "gen", "more")
-    lines = [head]
-    for row in rows:
-        more = [f"{key} {value:,.2f}" for key, value in row.figures.items()]
-        if row.generator_share is not None and row.generator_share > GENERATOR_LIMIT:
-            more.append("GENERATOR AT ITS LIMIT")
-        if row.runs_us:
-            more.append("runs " + " ".join(f"{value:,.1f}" for value in row.runs_us))
-        if row.notes:
-            more.append(row.notes)
-        lines.append(
-            (
-                row.scenario,
-                row.variant,
-                row.server,
-                "" if row.us_per_unit is None else f"{row.us_per_unit:,.1f}",
-                row.unit,
-                "" if row.per_second is None else f"{row.per_second:,.0f}",
-                "" if row.server_share is None else f"{row.server_share:.0%}",
-                "" if row.generator_share is None else f"{row.generator_share:.0%}",
-                "; ".join(more),
-            )
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
-    right = {3, 5, 6, 7}
-    return "\n".join(
-        "  ".join(
-            [line[n].rjust(width) if n in right else line[n].ljust(width) for n, width in enumerate(widths)]
-            + [line[-1]]
-        ).rstrip()
-        for line in lines
-    )
-
-
 async def run(chosen: argparse.Namespace) -> tuple[list[Row], list[str]]:
     """Run everything that was asked for; return the rows and the failures."""
-    options = Options(**{name: getattr(chosen, name) for name in Options.__dataclass_fields__})
-    names = list(SCENARIOS) if "all" in chosen.scenarios else chosen.scenarios
+    names = set(Options.__dataclass_fields__) - {"latency"}
+    options = Options(**{name: getattr(chosen, name) for name in names})
+    wanted = list(SCENARIOS) if "all" in chosen.scenarios else chosen.scenarios
     rows: list[Row] = []
     failures: list[str] = []
-    for name in names:
+    for name in wanted:
         for server_name in chosen.server or ["beamish"]:
             print(f"… {name} on {server_name}", file=sys.stderr, flush=True)
             try:
-                rows += await measure(name, server_name, chosen, options)
+                for with_security in securities(name, options):
+                    if chosen.latency:
+                        with_security = replace(with_security, latency=getattr(SCENARIOS[name], "RATE", None))
+                    rows += await measure(name, server_name, with_security, port=chosen.port,
+                                          core=chosen.server_core, keep=chosen.keep)  # fmt: skip
             except BenchError as error:
                 failures.append(str(error))
                 print(f"FAILED {error}", file=sys.stderr, flush=True)
@@ -158,14 +97,7 @@ def main() -> int:
     if rows:
         print(table(rows))
     if chosen.json:
-        report = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "cores": os.cpu_count(),
-            "rows": [row.as_json() for row in rows],
-            "failures": failures,
-        }
+        report = about() | {"rows": [row.as_json() for row in rows], "failures": failures}
         chosen.json.write_text(json.dumps(report, indent=2) + "\n")
     return 1 if failures else 0
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.bench.instructions import Counter, available
+
 
 def family(pid: int) -> list[int]:
     """Return a process and all its descendants that live now."""
@@ -79,15 +81,20 @@ def pin(pid: int, core: int) -> None:
 
 @dataclass
 class Span:
-    """CPU and wall-clock time between `start` and `stop`, in seconds: the server's and the generator's."""
+    """CPU and wall-clock time between `start` and `stop`, in seconds: the server's and the generator's.
+
+    `instructions` are the server's in user mode, None where the machine does not count them.
+    """
 
     pids: Sequence[int]
     server: float = 0.0
     generator: float = 0.0
     wall: float = 0.0
+    instructions: int | None = None
 
     def start(self) -> Span:
         """Begin to measure."""
+        self._counter = Counter().start(self.pids) if available() else None
         self._at = (cpu_seconds(self.pids), time.process_time(), time.perf_counter())
         return self
 
@@ -97,6 +104,22 @@ class Span:
         self.wall = time.perf_counter() - wall
         self.server = cpu_seconds(self.pids) - server
         self.generator = time.process_time() - generator
+        if self._counter is not None:
+            self.instructions = self._counter.stop()
+        return self
+
+    def plus(self, other: Span) -> Span:
+        """Add the server's share of another span; the time stays that of this one."""
+        self.server += other.server
+        if self.instructions is not None and other.instructions is not None:
+            self.instructions += other.instructions
+        return self
+
+    def minus(self, other: Span) -> Span:
+        """Take the server's share of another span off."""
+        self.server -= other.server
+        if self.instructions is not None and other.instructions is not None:
+            self.instructions -= other.instructions
         return self
 
 
@@ -132,6 +155,7 @@ class Row:
     per_second: float | None = None  # units per second of wall-clock time, median over the runs
     server_share: float | None = None  # of its core; below 0.9 the load did not saturate the server
     generator_share: float | None = None  # of its core; above 0.9 the generator was the limit of `per_second`
+    instructions: float | None = None  # of the server in user mode per unit, median; None where they cannot be counted
     runs_us: list[float] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)  # latencies, memory: the key names the unit
     server: str = ""
@@ -141,6 +165,7 @@ class Row:
     def of(cls, scenario: str, variant: str, unit: str, runs: Sequence[tuple[int, Span]], notes: str = "") -> Row:
         """Sum several runs of the same load up by their medians."""
         micro = [span.server * 1e6 / units for units, span in runs]
+        counted = [span.instructions / units for units, span in runs if span.instructions is not None]
         return cls(
             scenario,
             variant,
@@ -150,9 +175,19 @@ class Row:
             per_second=median(units / span.wall for units, span in runs),
             server_share=median(span.server / span.wall for _, span in runs),
             generator_share=median(span.generator / span.wall for _, span in runs),
+            instructions=median(counted) if counted else None,
             runs_us=[round(value, 2) for value in micro],
             notes=notes,
         )
+
+    def with_latencies(self, seconds: Sequence[float]) -> Row:
+        """Add quantiles of latencies."""
+        self.figures |= {
+            "p50 ms": quantile(seconds, 0.5) * 1e3,
+            "p99 ms": quantile(seconds, 0.99) * 1e3,
+            "max ms": max(seconds) * 1e3,
+        }
+        return self
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as JSON knows it."""

@@ -88,15 +88,19 @@ class Tally:
     """Counts the marks of a load in the bytes one session receives.
 
     `mark` has two groups, the number of the flow (its sender) and the sequence number in it; `end` is the end of every
-    stanza that carries a mark. A mark that is missing, doubled or out of order raises BenchError at once.
+    stanza that carries a mark. Flows that are `ignored` may come or not. A mark that is missing, doubled or out of order
+    raises BenchError at once.
     """
 
-    def __init__(self, mark: re.Pattern[bytes], end: bytes) -> None:
+    def __init__(self, mark: re.Pattern[bytes], end: bytes, ignored: frozenset[bytes] = frozenset()) -> None:
+        self._ignored = ignored
         self._mark = mark
         self._end = end
         self._rest = b""
         self._next: dict[bytes, int] = {}
         self.count = 0
+        self.seen: Callable[[bytes, int], None] | None = None
+        """Called for every mark with its flow and number, if somebody wants to know."""
 
     def feed(self, data: bytes) -> int:
         """Take a chunk; return how many new deliveries it completes."""
@@ -109,14 +113,22 @@ class Tally:
         cut += len(self._end)
         self._rest = data[cut:]
         marks = self._mark.findall(data, 0, cut)
+        if self._ignored:
+            marks = [mark for mark in marks if mark[0] not in self._ignored]
         expected = self._next
         for flow, number in marks:
             due = expected.get(flow, 0)
             if int(number) != due:
                 raise BenchError(f"flow {flow.decode()}: got number {number.decode()} where {due} was due")
             expected[flow] = due + 1
+            if self.seen is not None:
+                self.seen(flow, due)
         self.count += len(marks)
         return len(marks)
+
+    def next_of(self, flow: bytes) -> int:
+        """The number that is due next in a flow."""
+        return self._next.get(flow, 0)
 
     @property
     def partial(self) -> bytes:
@@ -165,6 +177,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.jid = ""
+        self.roster = b""
         self.failure: Exception | None = None
         self.sink: Callable[[bytes], object] = self._collect
         self._splitter = Splitter()
@@ -374,8 +387,13 @@ def text_of(element: bytes) -> bytes:
     return found.group(1) if found else b""
 
 
-async def connect(address: Address, security: Security, context: ssl.SSLContext) -> tuple[Client, bytes]:
-    """Connect, secure the stream, and return the client with the features offered then."""
+async def connect(
+    address: Address, security: Security, context: ssl.SSLContext, source: str = ""
+) -> tuple[Client, bytes]:
+    """Connect, secure the stream, and return the client with the features offered then.
+
+    `source` is the address to connect from: one address has some 28,000 ports for one server.
+    """
     loop = asyncio.get_running_loop()
     direct = security is Security.TLS
     try:
@@ -386,6 +404,7 @@ async def connect(address: Address, security: Security, context: ssl.SSLContext)
                 address.tls_port if direct else address.port,
                 ssl=context if direct else None,
                 server_hostname=address.domain if direct else None,
+                local_addr=(source, 0) if source else None,
             ),
             PATIENCE,
         )
@@ -413,15 +432,22 @@ async def login(
     roster: bool = True,
     presence: bool = True,
     presence_payload: str = "",
+    source: str = "",
+    roster_version: str | None = None,
 ) -> Client:
-    """Do all a chat client does at login: secure, authenticate, bind, get the roster, become available."""
-    client, features = await connect(address, security, context)
+    """Do all a chat client does at login: secure, authenticate, bind, get the roster, become available.
+
+    With a `roster_version` the client has the roster already and asks what has changed (RFC 6121 §2.6); with the empty
+    one it asks for all of it and for its version. The answer is kept in `client.roster`.
+    """
+    client, features = await connect(address, security, context, source)
     try:
         await client.authenticate(account, features, mechanism)
         await client.open(address.domain)
         await client.bind(resource)
         if roster:
-            await client.iq("get", "<query xmlns='jabber:iq:roster'/>", "roster")
+            known = "" if roster_version is None else f" ver='{roster_version}'"
+            client.roster = await client.iq("get", f"<query xmlns='jabber:iq:roster'{known}/>", "roster")
         if presence:
             await client.available(presence_payload)
     except BaseException:

@@ -1,8 +1,6 @@
 """One-to-one chat: pairs of users, one speaks, the other listens.
 
-Without a rate, a fixed number of messages is always under way, so the server never waits and may batch what it can.
-With a rate, messages are evenly spaced and alone: nothing to batch, and latency is measured, from the write on the
-sender's socket to the read on the receiver's.
+A fixed number of messages is always under way, so the server never waits and may batch what it can.
 
 With `spread`, each speaker turns from listener to listener: no two messages that arrive together are for the same
 session, so nothing a server remembers from one message helps it with the next, and its writes cannot be joined as well.
@@ -10,18 +8,16 @@ session, so nothing a server remembers from one message helps it with the next, 
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections import deque
-from time import perf_counter
 
 from tests.bench.load import Bench, Load, Options
-from tests.bench.measure import Row, quantile
+from tests.bench.measure import Row
 from tests.bench.wire import Client, Tally
 
 MARK = re.compile(rb"<body>(\d+)\.(\d+) ")
 END = b"</message>"
 REQUEST = b"<r xmlns='urn:xmpp:sm:3'/>"
+RATE = 500.0
 TEXT = b"But soft, what light through yonder window breaks?"
 
 
@@ -36,6 +32,7 @@ class Pair:
     def __init__(self, number: int, speaker: Client, listener: Client, *, full: bool) -> None:
         self.speaker = speaker
         self.listener = listener
+        self.flow = b"%d" % number
         self._head = head(number, listener, full=full)
         self._middle = b"'><body>%d." % number
         self._tail = b" " + TEXT + b"</body></message>"
@@ -44,8 +41,8 @@ class Pair:
         self.managed = False
         """Whether both confirm what they get, and ask for it as clients do."""
 
-    def speak(self, count: int) -> None:
-        """Write so many messages at once."""
+    def speak(self, count: int) -> int:
+        """Write so many messages at once; return the number of the first."""
         head, middle, tail = self._head, self._middle, self._tail
         first = self._next
         self._next = first + count
@@ -53,6 +50,7 @@ class Pair:
             b"".join([b"%b%d%b%d%b" % (head, n, middle, n, tail) for n in range(first, first + count)])
             + (REQUEST if self.managed else b"")
         )
+        return first
 
     def heard(self, data: bytes) -> int:
         """Take what arrived for the listener; how many messages it completes."""
@@ -70,7 +68,7 @@ class Scattered(Pair):
         turned = listeners[number:] + listeners[:number]
         self._heads = [head(number, listener, full=full) for listener in turned]
 
-    def speak(self, count: int) -> None:
+    def speak(self, count: int) -> int:
         """Write so many messages at once, each to another listener, numbered for each listener on its own."""
         heads, middle, tail = self._heads, self._middle, self._tail
         size, first = len(heads), self._next
@@ -80,6 +78,7 @@ class Scattered(Pair):
                 [b"%b%d%b%d%b" % (heads[n % size], n, middle, n // size, tail) for n in range(first, first + count)]
             )
         )
+        return first // size
 
 
 def head(number: int, listener: Client, *, full: bool) -> bytes:
@@ -88,19 +87,33 @@ def head(number: int, listener: Client, *, full: bool) -> bytes:
     return f"<message type='chat' to='{to}' id='{number}-".encode()
 
 
-class FullPipe(Load):
-    """Each delivery lets its pair send one message more."""
+class Chat(Load):
+    """Each delivery lets its pair send one message more; at a rate, each message is the next pair's."""
 
     def __init__(self, pairs: list[Pair], in_flight: int) -> None:
-        super().__init__([client for pair in pairs for client in (pair.speaker, pair.listener)], self._start)
+        super().__init__([client for pair in pairs for client in (pair.speaker, pair.listener)])
         self._pairs = pairs
         self._each = max(1, in_flight // len(pairs))
+        self._turn = 0
 
-    def _start(self) -> None:
+    def attach(self) -> None:
+        """Every listener counts its messages."""
         for pair in self._pairs:
+            self.tally(pair.tally)
             pair.listener.sink = lambda data, pair=pair: self._heard(pair, data)  # type: ignore[misc]
+
+    def fill(self) -> None:
+        """So many messages by each pair."""
+        for pair in self._pairs:
             self.sent(self._each)
             pair.speak(self._each)
+
+    def emit(self) -> tuple[bytes, int]:
+        """The next pair's next message."""
+        pair = self._pairs[self._turn % len(self._pairs)]
+        self._turn += 1
+        self.sent(1)
+        return pair.flow, pair.speak(1)
 
     def _heard(self, pair: Pair, data: bytes) -> None:
         count = pair.heard(data)
@@ -112,52 +125,9 @@ class FullPipe(Load):
         self.took(count)
 
 
-class Paced(Load):
-    """Messages at a steady rate, each by the next pair; `latencies` in seconds of all runs but the warm-up."""
-
-    def __init__(self, pairs: list[Pair], rate: float) -> None:
-        super().__init__([client for pair in pairs for client in (pair.speaker, pair.listener)], self._start)
-        self._pairs = pairs
-        self._rate = rate
-        self._turn = 0
-        self._spoken: list[deque[float]] = [deque() for _ in pairs]  # when the messages on their way were written
-        self._timer: asyncio.TimerHandle | None = None
-        self.latencies: list[float] = []
-
-    def _start(self) -> None:
-        for number, pair in enumerate(self._pairs):
-            pair.listener.sink = lambda data, number=number: self._heard(number, data)  # type: ignore[misc]
-        self._began, self._sent_now = perf_counter(), 0
-        self._tick()
-
-    def _tick(self) -> None:
-        if not self.open:
-            return
-        # Late timers are made up for, so the rate holds whatever the server does.
-        due = int((perf_counter() - self._began) * self._rate) + 1
-        while self._sent_now < due:
-            number = self._turn % len(self._pairs)
-            self._turn += 1
-            self._sent_now += 1
-            self.sent(1)
-            self._spoken[number].append(perf_counter())
-            self._pairs[number].speak(1)
-        wait = self._began + due / self._rate - perf_counter()
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, wait), self._tick)
-
-    def _heard(self, number: int, data: bytes) -> None:
-        count = self._pairs[number].heard(data)
-        if count:
-            at = perf_counter()
-            spoken = self._spoken[number]
-            self.latencies.extend(at - spoken.popleft() for _ in range(count))
-            self.took(count)
-
-
-async def run(bench: Bench) -> list[Row]:
-    """Measure the cost of a message from socket to socket."""
+async def conversations(bench: Bench, clients: list[Client]) -> Chat:
+    """Pair sessions off, the first half with the second, with everything on that was asked for."""
     options = bench.options
-    clients = await bench.login_all(bench.server.accounts)
     if options.carbons:
         for number, client in enumerate(clients):
             await client.iq("set", "<enable xmlns='urn:xmpp:carbons:2'/>", f"carbons-{number}")
@@ -165,7 +135,7 @@ async def run(bench: Bench) -> list[Row]:
         for client in clients:
             client.send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
             await client.read_until(lambda s: s.startswith(b"<enabled"))
-    half = options.pairs
+    half = len(clients) // 2
     listeners = clients[half:]
     pairs = [
         Scattered(n, clients[n], listeners, full=options.full)
@@ -173,24 +143,23 @@ async def run(bench: Bench) -> list[Row]:
         else Pair(n, clients[n], listeners[n], full=options.full)
         for n in range(half)
     ]
-    variant = options.security.value + (" archive" if options.archive else "") + (" full-jid" if options.full else "")
     if options.sm:
         for pair in pairs:
             pair.managed = True
             pair.speaker.sink = lambda data: None  # acknowledgements
-    variant += (
-        (" sm" if options.sm else "") + (" carbons" if options.carbons else "") + (" spread" if options.spread else "")
-    )
-    if options.rate is None:
-        runs = await bench.repeated(FullPipe(pairs, options.in_flight))
-        return [Row.of("chat", f"{variant} {options.in_flight} in flight", "message", runs)]
-    paced = Paced(pairs, options.rate)
-    runs = await bench.repeated(paced)
-    row = Row.of("chat", f"{variant} {options.rate:g}/s", "message", runs)
-    late = paced.latencies[int(options.rate * options.warmup) :]
-    row.figures = {
-        "p50 ms": quantile(late, 0.5) * 1e3,
-        "p99 ms": quantile(late, 0.99) * 1e3,
-        "max ms": max(late) * 1e3,
+    return Chat(pairs, options.in_flight)
+
+
+async def run(bench: Bench) -> list[Row]:
+    """Measure the cost of a message from socket to socket."""
+    options = bench.options
+    load = await conversations(bench, await bench.login_all(bench.server.accounts))
+    switches = {
+        "archive": options.archive,
+        "sm": options.sm,
+        "carbons": options.carbons,
+        "full-jid": options.full,
+        "spread": options.spread,
     }
-    return [row]
+    variant = " ".join([options.security.value, *(name for name, on in switches.items() if on)])
+    return await bench.measured("chat", variant, f"{options.in_flight} in flight", "message", load)
