@@ -6,6 +6,7 @@ import pytest
 
 from beamish.core.commands import (
     CONSOLE,
+    MAX_EACH,
     Access,
     Caller,
     Command,
@@ -13,11 +14,13 @@ from beamish.core.commands import (
     CommandMark,
     Commands,
     Kind,
+    Outcome,
     Param,
     parameters_of,
 )
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
+from beamish.xmpp.xml import make
 
 ROMEO = JID.parse("romeo@example.org/orchard")
 
@@ -155,3 +158,86 @@ async def test_a_function_that_is_no_modules_is_read_all_the_same() -> None:
     assert await commands.run("double", {"number": "21"}) == 42
     with pytest.raises(CommandError, match="there is no command"):
         await commands.run("triple", {})
+
+
+class Module:
+    """Marks of a module are read with the module at hand."""
+
+    open_to_all = True
+
+    def shown(self, caller: Caller) -> dict[str, Any]:
+        return {"text": f"hello {caller.domain}"}
+
+    async def later(self, text: str) -> Outcome:
+        return Outcome(text.upper(), make("{urn:x}payload"))
+
+    def fails(self, text: str) -> None:
+        raise StanzaError(Condition.CONFLICT)
+
+
+async def test_access_and_prefill_come_from_the_module() -> None:
+    mark = CommandMark(
+        "later", "Later", access=lambda module: Access.USER if module.open_to_all else Access.ADMIN, prefill="shown"
+    )
+    module = Module()
+    command = Command.of(mark, "test", module.later, module)
+    assert command.access is Access.USER
+    assert command.node == "urn:beamish:command:later"
+    assert command.prefill is not None
+    assert command.prefill(Caller(domain="example.org")) == {"text": "hello example.org"}
+    described = Command.of(mark, "test", Module.later)
+    assert described.access is Access.ADMIN and described.prefill is None
+    module.open_to_all = False
+    assert Command.of(mark, "test", module.later, module).access is Access.ADMIN
+
+
+async def test_a_result_may_come_later_and_bring_a_payload() -> None:
+    commands = Commands(Kernel())  # type: ignore[arg-type]
+    commands.add(Command.of(CommandMark("later", "Later"), "test", Module().later))
+    command = commands.get("later")
+    assert command is not None
+    [outcome] = await commands.call(command, {"text": "a"}, CONSOLE)
+    assert outcome.value == "A"
+    assert outcome.payload is not None and outcome.payload.tag == "{urn:x}payload"
+    assert await commands.run("later", {"text": "a"}) == "A"
+
+
+async def test_what_cannot_be_run() -> None:
+    commands = Commands(Kernel())  # type: ignore[arg-type]
+    commands.add(Command.of(CommandMark("fails", "Fails"), "test", Module().fails))
+    for name, given, text, condition in (
+        ("nothing", {}, "there is no command nothing", Condition.ITEM_NOT_FOUND),
+        ("fails", {"text": "a", "more": "b"}, "there is no parameter more", None),
+        ("fails", {}, "text is missing", Condition.NOT_ACCEPTABLE),
+        ("fails", {"text": 7}, "text: it must be a text", Condition.NOT_ACCEPTABLE),
+        ("fails", {"text": "a"}, "conflict", Condition.CONFLICT),
+    ):
+        with pytest.raises(CommandError, match=text) as caught:
+            await commands.run(name, given)
+        assert caught.value.condition is condition
+    stranger = Caller(JID.parse("stranger@example.com/a"))
+    with pytest.raises(CommandError) as caught:
+        await commands.run("fails", {"text": "a"}, stranger)
+    assert caught.value.condition is Condition.FORBIDDEN
+
+
+async def test_how_many_at_once_is_bounded() -> None:
+    commands, owner = catalogue()
+    with pytest.raises(CommandError, match="at once") as caught:
+        await commands.run("each", {"jid": [f"u{n}@example.org" for n in range(MAX_EACH + 1)]})
+    assert caught.value.condition is Condition.NOT_ACCEPTABLE
+    with pytest.raises(CommandError, match="at once"):
+        await commands.run("each", {"jid": []})
+    assert owner.seen == []
+    assert len(await commands.run("each", {"jid": ["a@example.org", "a@example.org"]})) == 1, "one value once"
+
+
+def test_an_owners_commands_go_with_it() -> None:
+    commands, owner = catalogue()
+    commands.add(Command.of(CommandMark("other", "Other", "urn:other"), "somebody", owner.each, owner))
+    assert [command.name for command in commands] == ["all", "each", "other"]
+    commands.remove("test")
+    assert [command.name for command in commands] == ["other"]
+    assert commands.get("each") is None and commands.at("urn:node") is None
+    found = commands.at("urn:other")
+    assert found is not None and found.name == "other"
