@@ -468,3 +468,15 @@ async def test_what_is_sent_again_is_on_disk_too(world: World) -> None:
     assert bodies(again) == []
     world.db.release()
     await again.expect("<message id='not yet'/>")
+
+
+async def test_a_server_that_resumes_nothing_says_so() -> None:
+    async with World(settings=settings(resume_seconds=0)) as world:
+        _, id_ = await managed(world, "juliet@example.org/balcony")
+        assert id_ == ""
+        client = await back(world, "juliet")
+        client.send(f"<resume xmlns='{SM}' h='0' previd='x'/>")
+        await client.expect(
+            f"<failed xmlns='{SM}' h='!'><feature-not-implemented xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+        )
+        await client.bind("balcony")

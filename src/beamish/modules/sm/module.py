@@ -183,7 +183,8 @@ class StreamManagementModule(Module):
     async def _unknown(self, link: Link, user: JID, id: str) -> None:
         handled = await self.journal.ended_count(id, str(user), self.clock.now())
         log.info("resumption_failed", user=str(user), known=handled is not None)
-        _fail(link, Condition.ITEM_NOT_FOUND, handled)
+        never = handled is None and not self.config.resume_seconds
+        _fail(link, Condition.FEATURE_NOT_IMPLEMENTED if never else Condition.ITEM_NOT_FOUND, handled)
 
     async def _resume(self, link: Link, managed: Managed, h: int) -> None:
         session = managed.session
