@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
+from beamish.core.events import Context
+from beamish.modules import adhoc
 from beamish.testing.match import mismatch
 from beamish.testing.world import World
+from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import Element
 
 CMD = "http://jabber.org/protocol/commands"
@@ -79,7 +86,7 @@ async def test_a_form_is_filled_in_and_the_command_carried_out(court: World) -> 
     await tybalt.open_stream("example.org")
     await tybalt.authenticate("tybalt", "prince of cats")
     # the form was for one use
-    refused(await romeo.iq(step(form, node=ADD, sessionid=session), "error"), "bad-request", "bad-sessionid")
+    refused(await romeo.iq(step(form, node=ADD, sessionid=session), "error"), "not-allowed", "session-expired")
 
 
 async def test_a_mistake_in_the_form_can_be_corrected(court: World) -> None:
@@ -88,14 +95,19 @@ async def test_a_mistake_in_the_form_can_be_corrected(court: World) -> None:
     form = "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>{}</value></field>{}</x>"
     password = "<field var='password'><value>cat</value></field>"
     again = "<field var='password-verify'><value>dog</value></field>"
-    for given, condition in (
-        (form.format("tybalt@example.org", ""), "not-acceptable"),
-        (form.format("@@@", password), "not-acceptable"),
-        (form.format("tybalt@example.org", password + again), "not-acceptable"),
-        (form.format("juliet@example.org", password), "conflict"),
-        (form.format("tybalt@elsewhere.example", password), "item-not-found"),
+    strange = f"<field var='FORM_TYPE'><value>urn:x</value></field>{password}"
+    for given, condition, reason in (
+        (form.format("tybalt@example.org", ""), "bad-request", "bad-payload"),
+        (form.format("@@@", password), "bad-request", "bad-payload"),
+        (form.format("tybalt@example.org", strange), "bad-request", "bad-payload"),
+        (form.format("tybalt@example.org", password).replace("submit", "form"), "bad-request", "bad-payload"),
+        (form.format("tybalt@example.org", "<field/>"), "bad-request", "bad-payload"),
+        (form.format("tybalt@example.org", password + again), "not-acceptable", ""),
+        (form.format("juliet@example.org", password), "conflict", ""),
+        (form.format("tybalt@elsewhere.example", password), "item-not-found", ""),
     ):
-        refused(await romeo.iq(step(given, node=ADD, sessionid=session, action="complete"), "error"), condition)
+        answer = await romeo.iq(step(given, node=ADD, sessionid=session, action="complete"), "error")
+        refused(answer, condition, reason)
     await romeo.iq(step(form.format("tybalt@example.org", password), node=ADD, sessionid=session, action="complete"))
 
 
@@ -104,7 +116,106 @@ async def test_cancelling_closes_the_form(court: World) -> None:
     session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
     gone = await romeo.iq(step(node=ADD, sessionid=session, action="cancel"))
     assert mismatch(f"<iq><command xmlns='{CMD}' status='canceled' sessionid='{session}'/></iq>", gone) == ""
-    refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "bad-request", "bad-sessionid")
+    refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "not-allowed", "session-expired")
+    refused(await romeo.iq(step(node=ADD, action="cancel"), "error"), "bad-request", "bad-sessionid")
+
+
+async def test_a_cancelled_form_counts_as_a_submitted_one(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    form = (
+        "<x xmlns='jabber:x:data' type='cancel'><field var='accountjid'><value>tybalt@example.org</value></field>"
+        "<field var='password'><value>prince of cats</value></field></x>"
+    )
+    await romeo.iq(step(form, node=ADD, sessionid=session))
+    assert await court.db.fetch("SELECT 1 FROM account WHERE jid = 'tybalt@example.org'") == [(1,)]
+    empty = "<x xmlns='jabber:x:data' type='cancel'/>"
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    refused(await romeo.iq(step(empty, node=ADD, sessionid=session), "error"), "bad-request", "bad-payload")
+
+
+async def test_there_is_one_stage(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    for node in (ADD, f"{ADMIN}#get-online-users-num"):
+        for action in ("next", "prev"):
+            refused(await romeo.iq(step(node=node, action=action), "error"), "bad-request", "bad-action")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    form = (
+        "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>tybalt@example.org</value></field>"
+        "<field var='password'><value>prince of cats</value></field></x>"
+    )
+    for action in ("next", "prev"):
+        answer = await romeo.iq(step(form, node=ADD, sessionid=session, action=action), "error")
+        refused(answer, "bad-request", "bad-action")
+    done = await romeo.iq(step(form, node=ADD, sessionid=session, action="execute"))  # the same as complete
+    assert done[0].get("status") == "completed"
+
+
+async def test_english_is_spoken(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    node = f"{ADMIN}#get-online-users-num"
+    space = "http://www.w3.org/XML/1998/namespace"
+    for lang in ("en", "en-US", "EN"):
+        answer = await romeo.iq(step(node=node).replace("<command ", f"<command xml:lang='{lang}' "))
+        assert answer[0].get(f"{{{space}}}lang") == "en"
+    refused(
+        await romeo.iq(step(node=node).replace("<command ", "<command xml:lang='fr-ca' "), "error"),
+        "bad-request",
+        "bad-locale",
+    )
+    # what a stanza bears may be the language of the stream: it is no demand
+    answer = await romeo.iq(step(node=node).replace("<iq ", "<iq xml:lang='de' "))
+    assert answer[0].get(f"{{{space}}}lang") == "en"
+
+
+async def test_the_state_of_a_session_is_the_responders(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    answer = await romeo.iq(step(node=ADD, status="completed"))
+    assert answer[0].get("status") == "executing"
+    for made_up in ("nonsense", "a.b", "é.é", answer[0].get("sessionid", "")[:-1] + "x"):
+        refused(await romeo.iq(step(node=ADD, sessionid=made_up), "error"), "bad-request", "bad-sessionid")
+    other = f"{ADMIN}#change-user-password"
+    session = answer[0].get("sessionid", "")
+    refused(await romeo.iq(step(node=other, sessionid=session), "error"), "bad-request", "bad-sessionid")
+
+
+async def test_a_form_is_not_carried_out_twice_at_once(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    module = next(m for m in court.kernel.registry.modules if m.name == "adhoc")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
+    form = (
+        "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>tybalt@example.org</value></field>"
+        "<field var='password'><value>prince of cats</value></field></x>"
+    )
+    stanza = Stanza.parse(step(form, node=ADD, sessionid=session).encode()).replace(
+        sender=romeo.jid, to=JID.parse("example.org")
+    )
+    outcomes = await asyncio.gather(
+        *(module.command(Context(stanza)) for _ in range(2)),  # type: ignore[attr-defined]
+        return_exceptions=True,
+    )
+    assert [isinstance(each, StanzaError) for each in outcomes] == [False, True]
+
+
+async def test_what_was_done_before_a_failure_is_told(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    several = {"accountjids": ["juliet@example.org", "nobody@example.org", "nurse@example.org"]}
+    answer = await romeo.command(f"{ADMIN}#disable-user", several, type="error")
+    text = answer.findtext(".//{urn:ietf:params:xml:ns:xmpp-stanzas}text") or ""
+    assert "nobody@example.org" in text and "done before that: 1 of 3" in text
+
+
+async def test_what_is_too_much_to_show_is_not_shown(court: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adhoc, "_SHOWN", 2)
+    romeo = await court.login("romeo@example.org/orchard")
+    for answer in (
+        await romeo.command("urn:beamish:command:user.list"),
+        await romeo.command(f"{ADMIN}#get-registered-users-list", {}),
+    ):
+        note = answer[0].find(f"{{{CMD}}}note")
+        assert note is not None and (note.get("type"), note.text) == ("warn", "2 more are not shown.")
+        shown = [el.text for el in answer.iter("{jabber:x:data}value") if "@example.org" in (el.text or "")]
+        assert shown == ["juliet@example.org", "mercutio@example.org"]
 
 
 async def test_what_is_wrong_with_a_request_is_said(court: World) -> None:

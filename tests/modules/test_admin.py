@@ -58,15 +58,81 @@ async def test_all_thirty_are_there(court: World, romeo: Client) -> None:
         "node='http://jabber.org/protocol/commands'/></iq>"
     )
     nodes = {item.get("node", "").removeprefix(f"{ADMIN}#") for item in items[0] if ADMIN in item.get("node", "")}
-    assert nodes == {
-        *("add-user", "delete-user", "disable-user", "reenable-user", "end-user-session", "change-user-password"),
-        *("get-user-roster", "get-user-lastlogin", "user-stats", "edit-blacklist", "edit-whitelist"),
-        *(f"get-{kind}-users-num" for kind in ("registered", "disabled", "online", "active", "idle")),
-        *(f"get-{kind}-users-list" for kind in ("registered", "disabled", "online")),
-        *("get-active-users", "get-idle-users", "announce", "set-motd", "edit-motd", "delete-motd"),
-        *("set-welcome", "delete-welcome", "edit-admin", "restart", "shutdown"),
-    }
+    assert nodes == FORMS.keys()
     assert len(nodes) == 30
+
+
+ACCOUNT, ACCOUNTS = ("accountjid", "jid-single", True), ("accountjids", "jid-multi", True)
+MOST, DELAY = ("max_items", "list-single", False), ("delay", "list-single", False)
+FORMS: dict[str, tuple[tuple[str, str, bool], ...]] = {
+    "add-user": (ACCOUNT, ("password", "text-private", True), ("password-verify", "text-private", False)),
+    **dict.fromkeys(
+        ("delete-user", "disable-user", "reenable-user", "end-user-session", "get-user-roster", "get-user-lastlogin"),
+        (ACCOUNTS,),
+    ),
+    "change-user-password": (ACCOUNT, ("password", "text-private", True)),
+    "user-stats": (ACCOUNT,),
+    "edit-blacklist": (("blacklistjids", "jid-multi", False),),
+    "edit-whitelist": (("whitelistjids", "jid-multi", False),),
+    **dict.fromkeys((f"get-{kind}-users-num" for kind in ("registered", "disabled", "online", "active", "idle")), ()),
+    **dict.fromkeys((f"get-{kind}-users-list" for kind in ("registered", "disabled", "online")), (MOST,)),
+    "get-active-users": (MOST,),
+    "get-idle-users": (MOST,),
+    "announce": (("announcement", "text-multi", True),),
+    "set-motd": (("motd", "text-multi", True),),
+    "edit-motd": (("motd", "text-multi", True),),
+    "delete-motd": (),
+    "set-welcome": (("welcome", "text-multi", True),),
+    "delete-welcome": (),
+    "edit-admin": (("adminjids", "jid-multi", True),),
+    "restart": (DELAY, ("announcement", "text-multi", False)),
+    "shutdown": (DELAY, ("announcement", "text-multi", False)),
+}
+"""What the form of each command asks for; none where it is carried out at once."""
+
+
+@pytest.mark.parametrize("node", FORMS)
+async def test_each_command_asks_for_what_the_specification_says_and_refuses_who_may_not(
+    court: World, romeo: Client, node: str
+) -> None:
+    asked = FORMS[node]
+    juliet = await court.login("juliet@example.org/balcony")
+    error(await juliet.command(f"{ADMIN}#{node}", type="error"), "forbidden")
+    error(await juliet.command(f"{ADMIN}#{node}", type="error", at="example.net"), "forbidden")
+    if not asked:
+        answer = await romeo.command(f"{ADMIN}#{node}")
+        assert answer[0].get("status") == "completed" and answer[0].get("sessionid")
+        return
+    form = await romeo.command(f"{ADMIN}#{node}")
+    assert form[0].get("status") == "executing"
+    x = form.find(".//{jabber:x:data}x[@type='form']")
+    assert x is not None and x.findtext("{jabber:x:data}title")
+    told = {
+        field.get("var"): (field.get("type"), field.find("{jabber:x:data}required") is not None)
+        for field in x.findall("{jabber:x:data}field")
+    }
+    assert values(form, "FORM_TYPE") == [ADMIN]
+    for var, type_, required in asked:
+        assert told[var] == (type_, required)
+    assert not {var for var, (_, required) in told.items() if required} - {var for var, *_ in asked}
+    if any(required for *_, required in asked):
+        bad = await romeo.command(f"{ADMIN}#{node}", {"unheard-of": "x"}, type="error")
+        assert bad.find(".//{http://jabber.org/protocol/commands}bad-payload") is not None
+
+
+@pytest.mark.parametrize("node", [node for node, asked in FORMS.items() if {ACCOUNT, ACCOUNTS} & set(asked)])
+@pytest.mark.parametrize("jid", ["nobody@example.org", "nobody@elsewhere.example", "example.org", "@", ""])
+async def test_each_command_on_an_account_that_is_not_there_fails(
+    court: World, romeo: Client, node: str, jid: str
+) -> None:
+    var = FORMS[node][0][0]
+    if node == "add-user" and jid == "nobody@example.org":
+        jid = "juliet@example.org"
+    before = await court.db.fetch("SELECT jid FROM account")
+    answer = await romeo.command(f"{ADMIN}#{node}", {var: jid, "password": "correct horse"}, type="error")
+    condition = str(answer.find("{jabber:client}error")[0].tag).rpartition("}")[2]  # type: ignore[index]
+    assert condition in ("item-not-found", "conflict", "jid-malformed", "bad-request", "not-acceptable")
+    assert await court.db.fetch("SELECT jid FROM account") == before
 
 
 async def test_add_user(court: World, romeo: Client) -> None:
@@ -201,9 +267,7 @@ async def test_numbers_and_lists_of_users(court: World, romeo: Client) -> None:
         await romeo.command(f"{ADMIN}#get-registered-users-list", {"max_items": "25"}), "registereduserjids"
     )
     assert len(listed) == 4
-    error(
-        await romeo.command(f"{ADMIN}#get-registered-users-list", {"max_items": "26"}, type="error"), "not-acceptable"
-    )
+    error(await romeo.command(f"{ADMIN}#get-registered-users-list", {"max_items": "26"}, type="error"), "bad-request")
     elsewhere = await romeo.command(f"{ADMIN}#get-registered-users-num", at="example.net")
     assert values(elsewhere, "registeredusersnum") == ["1"]
     assert await court.kernel.commands.run("users.count", {}) == {"registeredusersnum": 5}

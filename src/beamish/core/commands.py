@@ -81,7 +81,8 @@ class Param:
     """What an annotation may say of a parameter, besides its type.
 
     `var` is the field's name in forms, if another one is prescribed. With `each` several values may be given, and the
-    command is run for each. `console`: forms do not ask for it, only the command line does.
+    command is run for each. `console`: forms do not ask for it, only the command line does. `suggested` are values that
+    forms offer to choose from; others will do as well.
     """
 
     label: str = ""
@@ -89,6 +90,7 @@ class Param:
     kind: Kind | None = None
     each: bool = False
     console: bool = False
+    suggested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Parameter:
     """The method itself takes a list."""
     address: bool = False
     """The method wants `JID`s, and not their text."""
+    suggested: tuple[str, ...] = ()
 
     def convert(self, value: Any) -> Any:
         """A value from JSON or a form as the method wants it. Raises `CommandError`."""
@@ -264,6 +267,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         param.console,
         many,
         item is JID,
+        param.suggested,
     )
 
 
@@ -342,14 +346,15 @@ class Commands:
             if not 1 <= len(made[many]) <= MAX_EACH:
                 raise CommandError(f"{command.name}: from 1 to {MAX_EACH} at once", Condition.NOT_ACCEPTABLE)
             runs = [{**made, many: value} for value in dict.fromkeys(made[many])]
-        outcomes = []
+        outcomes: list[Outcome] = []
         for each in runs:
             try:
                 result = command.run(**each)
                 if inspect.isawaitable(result):
                     result = await result
             except StanzaError as exc:
-                raise CommandError(exc.text or exc.condition.value, exc.condition) from exc
+                done = f" (done before that: {len(outcomes)} of {len(runs)})" if len(runs) > 1 else ""
+                raise CommandError((exc.text or exc.condition.value) + done, exc.condition) from exc
             outcomes.append(result if isinstance(result, Outcome) else Outcome(result))
         log.info("command_run", command=command.name, by=None if caller.jid is None else str(caller.jid))
         return outcomes

@@ -2,13 +2,16 @@
 
 Whoever may run a command sees it in the list and may run it; its form is made from its parameters. Every command has
 one stage: a form to fill in, if it wants to know anything, then the result. Not here: what the commands do, and
-languages other than English.
+languages other than English: who asks for another one by an `xml:lang` of the `<command/>` gets `bad-locale`, while that
+of a stanza, which clients inherit from their stream, is no such request.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,10 +20,10 @@ from pydantic import Field as Option
 from beamish.core.commands import Caller, Command, CommandError, Kind, Outcome, Parameter
 from beamish.core.disco import DiscoInfo, DiscoItem, DiscoNode
 from beamish.core.events import Context
-from beamish.core.kernel import new_id
 from beamish.core.module import Identity, Module, ModuleConfig, Scope, Xep, iq
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.errors import Kind as ErrorKind
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload import forms
 from beamish.xmpp.payload.forms import Field, Form, Submission
@@ -29,6 +32,9 @@ from beamish.xmpp.xml import Element, escape_attr, escape_text, make, to_bytes, 
 
 COMMANDS: Final = "http://jabber.org/protocol/commands"
 _ACTIONS: Final = frozenset(("execute", "next", "complete", "cancel", "prev"))
+_COMPLETING: Final = frozenset(("execute", "complete"))
+_SHOWN: Final = 10_000
+"""Values of a field, or lines of a table, in a result; of what is left out a note tells."""
 _PER_USER: Final = 20
 """Forms that one user may have open at a time."""
 
@@ -63,6 +69,7 @@ class AdhocModule(Module):
     def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
         self._open: dict[str, _Open] = {}
+        self._key = secrets.token_bytes(16)
 
     # ---- discovery --------------------------------------------------------------------------------------------------
 
@@ -97,6 +104,8 @@ class AdhocModule(Module):
         node, action, session = el.get("node", ""), el.get("action", "execute"), el.get("sessionid", "")
         if action not in _ACTIONS:
             raise _refused(Condition.BAD_REQUEST, "malformed-action")
+        if not _speaks(el.get(ns.XML_LANG, "")):
+            raise _refused(Condition.BAD_REQUEST, "bad-locale")
         command = self.kernel.commands.at(node)
         if command is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such command")
@@ -106,31 +115,36 @@ class AdhocModule(Module):
         if session:
             self._check_session(session, stanza.sender, caller.domain, node)
         if action == "cancel":
-            self._open.pop(session, None)
+            if not session:
+                raise _refused(Condition.BAD_REQUEST, "bad-sessionid")
+            del self._open[session]
             return _answer(stanza, command, session, "canceled")
+        if action not in _COMPLETING:
+            raise _refused(Condition.BAD_REQUEST, "bad-action")  # there is one stage
         submitted = el.find(forms.X)
-        if submitted is None:
-            if action == "prev" or (session and _asked(command)):
-                raise _refused(Condition.BAD_REQUEST, "bad-action" if action == "prev" else "bad-payload")
-            if _asked(command):
-                return self._ask(stanza, command, caller)
-            arguments: Mapping[str, Any] = {}
-        else:
-            if action == "prev":
-                raise _refused(Condition.BAD_REQUEST, "bad-action")
+        if submitted is not None:
             arguments = _filled_in(command, submitted)
+        elif not _asked(command):
+            arguments = {}
+        elif session:
+            raise _refused(Condition.BAD_REQUEST, "bad-payload", "the form is missing")
+        else:
+            return self._ask(stanza, command, caller)
         return await self._run(stanza, command, caller, session, arguments)
 
     async def _run(
         self, stanza: Stanza, command: Command, caller: Caller, session: str, arguments: Mapping[str, Any]
     ) -> Stanza:
+        form = self._open.pop(session, None)  # once at a time
         try:
             outcomes = await self.kernel.commands.call(command, arguments, caller)
         except CommandError as error:
             # XEP-0133 §5 wants errors of stanzas; the form stays open, so that a mistake in it can be corrected
+            if form is not None:
+                self._open[session] = form
             raise StanzaError(error.condition or Condition.UNDEFINED_CONDITION, text=xml_safe(str(error))) from error
-        self._open.pop(session, None)
-        return _answer(stanza, command, session or new_id(), "completed", _result(command, arguments, outcomes))
+        session = session or self._new_session(caller.jid, caller.domain, command.node)
+        return _answer(stanza, command, session, "completed", _result(command, arguments, outcomes))
 
     def _ask(self, stanza: Stanza, command: Command, caller: Caller) -> Stanza:
         session = self._begin(stanza, caller.domain, command.node)
@@ -153,17 +167,27 @@ class AdhocModule(Module):
         own = sum(1 for form in self._open.values() if form.user.bare == stanza.sender.bare)
         if own >= _PER_USER or len(self._open) >= self.config.open_forms:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too many forms are open")
-        session = new_id()
+        session = self._new_session(stanza.sender, domain, node)
         self._open[session] = _Open(stanza.sender, domain, node, now + self.config.form_seconds)
         return session
 
+    def _new_session(self, user: JID | None, domain: str, node: str) -> str:
+        """An id that can be told from made-up ones when nothing is known of the session any more."""
+        start = secrets.token_urlsafe(9)
+        return f"{start}.{self._seal(start, user, domain, node)}"
+
+    def _seal(self, start: str, user: JID | None, domain: str, node: str) -> str:
+        told = json.dumps((start, user, domain, node)).encode()
+        return hmac.digest(self._key, told, "sha256").hex()[:24]
+
     def _check_session(self, session: str, user: JID, domain: str, node: str) -> None:
-        form = self._open.get(session)
-        if form is None or (form.user, form.domain, form.node) != (user, domain, node):
+        start, _, seal = session.partition(".")
+        if not hmac.compare_digest(seal.encode(), self._seal(start, user, domain, node).encode()):
             raise _refused(Condition.BAD_REQUEST, "bad-sessionid")
-        if form.until <= self.kernel.clock.monotonic():
-            del self._open[session]
-            raise _refused(Condition.NOT_ALLOWED, "session-expired")
+        form = self._open.get(session)
+        if form is None or form.until <= self.kernel.clock.monotonic():
+            self._open.pop(session, None)
+            raise _refused(Condition.NOT_ALLOWED, "session-expired")  # completed, cancelled or out of time
 
 
 def _asked(command: Command) -> tuple[Parameter, ...]:
@@ -171,9 +195,15 @@ def _asked(command: Command) -> tuple[Parameter, ...]:
     return tuple(parameter for parameter in command.parameters if not parameter.console)
 
 
-def _refused(condition: Condition, reason: str) -> StanzaError:
+def _refused(condition: Condition, reason: str, text: str = "") -> StanzaError:
     """The errors of §4.4."""
-    return StanzaError(condition, app=make(f"{{{COMMANDS}}}{reason}"))
+    kind = ErrorKind.MODIFY if condition is Condition.BAD_REQUEST else ErrorKind.CANCEL
+    return StanzaError(condition, kind, text=text, app=make(f"{{{COMMANDS}}}{reason}"))
+
+
+def _speaks(lang: str) -> bool:
+    """Whether English will do for who asks for this language."""
+    return not lang or lang.partition("-")[0].lower() == "en"
 
 
 def _answer(stanza: Stanza, command: Command, session: str, status: str, content: bytes = b"") -> Stanza:
@@ -191,6 +221,8 @@ def _field(parameter: Parameter, value: Any) -> Field:
     """The field that asks for a parameter."""
     kind = parameter.kind
     type_ = "text-single" if kind is Kind.NUMBER else kind.value
+    if parameter.suggested:
+        type_ = "list-single"
     if parameter.each:
         type_ = "jid-multi" if kind is Kind.JID else "text-multi"
     if kind is Kind.LINES and isinstance(value, str):
@@ -201,15 +233,24 @@ def _field(parameter: Parameter, value: Any) -> Field:
         type_,
         tuple(_text(one) for one in given),
         parameter.label,
-        tuple(forms.Option(option) for option in parameter.options),
+        tuple(forms.Option(option) for option in parameter.suggested or parameter.options),
         parameter.required,
         datatype="xs:integer" if kind is Kind.NUMBER else "",
+        open=bool(parameter.suggested),
     )
 
 
 def _filled_in(command: Command, el: Element) -> dict[str, Any]:
     """The arguments that a submitted form gives; fields that nobody asked for are passed over."""
-    submission = Submission.from_xml(el)  # a form that is cancelled counts as one without fields (§4.5.1)
+    if el.get("type") not in ("submit", "cancel"):  # of which the second is to count as the first (§3.5.1)
+        raise _refused(Condition.BAD_REQUEST, "bad-payload", "the form is not of type submit")
+    try:
+        form = Form.from_xml(el)
+    except StanzaError as error:
+        raise _refused(Condition.BAD_REQUEST, "bad-payload", error.text) from error
+    if form.form_type not in ("", command.form_type):
+        raise _refused(Condition.BAD_REQUEST, "bad-payload", "this is another form")
+    submission = Submission({f.var: f.values for f in form.fields})
     arguments: dict[str, Any] = {}
     for parameter in _asked(command):
         values = submission.texts(parameter.var)
@@ -223,6 +264,10 @@ def _filled_in(command: Command, el: Element) -> dict[str, Any]:
         elif (value := "\n".join(values)) or (parameter.kind is Kind.TEXT and isinstance(parameter.default, str)):
             # a line that was left empty says nothing, unless the empty text is one of the answers
             arguments[parameter.name] = value
+    try:
+        command.arguments(arguments)
+    except CommandError as error:
+        raise _refused(Condition.BAD_REQUEST, "bad-payload", xml_safe(str(error))) from error
     return arguments
 
 
@@ -235,7 +280,7 @@ def _result(command: Command, arguments: Mapping[str, Any], outcomes: Sequence[O
     extra = [outcome.payload for outcome in outcomes if outcome.payload is not None]
     if len(values) == 1 and isinstance(values[0], dict) and len(extra) < 2:
         form = _of(command, tuple(_shown(command, key, value) for key, value in values[0].items()))
-        return _with_payload(form, extra)
+        return _with_payload(form, extra) + _left_out(values[0].values())
     if len(values) == 1:
         values = values[0] if isinstance(values[0], list) else values
     if extra:
@@ -248,10 +293,15 @@ def _result(command: Command, arguments: Mapping[str, Any], outcomes: Sequence[O
     if rows:
         columns = tuple(dict.fromkeys(key for row in rows for key in row))
         reported = tuple(Field(_var(command, key), "text-single", (), _label(key)) for key in columns)
-        items = tuple(tuple(_shown(command, key, row.get(key)) for key in columns) for row in rows)
-        return to_bytes(Form("result", (), command.summary, "", reported, items).to_xml())
+        items = tuple(tuple(_shown(command, key, row.get(key)) for key in columns) for row in rows[:_SHOWN])
+        return to_bytes(Form("result", (), command.summary, "", reported, items).to_xml()) + _left_out([rows])
     text = "\n".join(_text(value) for value in values if value is not None) or "Done."
     return f"<note type='info'>{escape_text(text)}</note>".encode()
+
+
+def _left_out(values: Iterable[Any]) -> bytes:
+    most = max((len(value) for value in values if isinstance(value, list | tuple)), default=0)
+    return f"<note type='warn'>{most - _SHOWN} more are not shown.</note>".encode() if most > _SHOWN else b""
 
 
 def _of(command: Command, fields: tuple[Field, ...]) -> Form:
@@ -268,7 +318,7 @@ def _with_payload(form: Form, extra: Sequence[Element | None]) -> bytes:
 
 def _shown(command: Command, key: str, value: Any) -> Field:
     several = isinstance(value, list | tuple)
-    values = tuple(_text(one) for one in value) if several else () if value is None else (_text(value),)
+    values = tuple(_text(one) for one in value[:_SHOWN]) if several else () if value is None else (_text(value),)
     return Field(_var(command, key), "text-multi" if several else "text-single", values, _label(key))
 
 

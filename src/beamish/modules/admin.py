@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 Limit = Literal["25", "50", "75", "100", "150", "200", "none"]
 Domain = Annotated[str | None, Param("Only this domain", console=True)]
 Account = Annotated[JID, Param("Accounts", var="accountjids", each=True)]
+Delay = Annotated[
+    int, Param("Seconds from now", kind=Kind.NUMBER, suggested=("0", "30", "60", "90", "120", "180", "240", "300"))
+]
 _SEEN = "INSERT INTO admin_login (jid, at) VALUES (?, ?) ON CONFLICT (jid) DO UPDATE SET at = excluded.at"
 _AWAY = frozenset(("away", "xa"))
 _ANNOUNCEMENT = 10_000
@@ -271,7 +274,7 @@ class AdminModule(Module):
     @command("server.restart", "Restart the server", node=f"{ADMIN}#restart", form_type=ADMIN, live=True)
     async def restart(
         self,
-        delay: Annotated[int, Param("Seconds from now", kind=Kind.NUMBER)] = 0,
+        delay: Delay = 0,
         announcement: Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)] = None,
     ) -> dict[str, Any]:
         """Stop in good order and start anew with the configuration as it then stands; at most a day from now."""
@@ -280,7 +283,7 @@ class AdminModule(Module):
     @command("server.shutdown", "Stop the server", node=f"{ADMIN}#shutdown", form_type=ADMIN, live=True)
     async def shutdown(
         self,
-        delay: Annotated[int, Param("Seconds from now", kind=Kind.NUMBER)] = 0,
+        delay: Delay = 0,
         announcement: Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)] = None,
     ) -> dict[str, Any]:
         """Stop in good order; at most a day from now."""
