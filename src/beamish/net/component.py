@@ -245,14 +245,20 @@ class ComponentServer:
     def secret_of(self, domain: str, network: str) -> str | None:
         """The secret of a component, None for a domain that is none.
 
-        Raises `StreamError` if there were too many wrong handshakes for it from an address.
+        Raises `StreamError` if there were too many wrong handshakes for it from an address, or if it is there already and
+        cannot be replaced (XEP-0114 §3).
         """
         options = self._options.get(domain)
         if options is None:
             return None
         if not self._guesses.allowed(f"{network} {domain}", ""):
             raise StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many wrong handshakes, come back later")
+        self._refuse_second(domain)
         return options.secret
+
+    def _refuse_second(self, domain: str) -> None:
+        if not self.bounds.replace and self._components[domain].link is not None:
+            raise StreamError(StreamErrorCondition.CONFLICT, "the component is connected already")
 
     def refused(self, domain: str, network: str) -> None:
         """A handshake for a component was wrong. Counted for the address alone, or it would shut the component out."""
@@ -302,8 +308,10 @@ class ComponentServer:
     def arrived(self, link: ComponentLink, domain: str) -> bool:
         """A component has proved who it is. An older connection of the same one makes room, or this one is refused."""
         component = self._components[domain]
-        if component.link is not None and not self.bounds.replace:
-            link.fail(StreamError(StreamErrorCondition.CONFLICT, "the component is connected already"))
+        try:
+            self._refuse_second(domain)  # both may have been at the handshake at the same time
+        except StreamError as error:
+            link.fail(error)
             return False
         older, component.link = component.link, link
         if older is not None:
