@@ -8,7 +8,11 @@ from typer.testing import CliRunner
 
 from beamish.cli import commands
 from beamish.cli.catalogue import declared, tell
+from beamish.core.commands import ADMIN, Command, Kind, Parameter
 from beamish.core.registry import discover
+
+OWN_SCREENS = ("user.add", "user.passwd", "user.remove")
+"""Commands with a command line of their own."""
 
 
 class Server:
@@ -37,6 +41,34 @@ def test_every_declared_command_is_a_command(server: Any, runner: CliRunner) -> 
         group, _, verb = name.partition(".")
         result = runner.invoke(commands, [group, verb, "--help"])
         assert result.exit_code == 0, (name, result.output)
+
+
+def sample(parameter: Parameter) -> list[str]:
+    """What the command line wants for a required parameter."""
+    if parameter.kind is Kind.SECRET:
+        return ["--random"]
+    return [{Kind.JID: "juliet@example.org", Kind.JIDS: "juliet@example.org"}.get(parameter.kind, "text")]
+
+
+@pytest.mark.parametrize("command", [c for c in declared(discover()) if c.node.startswith(ADMIN)], ids=lambda c: c.name)
+def test_each_command_of_the_specification_answers_programs_and_people(
+    asked: Server, runner: CliRunner, command: Command
+) -> None:
+    group, _, verb = command.name.partition(".")
+    words = [word for parameter in command.parameters if parameter.required for word in sample(parameter)]
+    asked.answer = {"accountjid": "juliet@example.org", "number": 1}
+    result = runner.invoke(commands, [group, verb, *words, "--json"])
+    assert result.exit_code == 0, result.output
+    if command.name not in OWN_SCREENS:
+        assert json.loads(result.stdout) == asked.answer
+    else:
+        json.loads(result.stdout)
+    assert asked.asked[-1][0] == command.name
+    assert {p.name for p in command.parameters if p.required} <= asked.asked[-1][1].keys()
+
+
+def test_the_specification_has_thirty() -> None:
+    assert sum(c.node.startswith(ADMIN) for c in declared(discover())) == 30
 
 
 @pytest.mark.parametrize(
