@@ -10,7 +10,7 @@ from beamish.net.certificate import dns_name
 from beamish.net.dns import is_address
 from beamish.net.s2s_link import Link, Wait
 from beamish.stream.parser import Nonza
-from beamish.stream.s2s import SM, Event, StartTls, StreamClosed
+from beamish.stream.s2s import SM, Event, StartTls, StreamClosed, StreamFailed
 from beamish.stream.s2s_acks import Acks, PingAcks, read_count
 from beamish.stream.s2s_out import Cause, Denied, KeyAnswer, Ready, S2SOut, Unreachable
 from beamish.xmpp.xml import escape_attr
@@ -93,10 +93,8 @@ class S2SOutLink(Link):
         if self.route is not None and self.route.nearly is self:
             self.route.nearly = None
         super().lost(error)
-        if not self.ready.done():
-            assert self.why is not None
-            self.ready.set_exception(self.why)
-            self.ready.exception()  # whoever waited may have given up already
+        if self.why is not None:
+            self._tell(self.why)
         if self._resuming is not None and self.route is not None and not self._resuming.settled:
             self.route.held, self._resuming = self._resuming, None  # to be tried again
 
@@ -128,9 +126,17 @@ class S2SOutLink(Link):
         self._report(str(why))
         self.answer()
         self._end()
+        self._tell(self.why)
+
+    def _tell(self, why: Unreachable) -> None:
         if not self.ready.done():
-            self.ready.set_exception(self.why)
-            self.ready.exception()
+            self.ready.set_exception(why)
+            self.ready.exception()  # whoever waited may have given up already
+
+    def _failed(self, event: StreamFailed) -> None:
+        super()._failed(event)
+        if self.why is not None:
+            self._tell(self.why)  # the peer may take its time to close the connection
 
     def _ready(self, event: Ready) -> None:
         self._method = event.method

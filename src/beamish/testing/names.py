@@ -26,6 +26,8 @@ class Directory:
         """The host that all records name from now on; "" gives every domain one of its own."""
         self.broken: Exception | None = None
         """Raised by every look-up, if set."""
+        self.asked: list[str] = []
+        """Names that were looked up in the process, in their order."""
 
     def serve(self, domain: str, port: int, *, direct_tls: bool = False, priority: int = 0, weight: int = 0) -> None:
         """The server of a domain is on this port of the loopback."""
@@ -41,12 +43,14 @@ class Directory:
 
     async def srv(self, name: str) -> list[Srv]:
         """See `Resolver.srv`."""
+        self.asked.append(name)
         if self.broken is not None:
             raise self.broken
         return self.records.get(name, [])
 
     async def addresses(self, host: str) -> list[str]:
         """See `Resolver.addresses`."""
+        self.asked.append(host)
         if self.broken is not None:
             raise self.broken
         if host not in self.hosts:
