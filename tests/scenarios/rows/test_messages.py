@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from lxml import etree
+
 from beamish.core.clock import parse_stamp, stamp
 from beamish.testing.match import mismatch
+from beamish.xmpp.xml import Element
 
 from .kit import (
     CARBONS,
@@ -33,6 +36,11 @@ HTML = (
     "Wow, I'm <em>green</em>\n  with <strong>envy</strong>! &lt;3 \U0001f49a\t<br/>"
     '<a href="http://example.com/?a=1&amp;b=&quot;2&quot;">here</a></p></body></html>'
 )
+
+
+def canonical(el: Element) -> bytes:
+    """An element without what XML does not tell apart (exclusive canonical XML)."""
+    return bytes(etree.tostring(el, method="c14n", exclusive=True, with_tail=False))
 
 
 async def test_row_18_chat_states(stage: Stage) -> None:
@@ -93,6 +101,15 @@ async def test_row_19_xhtml_im(stage: Stage) -> None:
         romeo.send(f"<message to='{to}' type='chat' id='1'><body>Wow</body>{HTML}</message>")
     await stage.quiet()
     assert times() == [0, 2, 1, 1], "1:1, here and on another server, and the sender's other device"
+    # written in another way (quotes, references, empty elements) it arrives as the same XML
+    await stage.clear()
+    plain = HTML.replace("Wow", "Hm")
+    other = plain.replace("'", "&#39;").replace('"', "'").replace("<br/>", "<br></br>")
+    for client in (juliet, benvolio):
+        romeo.send(f"<message to='{client.jid}' type='chat' id='other'><body>Wow</body>{other}</message>")
+        got = (await stage.seek(client, "<message id='other'/>")).find("{http://jabber.org/protocol/xhtml-im}html")
+        assert got is not None and canonical(got) == canonical(etree.fromstring(plain))
+    await stage.clear()
 
     for client in (romeo, juliet, benvolio):
         await enter(stage, client, client.jid.local)
@@ -117,6 +134,24 @@ async def test_row_19_xhtml_im(stage: Stage) -> None:
     back = await enter(stage, juliet, "juliet")
     assert stage.heard(juliet).count(wanted) == 5, "from the history of the room"
     assert any(el.get("id") == "2" for el in back)
+
+
+async def test_message_events_pass(stage: Stage) -> None:
+    """0022: requests and events of old clients arrive as they were written, here and elsewhere, and wait for who is away."""
+    romeo = await stage.login("romeo@example.org/orchard", presence=True)
+    request = "<x xmlns='jabber:x:event'><offline/><delivered/><displayed/><composing/></x>"
+    event = "<x xmlns='jabber:x:event'><displayed/><id>1</id></x>"
+    for address in ("juliet@example.org/balcony", "benvolio@example.net/street"):
+        client = await stage.login(address, presence=True)
+        romeo.send(f"<message to='{client.jid}' type='chat' id='1'><body>Hi</body>{request}</message>")
+        await stage.seek(client, f"<message id='1' from='{romeo.jid}'><body>Hi</body>{request}</message>")
+        client.send(f"<message to='{romeo.jid}' type='chat' id='2'>{event}</message>")
+        await stage.seek(romeo, f"<message id='2' from='{client.jid}'>{event}</message>")
+        await stage.leave(client)
+        romeo.send(f"<message to='{client.jid.bare}' type='chat' id='3'><body>Ho</body>{request}</message>")
+        await stage.quiet()
+        client = await stage.login(address, presence=True)
+        await stage.seek(client, f"<message id='3'><body>Ho</body>{request}<delay xmlns='urn:xmpp:delay'/></message>")
 
 
 async def test_row_23_extended_addressing(stage: Stage) -> None:
