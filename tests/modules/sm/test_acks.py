@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.modules.sm.conftest import SM, back, bodies, enable, handled, managed, say, settings
+from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, handled, managed, say, settings
 
 from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
@@ -261,3 +261,90 @@ async def test_an_answer_covers_everything_handled_before_the_request(world: Wor
     await juliet.expect("<iq type='result' id='p'/>")
     world.db.release()
     await juliet.expect(f"<a xmlns='{SM}' h='2'/>")
+
+
+ROOM = "hall@conference.example.org"
+NO_ARCHIVE = "<no-permanent-store xmlns='urn:xmpp:hints'/>"
+CAUSES = {
+    "archive": (
+        "<message type='chat' to='romeo@example.org/orchard'><body>xyz</body></message>",
+        "SELECT 1 FROM mam_message WHERE body = 'xyz' AND owner LIKE 'romeo%'",
+    ),
+    "own archive": (
+        "<message type='chat' to='romeo@example.org/orchard'><body>xyz</body></message>",
+        "SELECT 1 FROM mam_message WHERE body = 'xyz' AND owner LIKE 'juliet%'",
+    ),
+    "offline": (
+        f"<message type='chat' to='mercutio@example.org'><body>xyz</body>{NO_ARCHIVE}</message>",
+        "SELECT 1 FROM offline_message",
+    ),
+    "a session that waits": (
+        f"<message type='chat' to='nurse@example.org/house'><body>xyz</body>{NO_ARCHIVE}</message>",
+        "SELECT 1 FROM sm_message WHERE CAST(wire AS TEXT) LIKE '%xyz%'",
+    ),
+    "roster": (
+        "<iq type='set' id='1'><query xmlns='jabber:iq:roster'><item jid='xyz@example.org'/></query></iq>",
+        "SELECT 1 FROM roster WHERE jid = 'xyz@example.org'",
+    ),
+    "subscription": (
+        "<presence type='subscribe' to='mercutio@example.org'/>",
+        "SELECT 1 FROM presence_request WHERE owner LIKE 'mercutio%'",
+    ),
+    "room": (
+        f"<message type='groupchat' to='{ROOM}'><body>xyz</body></message>",
+        "SELECT 1 FROM muc_archive WHERE CAST(stanza AS TEXT) LIKE '%xyz%'",
+    ),
+    "room's affiliations": (
+        f"<iq type='set' id='1' to='{ROOM}'><query xmlns='http://jabber.org/protocol/muc#admin'>"
+        "<item jid='nurse@example.org' affiliation='member'/></query></iq>",
+        "SELECT 1 FROM muc_standing WHERE jid LIKE 'nurse%'",
+    ),
+    "pubsub": (
+        "<iq type='set' id='1'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='n'>"
+        "<item id='i'><x xmlns='urn:x'>xyz</x></item></publish></pubsub></iq>",
+        "SELECT 1 FROM pubsub_item WHERE CAST(payload AS TEXT) LIKE '%xyz%'",
+    ),
+    "displayed state": (
+        "<message type='chat' to='romeo@example.org'><displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>"
+        "<displayed xmlns='urn:xmpp:mds:displayed:0'><stanza-id xmlns='urn:xmpp:sid:0' by='a@b' id='xyz'/></displayed>"
+        "</message>",
+        "SELECT 1 FROM pubsub_item WHERE CAST(payload AS TEXT) LIKE '%xyz%'",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+async def test_what_a_stanza_caused_is_on_disk_when_it_is_acknowledged(cause: str) -> None:
+    """At the very moment when the acknowledgement is written, a crash would leave it."""
+    stanza, found = CAUSES[cause]
+    async with World(settings={"c2s": CALM}) as world:
+        juliet = await world.login(JULIET, presence=True)
+        await world.login("romeo@example.org/orchard", presence=True)
+        await managed(world, "nurse@example.org/house")
+        juliet.send(f"<presence to='{ROOM}/j'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+        juliet.send(
+            f"<iq type='set' id='own' to='{ROOM}'><query xmlns='http://jabber.org/protocol/muc#owner'>"
+            "<x xmlns='jabber:x:data' type='submit'/></query></iq>"
+        )
+        await world.settle()
+        await enable(juliet)
+        await world.settle()
+        assert isinstance(world.db, MemoryDatabase)
+        db = world.db
+        feed = juliet.feed
+        left: list[MemoryDatabase] = []
+
+        def acknowledged(data: bytes) -> None:
+            if b"<a " in data:
+                left.append(db.copy())
+            feed(data)
+
+        juliet.feed = acknowledged  # type: ignore[method-assign]
+        assert await db.fetch(found) == []
+        juliet.send(stanza)
+        juliet.send(f"<r xmlns='{SM}'/>")
+        await world.settle()
+        (crashed,) = left
+        async with crashed:
+            assert await crashed.fetch(found) != []
+            assert await crashed.fetch("SELECT handled FROM sm_session WHERE jid = ?", JULIET) == [(1,)]
