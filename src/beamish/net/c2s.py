@@ -15,6 +15,7 @@ from beamish.core.hooks import Row
 from beamish.core.kernel import Kernel
 from beamish.core.services import AccountsService
 from beamish.net.c2s_connection import C2SConnection
+from beamish.net.c2s_stream import C2SStream
 from beamish.net.connection import Flusher
 from beamish.net.deadlines import Deadlines
 from beamish.net.heap import trim
@@ -63,20 +64,20 @@ class C2SServer:
     """None only where TLS is impossible (tests without sockets); then STARTTLS fails."""
     wire_log: WireLog
     flusher: Flusher = field(default_factory=Flusher)
-    connections: set[C2SConnection] = field(default_factory=set)
+    connections: set[C2SStream] = field(default_factory=set)
     per_network: dict[str, int] = field(default_factory=dict)
     draining: bool = False
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while draining, when the last connection has gone."""
     throttle: LoginThrottle = field(init=False)
     accounts: AccountsService = field(init=False)
-    newcomers: Deadlines[C2SConnection] = field(init=False)
+    newcomers: Deadlines[C2SStream] = field(init=False)
     """Connections without a session, which must have one in time."""
-    leaving: Deadlines[C2SConnection] = field(init=False)
+    leaving: Deadlines[C2SStream] = field(init=False)
     """Connections that are closed on our side."""
     _sweeper: Any = None
-    _awake: list[C2SConnection] = field(default_factory=list)
-    _resting: list[C2SConnection] = field(default_factory=list)
+    _awake: list[C2SStream] = field(default_factory=list)
+    _resting: list[C2SStream] = field(default_factory=list)
     _parked: int = 0
 
     def __post_init__(self) -> None:
@@ -87,8 +88,8 @@ class C2SServer:
             limits.login_failure_window,
             self.kernel.clock.monotonic,
         )
-        self.newcomers = Deadlines(self.kernel.clock, limits.unauthenticated_seconds, C2SConnection.login_timeout)
-        self.leaving = Deadlines(self.kernel.clock, _LINGER, C2SConnection.abort)
+        self.newcomers = Deadlines(self.kernel.clock, limits.unauthenticated_seconds, C2SStream.login_timeout)
+        self.leaving = Deadlines(self.kernel.clock, _LINGER, C2SStream.abort)
         self.accounts = self.kernel.service(AccountsService)
         self.kernel.hooks[account_removed].add(Row(50, "c2s", self._account_removed))
 
@@ -107,7 +108,7 @@ class C2SServer:
             connection.sweep(_SWEEP)
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
 
-    def awake(self, connection: C2SConnection) -> None:
+    def awake(self, connection: C2SStream) -> None:
         """Note a connection that has received something; its parser is freed when it has been quiet for a while."""
         if not self._awake and not self._resting:
             self.kernel.clock.call_later(_REST, self._rest)

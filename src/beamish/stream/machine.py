@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from beamish.stream import features as feat
 from beamish.stream.events import (
     Authenticated,
     AuthFailed,
@@ -30,9 +29,9 @@ from beamish.stream.events import (
     StreamFailed,
     StreamOpened,
 )
-from beamish.stream.features import Has, StreamFeature
 from beamish.stream.intake import Intake
 from beamish.stream.known import KnownBind, KnownStep
+from beamish.stream.opening import Opening
 from beamish.stream.parser import (
     Item,
     Nonza,
@@ -46,23 +45,20 @@ from beamish.stream.sasl import (
     Mechanism,
     NeedKeys,
     NeedPasswordCheck,
-    Offer,
     SaslFailure,
     ScramKeys,
     Step,
     Success,
-    binding_types,
     decode_payload,
     encode_payload,
     negotiate,
-    offered,
 )
 from beamish.stream.settings import C2SSettings, State
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID, JidMalformed, prepare_local, prepare_resource
 from beamish.xmpp.stanza import Stanza
-from beamish.xmpp.xml import escape_attr, escape_text
+from beamish.xmpp.xml import escape_text
 
 _CLOSE: Final = b"</stream:stream>"
 _SASL: Final = f"{{{ns.SASL}}}"
@@ -72,23 +68,13 @@ _PEER_ERROR: Final = f"{{{ns.STREAM}}}error"
 _CONDITIONS: Final = {condition.value: condition for condition in StreamErrorCondition}
 
 
-def _is_one_or_more(version: str) -> bool:
-    """Whether a version is at least 1.0 (RFC 6120 §4.7.5). The numbers may be of any length."""
-    major, dot, minor = version.partition(".")
-    return bool(dot) and (major + minor).isascii() and major.isdigit() and minor.isdigit() and major.strip("0") != ""
-
-
-def _fail(condition: StreamErrorCondition, text: str = "") -> StreamError:
-    return StreamError(condition, text)
-
-
 def _refusal(disabled: bool, expired: bool) -> FailureCondition | None:
     if disabled:
         return FailureCondition.ACCOUNT_DISABLED
     return FailureCondition.CREDENTIALS_EXPIRED if expired else None
 
 
-class C2SMachine:
+class C2SMachine(Opening):
     """One client stream. Feed it, handle its events in order, write what it has to send.
 
     `secure` tells that the transport is TLS from the start (XEP-0368).
@@ -97,53 +83,28 @@ class C2SMachine:
     __slots__ = (
         "_bind_id",
         "_bind_refusals",
-        "_binding",
-        "_claimed",
         "_failures",
-        "_header_sent",
         "_intake",
         "_mechanism",
         "_mechanism_name",
-        "_out",
         "_parser",
-        "_peer",
         "_refusal",
-        "_settings",
-        "_tls_offered",
         "_username",
-        "authenticated",
         "closed_by_us",
-        "domain",
-        "jid",
-        "secure",
-        "state",
-        "stream_id",
     )
 
     def __init__(self, settings: C2SSettings, *, secure: bool = False, binding: bytes | None = None) -> None:
-        self._settings = settings
-        self._binding = binding
-        self._tls_offered = not secure
+        super().__init__(settings, secure=secure, binding=binding)
         self._failures = 0
         self._bind_refusals = 0
-        self._peer: JID | None = None
-        self._claimed: JID | None = None
-        """Who the peer said it is, in a protected stream header."""
         self._intake: Intake | None = Intake(settings.limits, settings.ledger, settings.unauthenticated_bytes)
         """None once a resource is bound; what comes then goes to the parser."""
-        self._out: list[bytes] = []
         self._mechanism: Mechanism | None = None
         self._mechanism_name = ""
         self._username = ""
         self._refusal: FailureCondition | None = None
         self._bind_id = ""
-        self._header_sent = False
         self.closed_by_us = False
-        self.domain = ""
-        self.stream_id = ""
-        self.jid: JID | None = None
-        self.secure = secure
-        self.authenticated = False
         self._begin()
 
     def _new_stream(self) -> None:
@@ -181,7 +142,7 @@ class C2SMachine:
             return [] if intake.blank else self._in_the_clear()
         events = self._advance()
         if len(intake) > self._held_limit():
-            events.append(self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too much data at once")))
+            events.append(self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too much data at once")))
         return events
 
     def _held_limit(self) -> int:
@@ -281,93 +242,7 @@ class C2SMachine:
 
     def _unexpected(self) -> StreamError:
         # RFC 6120 §4.9.3.12: anything but negotiation before authentication or binding is not authorized
-        return _fail(StreamErrorCondition.NOT_AUTHORIZED)
-
-    def _opened(self, header: StreamHeader) -> list[Event]:
-        domain = self._domain_of(header)
-        try:
-            peer = JID.parse(header.sender).bare if header.sender else None
-            wrong = peer is not None and self.jid is not None and peer != self.jid.bare
-        except JidMalformed:
-            peer, wrong = None, True
-        # the answer to an unacceptable header is a whole stream of its own (RFC 6120 §4.9.1.2), addressed by these
-        self._peer = peer
-        self.domain = domain or ""
-        if header.content_ns not in ("", ns.CLIENT, ns.STREAM):
-            raise _fail(StreamErrorCondition.INVALID_NAMESPACE, f"the content namespace is {ns.CLIENT}")
-        if not header.to:
-            raise _fail(StreamErrorCondition.IMPROPER_ADDRESSING, "a stream header to a server needs a 'to'")
-        if domain is None or (self.jid is not None and domain != self.jid.domain):
-            raise _fail(StreamErrorCondition.HOST_UNKNOWN)
-        if not _is_one_or_more(header.version):
-            raise _fail(StreamErrorCondition.UNSUPPORTED_VERSION)
-        if wrong:
-            raise _fail(StreamErrorCondition.INVALID_FROM)
-        self._claimed = peer if self.secure else None
-        self._send_header()
-        self._send_features()
-        self.state = State.OFFERED
-        return [StreamOpened(header, domain)]
-
-    def _domain_of(self, header: StreamHeader) -> str | None:
-        """Which of our hosts the peer wants, None if it is none."""
-        try:
-            to = JID.parse(header.to)
-        except JidMalformed:
-            return None
-        return to.domain if to == to.domain and self._settings.serves(to.domain) else None
-
-    def _send_header(self) -> None:
-        self.stream_id = self._settings.new_id()
-        to = f" to='{escape_attr(self._peer)}'" if self._peer is not None else ""
-        domain = escape_attr(self.domain or self._settings.default_domain)
-        self._out.append(
-            f"<?xml version='1.0'?><stream:stream xmlns='{ns.CLIENT}' xmlns:stream='{ns.STREAM}' "
-            f"id='{self.stream_id}' from='{domain}'{to} version='1.0' xml:lang='en'>".encode()
-        )
-        self._header_sent = True
-
-    def _send_features(self) -> None:
-        domain = self.domain or self._settings.default_domain
-        key = (domain, self.secure, self.authenticated, self._tls_offered, self._binding is not None)
-        offers = self._settings.offers
-        parts = offers.get(key)
-        if parts is None:
-            parts = offers[key] = feat.joined(self._features())
-        self._out += [part if type(part) is bytes else part(domain) for part in parts]  # type: ignore[operator]
-
-    def _features(self) -> list[bytes | StreamFeature]:
-        """What stands between the tags of `<stream:features/>`: the same for all streams in the same situation."""
-        out: list[bytes | StreamFeature] = []
-        have = Has.NOTHING
-        if self.secure:
-            have |= Has.SECURE
-        if self.authenticated:
-            have |= Has.AUTHENTICATED
-        else:
-            if self._may_start_tls():
-                out.append(feat.starttls(self._settings.require_tls))
-            offer = self._offer()
-            if self.secure or not self._settings.require_tls:
-                out.append(feat.mechanisms(offered(offer), binding_types(offer)))
-        offers = () if self._only_tls() else (feat.BIND, feat.SESSION, *self._settings.features)
-        return [*out, *(feature for feature in offers if feature.offered(have))]
-
-    def _only_tls(self) -> bool:
-        """RFC 6120 §5.3.1: nothing else is to be had before TLS, where that is required."""
-        return self._settings.require_tls and not self.secure
-
-    def _may_start_tls(self) -> bool:
-        return self._tls_offered and not self.secure and not self.authenticated
-
-    def _offer(self) -> Offer:
-        return Offer(
-            tls=self.secure,
-            bindings={"tls-server-end-point": self._binding} if self._binding is not None else {},
-            plain_without_tls=not self._settings.require_tls,
-            anonymous=self._settings.anonymous,
-            enabled=self._settings.mechanisms,
-        )
+        return StreamError(StreamErrorCondition.NOT_AUTHORIZED)
 
     # ---- TLS --------------------------------------------------------------------------------------------------------
 
@@ -382,14 +257,14 @@ class C2SMachine:
 
     def _in_the_clear(self) -> list[Event]:
         """What was sent in the clear behind `<starttls/>` must not be taken for protected (RFC 6120 §5.3.3, §5.4.3.3)."""
-        return [self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "data after <starttls/>"))]
+        return [self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "data after <starttls/>"))]
 
     def _tls_refused(self) -> StreamFailed:
         """RFC 6120 §5.4.2.2: the failure case is no stream error."""
         self._out.append(f"<failure xmlns='{ns.TLS}'/>".encode())
         self._out.append(_CLOSE)
         self.closed_by_us = True
-        return self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "TLS is not on offer here"))
+        return self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "TLS is not on offer here"))
 
     def begin_tls(self) -> None:
         """The transport begins with a handshake (XEP-0368); `tls_established` follows, nothing is read before."""
@@ -505,7 +380,7 @@ class C2SMachine:
                 raise SaslFailure(FailureCondition.INVALID_AUTHZID)
         if self._claimed is not None and self._claimed != jid and not anonymous:
             # RFC 6120 §6.4.6
-            raise _fail(StreamErrorCondition.INVALID_FROM, "the stream header named somebody else")
+            raise StreamError(StreamErrorCondition.INVALID_FROM, "the stream header named somebody else")
         if self._settings.ledger.exhausted(jid):
             raise SaslFailure(FailureCondition.TEMPORARY_AUTH_FAILURE, "too much unusual XML, try again later")
         data = encode_payload(step.data)
@@ -527,7 +402,7 @@ class C2SMachine:
         if self._failures >= self._settings.sasl_attempts:
             # RFC 6120 §6.4.5: the number of retries is bounded
             events.append(
-                self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too many authentication attempts"))
+                self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many authentication attempts"))
             )
         return events
 
@@ -587,7 +462,9 @@ class C2SMachine:
         self._bind_refusals += 1
         if self._bind_refusals >= self._settings.bind_attempts:
             # RFC 6120 §7.7.3
-            return [self._failed(_fail(StreamErrorCondition.POLICY_VIOLATION, "too many attempts to bind a resource"))]
+            return [
+                self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many attempts to bind a resource"))
+            ]
         return []
 
     # ---- the bound stream, and the end ------------------------------------------------------------------------------
@@ -612,7 +489,7 @@ class C2SMachine:
             found = _CONDITIONS.get(str(child.tag).removeprefix(f"{{{ns.STREAMS}}}"), found)
         text = item.el.findtext(f"{{{ns.STREAMS}}}text") or ""
         self._ended()
-        return [StreamFailed(_fail(found, text[:256]), by_peer=True)]
+        return [StreamFailed(StreamError(found, text[:256]), by_peer=True)]
 
     def _ended(self) -> list[Event]:
         if not self.closed_by_us:
