@@ -263,6 +263,8 @@ class ServerStream:
                     events += self._open_nonza(item)
                 except StreamError as error:
                     return [*events, self.fail(error)]
+                if self.stage is Stage.CLOSED:  # what follows in this piece of input is not looked at any more
+                    return events
             elif isinstance(item, Unaddressable):
                 try:
                     events.append(self._unaddressable(item.reply, item.reason))

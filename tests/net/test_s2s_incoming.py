@@ -1,0 +1,264 @@
+"""Streams that others open, spoken to byte by byte by a peer that is no program of ours."""
+
+import asyncio
+import base64
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.net.federated import Two, exchange, pair
+
+from beamish.testing.client import Client
+from beamish.testing.federated import Authority, FederatedServer
+from beamish.testing.names import Directory
+from beamish.testing.plugin import ExpectedErrors
+
+pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
+
+STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+
+
+class Peer:
+    """The initiating end of a stream to b.example."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._name = name
+        self.heard = ""
+
+    def send(self, text: str) -> None:
+        self._writer.write(text.encode())
+
+    async def hear(self, *wanted: str) -> str:
+        """Read until one of these has come, which may be long; what was read and not yet looked at."""
+        async with asyncio.timeout(10):
+            while not any(each in self.heard for each in wanted):
+                data = await self._reader.read(65_536)
+                assert data, f"closed after: {self.heard}"
+                self.heard += data.decode()
+        heard, self.heard = self.heard, ""
+        return heard
+
+    async def closed(self) -> None:
+        async with asyncio.timeout(10):
+            while data := await self._reader.read(65_536):
+                self.heard += data.decode()
+
+    async def header(self, to: str = "b.example") -> str:
+        self.send(
+            "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'"
+            f" xmlns:db='jabber:server:dialback' from='{self._name}' to='{to}' version='1.0'>"
+        )
+        return await self.hear("</stream:features>", "</stream:error>")
+
+    async def external(self) -> None:
+        """Authenticate by the certificate."""
+        features = await self.header()
+        assert "<mechanism>EXTERNAL</mechanism>" in features
+        asked = base64.b64encode(self._name.encode()).decode()
+        self.send(f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{asked}</auth>")
+        await self.hear("<success")
+        await self.header()
+
+
+@asynccontextmanager
+async def peer(
+    server: FederatedServer, name: str, files: tuple[Path, Path] | None, *, direct: bool = True
+) -> AsyncIterator[Peer]:
+    """A connection to a server in the name of a domain, encrypted unless `direct` is False, with a certificate or none."""
+    context: ssl.SSLContext | None = None
+    if direct:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if files is not None:
+            context.load_cert_chain(*files)
+    port = server.s2s_tls_port if direct else server.s2s_port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        yield Peer(reader, writer, name)
+    finally:
+        writer.close()
+
+
+async def heard_by(client: Client, sender: str, id_: str) -> None:
+    await client.expect(f"<message from='{sender}' id='{id_}'><body>Hi</body></message>")
+
+
+def message(sender: str, id_: str, to: str = "juliet@b.example/y") -> str:
+    return f"<message from='{sender}' to='{to}' type='chat' id='{id_}'><body>Hi</body></message>"
+
+
+@pytest.fixture
+async def b(ca: Authority, names: Directory) -> AsyncIterator[FederatedServer]:
+    async with FederatedServer(ca, names, domains=("b.example",), accounts=("juliet@b.example",)) as made:
+        yield made
+
+
+async def test_several_domains_on_one_stream(ca: Authority, b: FederatedServer) -> None:
+    """The first by EXTERNAL, others by dialback on the same stream: one whose certificate it is, and not a stranger's."""
+    juliet = await b.client("juliet@b.example/y", presence=True)
+    async with peer(b, "a.example", ca.issue("a.example", "*.a.example")) as stream:
+        await stream.external()
+        stream.send(message("x@a.example", "1"))
+        await heard_by(juliet, "x@a.example", "1")
+        stream.send("<db:result from='rooms.a.example' to='b.example'>key</db:result>")
+        await stream.hear("type='valid'")
+        stream.send("<db:result from='evil.example' to='b.example'>key</db:result>")
+        assert "type='error'" in await stream.hear("</db:result>")
+        stream.send(message("room@rooms.a.example/nick", "2") + message("x@a.example", "3"))
+        await heard_by(juliet, "room@rooms.a.example/nick", "2")
+        await heard_by(juliet, "x@a.example", "3")
+        pairs = {(s["remote"], s["method"]) for s in b.federation.list_streams()}
+        assert pairs == {("a.example", "external"), ("rooms.a.example", "dialback")}
+        stream.send(message("x@evil.example", "4"))
+        await stream.closed()
+        assert "<invalid-from" in stream.heard
+        await juliet.expect_nothing()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    ["x@c.example", "x@sub.a.example", "juliet@b.example", "b.example", "a.example.evil.example"],
+)
+async def test_a_forged_sender_ends_the_stream(ca: Authority, b: FederatedServer, forged: str) -> None:
+    juliet = await b.client("juliet@b.example/y", presence=True)
+    async with peer(b, "a.example", ca.issue("a.example")) as stream:
+        await stream.external()
+        stream.send(message("x@a.example", "1") + message(forged, "2") + message("x@a.example", "3"))
+        await heard_by(juliet, "x@a.example", "1")
+        await stream.closed()
+        assert "<invalid-from" in stream.heard
+        await juliet.expect_nothing()
+
+
+async def test_a_forged_sender_between_two_servers_costs_others_nothing(two: Two) -> None:
+    """The stream is made anew, and what is honest goes on."""
+    a, b = two
+    romeo, juliet = await exchange(a, b)
+    [link] = a.federation.links
+    link.write(message("x@c.example", "9").encode())
+    async with asyncio.timeout(10):
+        while link in a.federation.links:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    romeo.send("<message to='juliet@b.example/y' type='chat' id='3'><body>Hi</body></message>")
+    await heard_by(juliet, "romeo@a.example/x", "3")
+    await juliet.expect_nothing()
+
+
+async def test_a_certificate_for_servers_only_is_enough_for_external(ca: Authority, b: FederatedServer) -> None:
+    """What public authorities issue now says nothing of TLS clients."""
+    async with peer(b, "a.example", ca.issue("a.example", client=False)) as stream:
+        await stream.external()
+        assert [s["method"] for s in b.federation.list_streams()] == ["external"]
+
+
+@pytest.mark.parametrize("kind", ["none", "expired", "stranger", "another name"])
+async def test_external_is_not_offered_without_a_certificate_that_holds(
+    ca: Authority, b: FederatedServer, kind: str
+) -> None:
+    files: dict[str, Any] = {
+        "none": lambda: None,
+        "expired": lambda: ca.issue("a.example", days=(-30, -1)),
+        "stranger": lambda: Authority.stranger(ca.directory / "s").issue("a.example"),
+        "another name": lambda: ca.issue("c.example"),
+    }
+    async with peer(b, "a.example", files[kind]()) as stream:
+        features = await stream.header()
+        assert "EXTERNAL" not in features and "urn:xmpp:features:dialback" in features
+        stream.send(
+            "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>"
+            f"{base64.b64encode(b'a.example').decode()}</auth>"
+        )
+        assert "<not-authorized/>" in await stream.hear("</failure>")
+
+
+async def test_a_key_that_the_authoritative_server_did_not_make(
+    ca: Authority, names: Directory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The DNS says who that is; whoever connects cannot choose it."""
+    caplog.set_level(logging.INFO, "beamish")
+    a, b = pair(ca, names)
+    async with a, b, peer(b, "a.example", None) as stream:
+        await stream.header()
+        stream.send("<db:result from='a.example' to='b.example'>0123456789</db:result>")
+        assert "type='invalid'" in await stream.hear("<db:result")
+        stream.send(message("x@a.example", "1"))
+        await stream.closed()
+        assert "<not-authorized" in stream.heard
+        [refused] = [r for r in caplog.records if r.getMessage() == "s2s_auth_failed"]
+        assert refused.reason == "the authoritative server denies the key"  # type: ignore[attr-defined]
+
+
+async def test_nothing_happens_before_tls(b: FederatedServer) -> None:
+    async with peer(b, "a.example", None, direct=False) as stream:
+        assert "<required/>" in await stream.header()
+        stream.send("<db:result from='a.example' to='b.example'>key</db:result>")
+        await stream.closed()
+        assert "<policy-violation" in stream.heard
+
+
+async def test_connections_from_one_address_are_bounded(ca: Authority, names: Directory) -> None:
+    limits = {"limits": {"connections_per_address": 2}}
+    _, b = pair(ca, names, b={"settings": limits})
+    async with b, peer(b, "a.example", None, direct=False) as one, peer(b, "a.example", None, direct=False) as two:
+        await one.header()
+        await two.header()
+        async with peer(b, "a.example", None, direct=False) as three:
+            await three.closed()
+            assert "<resource-constraint" in three.heard
+            assert "too many connections from your address" in three.heard
+
+
+async def test_claims_in_vain_end_a_stream(ca: Authority, names: Directory, b: FederatedServer) -> None:
+    async with peer(b, "a.example", ca.issue("a.example")) as stream:
+        await stream.external()
+        for n in range(30):
+            stream.send(f"<db:result from='n{n}.example' to='elsewhere.example'>key</db:result>")
+        await stream.closed()
+        assert stream.heard.count("<item-not-found") == 20
+        assert "too many domains claimed in vain" in stream.heard
+
+
+@pytest.mark.parametrize(("verified", "comes"), [(True, False), (False, True)])
+async def test_dialback_alone_counts_only_where_that_is_said(
+    ca: Authority, names: Directory, expected_errors: ExpectedErrors, verified: bool, comes: bool
+) -> None:
+    """`require_verified_tls` is on unless it is turned off."""
+    expected_errors.add("certificate_problem")
+    expired = ca.issue("a.example", days=(-30, -1), stem="expired")
+    theirs = {} if verified else {"settings": {"s2s": {"require_verified_tls": False}}}
+    a, b = pair(ca, names, a={"files": expired}, b=theirs)
+    async with a, b:
+        romeo = await a.client("romeo@a.example/x")
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+        if comes:
+            await heard_by(juliet, "romeo@a.example/x", "1")
+        else:
+            await romeo.expect("<message type='error' id='1'/>")
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused"),
+    [
+        ({"deny": ("a.example",)}, "this server does not talk to a.example"),
+        ({"deny": ("example",)}, "this server does not talk to a.example"),
+        ({"deny": ("example",), "allow": ("a.example",)}, ""),
+        ({"policy": "closed"}, "this server only talks to domains it was told about"),
+        ({"policy": "closed", "allow": ("a.example",)}, ""),
+    ],
+)
+async def test_whom_it_listens_to(ca: Authority, names: Directory, policy: dict[str, Any], refused: str) -> None:
+    _, b = pair(ca, names, b={"settings": {"s2s": policy}})
+    async with b, peer(b, "a.example", ca.issue("a.example")) as stream:
+        heard = await stream.header()
+        if refused:
+            assert "<policy-violation" in heard and refused in heard
+        else:
+            assert "EXTERNAL" in heard
