@@ -6,6 +6,7 @@ import pytest
 
 from beamish.core import events
 from beamish.testing.federated import FederatedServer
+from beamish.testing.plugin import ExpectedErrors
 
 C = "xmlns='jabber:component:accept'"
 ERR = "urn:ietf:params:xml:ns:xmpp-stanzas"
@@ -168,3 +169,19 @@ async def test_the_privileges_end_with_the_connection(server: FederatedServer, r
     while server.kernel.hooks[events.roster_changed].rows:
         await romeo.iq("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
     await romeo.iq(f"<iq type='set' id='s'>{Q}{NURSE}</query></iq>")
+
+
+async def test_a_mistake_of_ours_is_an_error_and_not_the_end(
+    server: FederatedServer, ready: Any, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    both = await ready("both")
+    expected_errors.add("privileged_request_failed")
+
+    async def fails(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("beamish.net.privilege.roster.check_account", fails)
+        error = await both.iq(ask("both", "get"), "error")
+    assert error.find(f".//{{{ERR}}}internal-server-error") is not None
+    await both.iq(ask("both", "get"))

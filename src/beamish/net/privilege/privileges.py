@@ -111,7 +111,7 @@ class Privileges:
             for space in (NS, OLD_NS):
                 privilege = stanza.child(f"{{{space}}}privilege")
                 if privilege is not None and self._kernel.is_local_domain(to.domain):
-                    return self._refusing(stanza, self._forward(to.domain, privilege))
+                    return self._answering(stanza, self._forward(to.domain, privilege))
         return False
 
     def _request(self, stanza: Stanza, payload: Element, to: JID, *, itself: bool) -> Awaitable[None] | bool:
@@ -131,9 +131,10 @@ class Privileges:
                 return self._answering(stanza, service.request(stanza))
         return False
 
-    async def _answering(self, stanza: Stanza, work: Awaitable[Stanza]) -> None:
+    async def _answering(self, stanza: Stanza, work: Awaitable[Stanza | None]) -> None:
+        """Carry out what a stanza asks for; the component gets the reply, or the error."""
         try:
-            reply: Stanza | None = await work
+            reply = await work
         except StanzaError as error:
             reply = stanza.error(error)
         except Exception:
@@ -141,14 +142,6 @@ class Privileges:
             reply = stanza.error(StanzaError(Condition.INTERNAL_SERVER_ERROR))
         if reply is not None and self._link.usable:
             self._link.send_stanza(reply)
-
-    async def _refusing(self, stanza: Stanza, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except StanzaError as error:
-            reply = stanza.error(error)
-            if reply is not None and self._link.usable:
-                self._link.send_stanza(reply)
 
     # ---- messages (§5) ----------------------------------------------------------------------------------------------
 
