@@ -1,5 +1,7 @@
 """XEP-0049 through a whole server, and bookmarks with and without personal eventing."""
 
+from typing import Any
+
 import pytest
 
 from beamish.core.registry import discover
@@ -140,11 +142,63 @@ async def test_bookmarks_from_before_are_found_until_they_are_changed() -> None:
         romeo = await world.login("romeo@example.org/orchard")
         got = await fetch(romeo, "<storage xmlns='storage:bookmarks'/>")
         assert not mismatch(f"<iq type='result'>{private(STORAGE)}</iq>", got)
+        # they have moved, so that clients of both kinds find them
+        native = await world.kernel.service(PepService).items(ROMEO, "urn:xmpp:bookmarks:1")
+        assert list(native) == ["verona@conference.example.org"]
+        assert await world.db.fetch("SELECT * FROM private_xml") == []
         await store(romeo, STORAGE.replace("Verona", "Padua"))
         assert await world.db.fetch("SELECT * FROM private_xml") == []
         got = await fetch(romeo, "<storage xmlns='storage:bookmarks'/>")
         assert [el.get("name") for el in got.iter("{storage:bookmarks}conference")] == ["Padua"]
     await database.close()
+
+
+async def test_bookmarks_and_the_rest_of_a_request_are_stored_together_or_not_at_all() -> None:
+    async with World(settings={"modules": {"private_xml": {"max_elements": 1}}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        both = f"{STORAGE}<one xmlns='urn:one'/>"
+        two = f"{both}<two xmlns='urn:two'/>"
+        refused = await romeo.iq(f"<iq type='set' id='p'>{private(two)}</iq>", type="error")
+        assert refused.find(".//{*}resource-constraint") is not None
+        pep = world.kernel.service(PepService)
+        assert await pep.items(ROMEO, "storage:bookmarks") == {} == await pep.items(ROMEO, "urn:xmpp:bookmarks:1")
+        assert await world.db.fetch("SELECT * FROM private_xml") == []
+        await romeo.iq(f"<iq type='set' id='p'>{private(both)}</iq>")
+        assert list(await pep.items(ROMEO, "urn:xmpp:bookmarks:1")) == ["verona@conference.example.org"]
+        assert await world.db.fetch("SELECT tag FROM private_xml") == [("{urn:one}one",)]
+
+
+async def test_a_crash_loses_no_bookmark_that_was_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each of the commits of a change, what was there before or what is there now is found in both forms."""
+    async with World() as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        await store(romeo, STORAGE)
+        db = world.db
+        assert isinstance(db, MemoryDatabase)
+        write, left = db.write, list[MemoryDatabase]()
+
+        async def watched(name: str, fn: Any) -> Any:
+            result = await write(name, fn)
+            left.append(db.copy())
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(db, "write", watched)
+            padua = STORAGE.replace("Verona", "Padua")
+            await store(romeo, padua.replace("</storage>", "<conference jid='x@y.example' name='X'/></storage>"))
+    assert len(left) >= 3
+    for crashed in left:
+        async with World(database=crashed) as world:
+            romeo = await world.login("romeo@example.org/orchard")
+            names = {el.get("name") for el in (await fetch(romeo, "<storage xmlns='storage:bookmarks'/>")).iter()}
+            assert names & {"Verona", "Padua"}
+            pep = world.kernel.service(PepService)
+            assert "verona@conference.example.org" in await pep.items(ROMEO, "urn:xmpp:bookmarks:1")
+            # the client, which got no answer, tries again
+            await store(romeo, STORAGE.replace("Verona", "Mantua"))
+            (item,) = (await pep.items(ROMEO, "urn:xmpp:bookmarks:1")).values()
+            assert b"Mantua" in item
+        await crashed.close()
 
 
 async def test_nothing_private_goes_into_a_node_that_others_read(world: World) -> None:

@@ -272,12 +272,17 @@ class PepService(Protocol):
     """Nodes of accounts (XEP-0163), for modules that keep the same things in another form."""
 
     async def publish(
-        self, user: JID, node: str, items: Mapping[str, bytes], options: Mapping[str, str] | None = None
+        self,
+        user: JID,
+        node: str,
+        items: Mapping[str, bytes],
+        options: Mapping[str, str] | None = None,
+        also: Callable[[Cursor], None] | None = None,
     ) -> None:
         """Publish items (id → payload) on an account's behalf; returns after commit and after notification.
 
         A node that does not exist is made with `options` (names as in XEP-0060, without `pubsub#`); one that exists
-        keeps its configuration. Raises `StanzaError`.
+        keeps its configuration. `also` takes part in the transaction; what it raises undoes it. Raises `StanzaError`.
         """
 
     async def retract(self, user: JID, node: str, items: Iterable[str]) -> None:

@@ -1,14 +1,16 @@
 """XEP-0049: what a user's clients store at the server for themselves; bookmarks in it are those of XEP-0402.
 
 Elements are kept by name and namespace. Bookmarks (XEP-0048) are not kept here where there is personal eventing: they
-are read from and written to its node, which takes care of the newer form (XEP-0411).
+are read from and written to its node, which takes care of the newer form (XEP-0411), in one transaction with what else a
+client stores. Those of before there was personal eventing are moved there at the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import structlog
 from pydantic import Field
 
 from beamish.core import events
@@ -21,6 +23,8 @@ from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import content_bytes
 from beamish.xmpp.xml import Element, make, namespace_of, to_bytes
+
+log = structlog.get_logger(__name__)
 
 NS: Final = "jabber:iq:private"
 QUERY: Final = f"{{{NS}}}query"
@@ -70,6 +74,7 @@ class PrivateXmlModule(Module):
         if self.kernel.service_or_none(PepService) is not None:
             # XEP-0411 §3, XEP-0402 §4: what is in private storage is also in the nodes of both kinds
             self.account_features = ("urn:xmpp:bookmarks-conversion:0", "urn:xmpp:bookmarks:1#compat")  # type: ignore[misc]
+            self.tasks.spawn(self._move(), "move")
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:
@@ -109,14 +114,17 @@ class PrivateXmlModule(Module):
         if any(len(content) > self.config.max_bytes for content in given.values()):
             raise StanzaError(Condition.POLICY_VIOLATION, text=f"at most {self.config.max_bytes} bytes")
         user = session.bare
-        if BOOKMARKS in given and await self._store_bookmarks(user, given[BOOKMARKS]):
-            del given[BOOKMARKS]
-            await self._store(user, given, (BOOKMARKS,))
-        else:
-            await self._store(user, given)
+        pep = self.kernel.service_or_none(PepService)
+        if BOOKMARKS in given and pep is not None and await self._is_private(pep, user):
+            content = given.pop(BOOKMARKS)
+            put = self._put(user, given, (BOOKMARKS,))
+            await pep.publish(user, _NODE, {_ITEM: content}, _OPTIONS, put)
+        else:  # also where others may read the node: nothing private goes there
+            await self.db.write("private_xml.set", self._put(user, given))
         return ctx.stanza.reply()
 
-    async def _store(self, user: JID, given: dict[str, bytes], drop: Sequence[str] = ()) -> None:
+    def _put(self, user: JID, given: dict[str, bytes], drop: Sequence[str] = ()) -> Callable[[Cursor], None]:
+        """A transaction that stores elements. It raises `StanzaError(resource-constraint)` if there are too many."""
         most = self.config.max_elements
 
         def put(cursor: Cursor) -> None:
@@ -133,7 +141,7 @@ class PrivateXmlModule(Module):
             if cursor.value("SELECT COUNT(*) FROM private_xml WHERE owner = ?", str(user)) > most:
                 raise StanzaError(Condition.RESOURCE_CONSTRAINT, text=f"at most {most} elements")
 
-        await self.db.write("private_xml.set", put)
+        return put
 
     # ---- bookmarks --------------------------------------------------------------------------------------------------
 
@@ -145,13 +153,24 @@ class PrivateXmlModule(Module):
         items = await pep.items(user, _NODE)
         return items.get(_ITEM) or next(reversed(items.values()), None)
 
-    async def _store_bookmarks(self, user: JID, content: bytes) -> bool:
-        """False if they cannot go there: nothing private is put into a node that others may read."""
-        pep = self.kernel.service_or_none(PepService)
-        if pep is None or not await self._is_private(pep, user):
-            return False
-        await pep.publish(user, _NODE, {_ITEM: content}, _OPTIONS)
-        return True
+    async def _move(self) -> None:
+        """Bookmarks that were stored here go to personal eventing, if they are not there already."""
+        pep = self.kernel.service(PepService)
+        after = ""
+        while rows := await self.db.fetch(
+            "SELECT owner, content FROM private_xml WHERE tag = ? AND owner > ? ORDER BY owner LIMIT 100",
+            BOOKMARKS,
+            after,
+        ):
+            for owner, content in rows:
+                after = owner
+                user = JID.parse(owner)
+                try:
+                    if await pep.access(user, _NODE) is None:
+                        put = self._put(user, {}, (BOOKMARKS,))
+                        await pep.publish(user, _NODE, {_ITEM: bytes(content)}, _OPTIONS, put)
+                except StanzaError as error:  # a limit; they stay where they are, and are read from there
+                    log.warning("bookmarks_not_moved", user=owner, reason=error.condition.value)
 
     async def _is_private(self, pep: PepService, user: JID) -> bool:
         return await pep.access(user, _NODE) in (None, "whitelist")

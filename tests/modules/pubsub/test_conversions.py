@@ -80,6 +80,40 @@ async def test_extensions_outlive_a_change_of_the_list(stage: Stage) -> None:
     assert state is not None and state.get("minimized") == "true"
 
 
+async def test_rooms_are_the_same_however_they_are_written(stage: Stage) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    more = "<extensions><state xmlns='urn:example:state' minimized='true'/></extensions>"
+    await stage.set(juliet, room("Ball@Rooms.Example", "A").replace("</conference>", f"{more}</conference>"), to="")
+    assert await legacy(stage, juliet) == [("ball@rooms.example", "A")]
+    for jid, name in (("ball@rooms.example", "B"), ("BALL@rooms.example/juliet", "C")):
+        changed = (
+            f"<publish node='{LEGACY}'><item id='current'><storage xmlns='{LEGACY}'>"
+            f"<conference jid='{jid}' name='{name}'/></storage></item></publish>"
+        )
+        await stage.set(juliet, changed, to="")
+        assert await stage.items(juliet, NATIVE, to="juliet@example.org") == ["Ball@Rooms.Example"]
+        got = await stage.get(juliet, f"<items node='{NATIVE}'/>", to="")
+        (conference,) = got.iter(f"{{{NATIVE}}}conference")
+        assert conference.get("name") == name
+        assert conference.find(f"{{{NATIVE}}}extensions/{{urn:example:state}}state") is not None
+    empty = f"<publish node='{LEGACY}'><item id='current'><storage xmlns='{LEGACY}'/></item></publish>"
+    await stage.set(juliet, empty, to="")
+    assert await stage.items(juliet, NATIVE, to="juliet@example.org") == []
+
+
+async def test_what_is_no_room_is_left_alone(stage: Stage) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    await stage.set(juliet, room("@nowhere@", "A"), to="")
+    await stage.set(juliet, room("b@rooms.example", "B"), to="")
+    assert await legacy(stage, juliet) == [("b@rooms.example", "B")]
+    changed = (
+        f"<publish node='{LEGACY}'><item id='current'><storage xmlns='{LEGACY}'>"
+        "<conference jid='@' name='?'/><conference jid='c@rooms.example'/></storage></item></publish>"
+    )
+    await stage.set(juliet, changed, to="")
+    assert await stage.items(juliet, NATIVE, to="juliet@example.org") == ["@nowhere@", "c@rooms.example"]
+
+
 async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:
     juliet = await stage.login("juliet@example.org/balcony")
     await stage.create(juliet, LEGACY, to="juliet@example.org", access_model="open")

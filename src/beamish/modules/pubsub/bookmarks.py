@@ -2,7 +2,10 @@
 
 A change of either form is carried over to the other, which is written only if it says something else; so a change comes to
 rest after one step. A node that others may read is never written to. Web addresses exist only in the list, extensions only
-in the items; both survive.
+in the items; both survive. Rooms are told apart by their prepared addresses, however a client writes them.
+
+Whoever changes one form gets the answer when the other one is written too. A crash in between may leave them apart, but
+nothing that was acknowledged is lost by that, and the next change of either brings them together.
 """
 
 from __future__ import annotations
@@ -40,11 +43,11 @@ _KEPT: Final = ("nick", "password")
 def to_legacy(items: dict[str, bytes], before: bytes | None) -> bytes:
     """The list that says what the items say, with the web addresses of the list that was there before."""
     storage = make(f"{{{LEGACY}}}storage")
-    for id_, payload in items.items():
-        source = _parsed(payload)
+    for room, id_ in _rooms(items).items():
+        source = _parsed(items[id_])
         if source is None or source.tag != f"{{{NATIVE}}}conference":
             continue
-        attrs = {"jid": id_, "name": source.get("name"), "autojoin": source.get("autojoin")}
+        attrs = {"jid": room, "name": source.get("name"), "autojoin": source.get("autojoin")}
         storage.append(make(f"{{{LEGACY}}}conference", attrs, *_copied(source, NATIVE, LEGACY)))
     old = None if before is None else _parsed(before)
     if old is not None:
@@ -55,23 +58,43 @@ def to_legacy(items: dict[str, bytes], before: bytes | None) -> bytes:
 
 
 def to_native(storage: bytes, items: dict[str, bytes]) -> dict[str, bytes]:
-    """The items that say what the list says, with the extensions of the items that were there before."""
+    """The items that say what the list says, with the ids and extensions of the items that were there before."""
     found: dict[str, bytes] = {}
     root = _parsed(storage)
     if root is None:
         return found
+    known = _rooms(items)
     for source in root.iterfind(f"{{{LEGACY}}}conference"):
-        try:
-            room = JID.parse(source.get("jid", "")).bare
-        except ValueError:
+        room = _room(source.get("jid", ""))
+        if not room:
             continue
+        id_ = known.get(room, room)
         attrs = {"name": source.get("name"), "autojoin": source.get("autojoin")}
         target = make(f"{{{NATIVE}}}conference", attrs, *_copied(source, LEGACY, NATIVE))
-        before = _parsed(items[room]) if room in items else None
+        before = _parsed(items[id_]) if id_ in items else None
         extensions = None if before is None else before.find(f"{{{NATIVE}}}extensions")
         add(target, [extensions])
-        found[str(room)] = to_bytes(target)
+        found[id_] = to_bytes(target)
     return found
+
+
+def gone(items: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    """The items that are in the list no longer. What is no address of a room never was in it, and stays."""
+    left = {_room(id_) for id_ in after}
+    return [id_ for id_ in items if (room := _room(id_)) and room not in left]
+
+
+def _room(address: str) -> str:
+    """The prepared address of a room, "" for what is none."""
+    try:
+        return str(JID.parse(address).bare)
+    except ValueError:
+        return ""
+
+
+def _rooms(items: dict[str, bytes]) -> dict[str, str]:
+    """Room → the id of its item; the newest one if a room was written in several ways."""
+    return {room: id_ for id_ in items if (room := _room(id_))}
 
 
 def _copied(source: Element, from_: str, to: str) -> list[Element]:
@@ -135,8 +158,6 @@ class Bookmarks:
         before = await self._pep.items(user, NATIVE)
         after = to_native(storage, before)
         fresh = {id_: data for id_, data in after.items() if id_ not in before or not same(before[id_], data)}
-        gone = [id_ for id_ in before if id_ not in after]
         for id_, data in fresh.items():
             await self._pep.publish(user, NATIVE, {id_: data}, NATIVE_OPTIONS)
-        if gone:
-            await self._pep.retract(user, NATIVE, gone)
+        await self._pep.retract(user, NATIVE, gone(before, after))

@@ -5,7 +5,7 @@ Not here: collections (XEP-0248), chaining of nodes, and payment.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Literal
 
 import structlog
@@ -42,6 +42,7 @@ from beamish.modules.pubsub.publishing import Publishing
 from beamish.modules.pubsub.requests import Requests
 from beamish.modules.pubsub.service import Service, sweep
 from beamish.modules.pubsub.subscribing import Subscribing
+from beamish.storage.api import Cursor
 from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload.forms import Submission, X
@@ -367,10 +368,15 @@ class PubsubModule(Module):
     # ---- for other modules ------------------------------------------------------------------------------------------
 
     async def publish(
-        self, user: JID, node: str, items: Mapping[str, bytes], options: Mapping[str, str] | None = None
+        self,
+        user: JID,
+        node: str,
+        items: Mapping[str, bytes],
+        options: Mapping[str, str] | None = None,
+        also: Callable[[Cursor], None] | None = None,
     ) -> None:
         """See `PepService.publish`."""
-        await self._personal.publish(user, node, items, options)
+        await self._personal.publish(user, node, items, options, also)
 
     async def retract(self, user: JID, node: str, items: Iterable[str]) -> None:
         """See `PepService.retract`."""

@@ -6,7 +6,7 @@ become known, it gets the last items of the nodes it may see, each once for as l
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 import structlog
@@ -23,6 +23,7 @@ from beamish.modules.pubsub.outbox import Relations
 from beamish.modules.pubsub.owning import Owning
 from beamish.modules.pubsub.presences import NOTHING, since_of
 from beamish.modules.pubsub.publishing import Publication, Publishing
+from beamish.storage.api import Cursor
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload.forms import Submission
 
@@ -224,7 +225,12 @@ class Personal:
     # ---- for other modules ------------------------------------------------------------------------------------------
 
     async def publish(
-        self, user: JID, node: str, items: Mapping[str, bytes], options: Mapping[str, str] | None = None
+        self,
+        user: JID,
+        node: str,
+        items: Mapping[str, bytes],
+        options: Mapping[str, str] | None = None,
+        also: Callable[[Cursor], None] | None = None,
     ) -> None:
         """See `PepService.publish`."""
         host = await self._engine.host(user, account=True)
@@ -232,9 +238,9 @@ class Personal:
         wanted = Publication(node, tuple(items.items()), submitted)
         owner = Asker(user, user)
         if node in host.nodes:
-            await self._publishing.store(host, owner, Publication(node, wanted.items))
+            await self._publishing.store(host, owner, Publication(node, wanted.items), also=also)
         else:
-            await self._publishing.store(host, owner, wanted)
+            await self._publishing.store(host, owner, wanted, also=also)
 
     async def retract(self, user: JID, node: str, items: Iterable[str]) -> None:
         """See `PepService.retract`."""

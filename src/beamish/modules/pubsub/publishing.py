@@ -210,8 +210,19 @@ class Publishing:
         engine.kernel.db.when_durable(position, committed)
         return True
 
-    async def store(self, host: Host, asker: Asker, wanted: Publication, *, checked: bool = True) -> list[Item]:
-        """Store and announce items; returns after the commit. With `checked` False preconditions only make nodes."""
+    async def store(
+        self,
+        host: Host,
+        asker: Asker,
+        wanted: Publication,
+        *,
+        checked: bool = True,
+        also: Callable[[Cursor], None] | None = None,
+    ) -> list[Item]:
+        """Store and announce items; returns after the commit. With `checked` False preconditions only make nodes.
+
+        `also` is run in the same transaction.
+        """
         engine = self._engine
         if not wanted.node:
             raise refused(Condition.BAD_REQUEST, "nodeid-required")
@@ -226,11 +237,11 @@ class Publishing:
         there = host.nodes.get(node.name)
         if made and there is not None:
             # somebody else made it while we looked at rosters
-            return await self.store(host, asker, wanted, checked=checked)
+            return await self.store(host, asker, wanted, checked=checked, also=also)
         if not made and there is not node:
             raise no_node()  # it was deleted meanwhile
         change = _Change(engine, host, node, asker, self._items(asker, wanted), *planned)
-        return await self._commit(host, node, change, made)
+        return await self._commit(host, node, change, made, also)
 
     def _items(self, asker: Asker, wanted: Publication) -> list[Item]:
         now = self._engine.clock.now()
@@ -279,13 +290,22 @@ class Publishing:
         if settings.persist_items and host.stored + size > limits.stored:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="there is no room for more items")
 
-    async def _commit(self, host: Host, node: Node, change: _Change, fresh: bool) -> list[Item]:
+    async def _commit(
+        self, host: Host, node: Node, change: _Change, fresh: bool, also: Callable[[Cursor], None] | None
+    ) -> list[Item]:
         engine = self._engine
+
+        def txn(c: Cursor) -> tuple[list[str], int]:
+            stored = change.store(c, fresh=fresh)
+            if also is not None:
+                also(c)
+            return stored
+
         if fresh:
             host.add(node)
         change.begin()
         try:
-            gone, grown = await engine.hosts.write(host, "publish", lambda c: change.store(c, fresh=fresh))
+            gone, grown = await engine.hosts.write(host, "publish", txn)
         except store.NodeFull:
             raise store.full() from None
         except BaseException:
