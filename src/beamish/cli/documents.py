@@ -32,7 +32,7 @@ class Implemented:
 BELOW_MODULES: Final = (
     Implemented(Xep(59, "1.0"), "xmpp/payload/rsm.py"),
     Implemented(Xep(82, "1.1.1"), "core/clock.py"),
-    Implemented(Xep(114, "1.6"), "net/component.py"),
+    Implemented(Xep(114, "1.6", note="components connect to the server"), "net/component.py"),
     Implemented(
         Xep(122, "1.0.2", status="partial", note="data types, ranges and open lists; no regular expressions"),
         "xmpp/payload/forms.py",
