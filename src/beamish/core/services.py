@@ -319,8 +319,8 @@ class SessionKeeper(Protocol):
 class CopiesService(Protocol):
     """Optional: knows which sessions get copies of messages that are addressed to another one (XEP-0280)."""
 
-    def copies(self, session: Session, message: Stanza) -> bool:
-        """Whether the session, now, gets a copy of a message that another session of its account received."""
+    def copies(self, session: Session, message: Stanza, when: float | None = None) -> bool:
+        """Whether the session gets a copy of a message that another session of its account receives now, or received then."""
 
 
 @dataclass(frozen=True, slots=True)

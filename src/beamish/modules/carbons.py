@@ -116,9 +116,9 @@ class CarbonsModule(Module):
         else:
             self._enabled.pop(session.bare, None)
 
-    def copies(self, session: Session, message: Stanza) -> bool:
+    def copies(self, session: Session, message: Stanza, when: float | None = None) -> bool:
         """See `CopiesService.copies`."""
-        if session not in self._enabled.get(session.bare, ()):
+        if session not in self._enabled.get(session.bare, ()) or (when is not None and _since(session) > when):
             return False
         content = survey(message)
         return eligible(message.type, content) and not (content & _MUC_USER and _from_occupant(message))

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.modules.sm.conftest import SM, back, bodies, enable, handled, managed, resume, say, settings
+from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, handled, managed, resume, say, settings
 
 from beamish.core.events import Context, undelivered
 from beamish.core.hooks import Row
@@ -480,3 +480,22 @@ async def test_a_server_that_resumes_nothing_says_so() -> None:
             f"<failed xmlns='{SM}' h='!'><feature-not-implemented xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
         )
         await client.bind("balcony")
+
+
+@pytest.mark.parametrize("to", [BARE, JULIET])
+async def test_who_had_a_copy_before_being_available_does_not_get_it_again(to: str) -> None:
+    async with World(settings={"c2s": CALM}) as world:
+        await managed(world, JULIET)
+        desk = await world.login("juliet@example.org/desk")
+        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await world.pass_time(1.0)
+        say(await world.login("romeo@example.org/orchard"), to, "x")
+        await world.pass_time(1.0)
+        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
+        desk.inbox.clear()
+        desk.send("<presence/>")
+        late = await world.login("juliet@example.org/late", presence=True)
+        await world.login(JULIET)  # takes the address over
+        await world.settle()
+        assert bodies(desk) == []
+        assert bodies(late) == ["x"]

@@ -112,13 +112,12 @@ async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -
 
 def _has(sm: StreamManagementModule, other: Session, stanza: Stanza, when: float) -> bool:
     """Whether another resource got the message at the time when the ended session did."""
-    since = other.note(SINCE)
-    if not isinstance(since, (int, float)) or since >= when:
-        return False
     if stanza.to is None or not stanza.to.resource:
-        return True  # it was sent to all
-    copies = sm.kernel.service_or_none(CopiesService)
-    return copies is not None and copies.copies(other, stanza)
+        since = other.note(SINCE)
+        if isinstance(since, (int, float)) and since < when:
+            return True  # it was sent to all
+    copies = sm.kernel.service_or_none(CopiesService)  # which a session may get before it is available
+    return copies is not None and copies.copies(other, stanza, when)
 
 
 def _is_personal(stanza: Stanza, session: Session) -> bool:
