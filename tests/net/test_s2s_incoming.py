@@ -138,10 +138,12 @@ async def test_a_forged_sender_ends_the_stream(ca: Authority, b: FederatedServer
 
 
 async def test_a_forged_sender_between_two_servers_costs_others_nothing(two: Two) -> None:
-    """The stream is made anew, and what is honest goes on."""
+    """The stream is made anew, and what is honest goes on; nothing of the other side comes back."""
     a, b = two
     romeo, juliet = await exchange(a, b)
     [link] = a.federation.links
+    juliet.send("<message to='romeo@a.example/x' type='chat' id='4'><body>Hi</body></message>")
+    await romeo.expect("<message id='4'/>")  # not confirmed yet
     link.write(message("x@c.example", "9").encode())
     async with asyncio.timeout(10):
         while link in a.federation.links:  # noqa: ASYNC110
@@ -149,6 +151,7 @@ async def test_a_forged_sender_between_two_servers_costs_others_nothing(two: Two
     romeo.send("<message to='juliet@b.example/y' type='chat' id='3'><body>Hi</body></message>")
     await heard_by(juliet, "romeo@a.example/x", "3")
     await juliet.expect_nothing()
+    await romeo.expect_nothing()
 
 
 async def test_a_certificate_for_servers_only_is_enough_for_external(ca: Authority, b: FederatedServer) -> None:

@@ -69,3 +69,77 @@ def test_what_nobody_can_be_told_about_is_not_kept() -> None:
     for n in range(5):
         pings.sent(message(n), 0.0)
     assert [stanza.id for stanza, _ in pings.lost(0.0)[0]] == ["3", "4"]
+
+
+def stored(*numbers: int) -> list[tuple[int, Stanza, bytes, int]]:
+    return [(number, message(number), b"x", 100 + at) for at, number in enumerate(numbers)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "h", "left", "rows"),
+    [
+        ((3, 5, 6), 0, [3, 5, 6], []),
+        ((3, 5, 6), 4, [5, 6], [100]),  # the fourth was something that is not kept
+        ((3, 5, 6), 6, [], [100, 101, 102]),
+        ((3, 5, 6), 9, [], [100, 101, 102]),  # things that are not kept came behind
+        ((WRAP - 2, WRAP - 1, 0, 1), WRAP - 1, [0, 1], [100, 101]),
+    ],
+)
+def test_after_a_crash_the_peer_tells_where_we_were(
+    numbers: tuple[int, ...], h: int, left: list[int], rows: list[int]
+) -> None:
+    acks = Acks.restored("id", 7, 12, stored(*numbers))
+    assert not acks.exact and acks.unconfirmed == len(numbers) and acks.handled == 12
+    assert acks.confirm(h) == rows
+    assert acks.exact
+    assert [int(stanza.id) for stanza, *_ in acks.pending] == left
+    assert acks.sent == (h + len(left)) % WRAP
+    assert acks.bytes == len(left)
+    assert acks.confirm(acks.sent) == [row for *_, row in stored(*numbers) if row not in rows]
+
+
+def test_what_is_left_of_a_stream_is_taken_once() -> None:
+    acks = Acks.restored("id", 7, 0, stored(1, 2))
+    assert [(stanza.id, row) for stanza, row in acks.take_rest()] == [("1", 100), ("2", 101)]
+    assert acks.settled and not acks.take_rest() and not acks.unconfirmed
+
+
+def test_what_is_taken_back_was_never_sent() -> None:
+    acks = Acks("id")
+    for n in range(4):
+        acks.count_sent(message(n), b"12345", n + 1)
+    assert acks.confirm(1) == [1]
+    assert [row for _, row in acks.take_back()] == [2, 3, 4]
+    assert (acks.sent, acks.bytes, acks.unconfirmed) == (1, 0, 0)
+    acks.count_sent(message(9), b"1")
+    assert acks.confirm(2) == []
+
+
+def test_rows_of_what_pings_confirm() -> None:
+    pings = PingAcks(limit=3)
+    assert pings.room
+    for n in range(3):
+        assert pings.sent(message(n), 1.0, row=n + 1) == []
+    number = pings.ping()
+    pings.sent(message(3), 1.0)
+    assert pings.room  # no answer so far: it is not waited for
+    assert pings.answered(number) == [2, 3]  # the oldest had to go
+    for n in range(2):
+        pings.sent(message(n), 1.0, row=10 + n)
+    assert not pings.room
+    assert pings.closed() == [10, 11]
+
+
+def test_rows_of_what_is_not_waited_for_any_longer() -> None:
+    pings = PingAcks(grace=5.0)
+    pings.sent(message(0), 0.0, row=1)
+    assert pings.sent(message(1), 8.0, row=2) == [1]
+    pings.sent(message(2), 9.0, row=3)
+    doubtful, believed = pings.lost(13.5)
+    assert ([row for _, row in doubtful], believed) == ([3], [2])
+
+
+def test_an_error_that_is_on_disk_is_kept() -> None:
+    pings = PingAcks()
+    pings.sent(Stanza.build("message", "error", id="e"), 0.0, row=5)
+    assert pings.due

@@ -363,6 +363,9 @@ class Federation:
             self._empty.set()
         why, acks = link.why, link.acks
         kept = False
+        if acks is not None and why is not None and why.told is not None:
+            # Sent again it would only happen again: one of the stanzas may be what the peer does not bear.
+            acks.blame = why
         if isinstance(link, S2SInLink):
             if acks is not None and acks.id and self.resumable.get(acks.id) is link:
                 if why is not None and why.cause in BROKEN and not self.draining:
@@ -373,8 +376,8 @@ class Federation:
             routes = [route for route in link.routes if route.link is link]
             for route in tuple(link.routes):
                 kept = route.detach(link, ours=False, again=False) or kept
-            if why is None and acks is not None and acks.id and acks.unconfirmed and routes and not self.draining:
-                routes[0].ask(acks, link)  # the goodbye crossed what we sent: did they get that?
+            if link.askable and acks is not None and acks.id and acks.unconfirmed and routes and not self.draining:
+                routes[0].ask(acks, link)
                 kept = True
             if why is not None and not self.draining:
                 for local, remote in link.machine.pairs:
@@ -448,6 +451,9 @@ class Federation:
         rows = acks.confirm(h)
         if self.outbox is not None:
             self.outbox.drop(rows)
+        if acks.blame is not None:
+            self.give_up_stream(acks, acks.blame)
+            return
         rest = acks.take_rest()
         self.give_up_stream(acks, None)
         if rest:
@@ -523,7 +529,7 @@ class Federation:
 
     def bounce_rest(self, acks: Acks, why: Unreachable | None) -> None:
         """Send back what the peer has not confirmed and nobody can ask it about any more."""
-        reason = why or Unreachable(Cause.LOST, "the server closed the stream before it confirmed this")
+        reason = acks.blame or why or Unreachable(Cause.LOST, "the server closed the stream before it confirmed this")
         for stanza, row in acks.take_rest():
             self.bounce(stanza, reason, row)
 

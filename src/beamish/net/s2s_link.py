@@ -427,6 +427,13 @@ class Link(HeldConnection):
         return not (self.gone or self._closing or self.machine.closed_by_us)
 
     @property
+    def askable(self) -> bool:
+        """Whether it makes sense to ask the peer, on another stream, what it got of this one: that was closed in order, and
+        what the peer's last confirmation does not cover crossed somebody's goodbye; or with an error of either side.
+        """
+        return self.why is None or self.why.cause is Cause.STREAM
+
+    @property
     def room(self) -> bool:
         """Whether the peer keeps up, so that stanzas may be sent now."""
         acks = self.acks

@@ -93,10 +93,14 @@ class S2SOutLink(Link):
         if self.route is not None and self.route.nearly is self:
             self.route.nearly = None
         super().lost(error)
+        self._give_back()
         if self.why is not None:
             self._tell(self.why)
+
+    def _give_back(self) -> None:
+        """The stream cannot be resumed here; perhaps on the next connection."""
         if self._resuming is not None and self.route is not None and not self._resuming.settled:
-            self.route.held, self._resuming = self._resuming, None  # to be tried again
+            self.route.held, self._resuming = self._resuming, None
 
     def _event(self, event: Event) -> Wait | None:
         if isinstance(event, StartTls):
@@ -126,6 +130,7 @@ class S2SOutLink(Link):
         self._report(str(why))
         self.answer()
         self._end()
+        self._give_back()
         self._tell(self.why)
 
     def _tell(self, why: Unreachable) -> None:
@@ -135,6 +140,7 @@ class S2SOutLink(Link):
 
     def _failed(self, event: StreamFailed) -> None:
         super()._failed(event)
+        self._give_back()
         if self.why is not None:
             self._tell(self.why)  # the peer may take its time to close the connection
 
@@ -193,6 +199,10 @@ class S2SOutLink(Link):
         elif name == "resumed" and resuming is not None and not resuming.settled:
             restored = not resuming.exact
             self.confirmed(resuming, read_count(item.el.get("h")))
+            if resuming.blame is not None:
+                for stanza, row in resuming.take_back():
+                    self.federation.bounce(stanza, resuming.blame, row)
+                resuming.blame = None
             self.acks, self._resuming = resuming, None
             self._log.info("s2s_resumed", unconfirmed=len(resuming.pending))
             self.resend(renumber=restored)

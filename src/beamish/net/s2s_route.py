@@ -222,11 +222,9 @@ class Route:
         self.link = None
         acks = link.acks
         kept = False
-        # After a stream error it would only happen again: one of the stanzas may be what the peer does not bear.
         if acks is not None and acks.id and not self._federation.draining:
             broken = link.why is not None and link.why.cause in BROKEN
-            if ours and (broken or (link.why is None and acks.unconfirmed)):
-                # Closed in order: what the peer's last confirmation does not cover crossed somebody's goodbye.
+            if ours and (broken or (link.askable and acks.unconfirmed)):
                 self.held, self._over = acks, link
                 kept = again = True
             elif broken and acks.unconfirmed:

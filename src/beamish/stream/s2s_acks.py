@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from beamish.stream.resume import SM, after
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from beamish.stream.s2s_out import Unreachable
 
 WRAP: Final = 1 << 32
 """Counters wrap at 2³² (XEP-0198 §4)."""
@@ -39,7 +42,7 @@ class Acks:
     `key` is what the store knows the stream by, 0 if it does not. Every stanza has a `row`, its own key there or 0.
     """
 
-    __slots__ = ("_stored", "bytes", "handled", "id", "key", "pending", "sent", "settled")
+    __slots__ = ("_stored", "blame", "bytes", "handled", "id", "key", "pending", "sent", "settled")
 
     def __init__(self, id: str = "", key: int = 0) -> None:
         self.id = id
@@ -54,6 +57,8 @@ class Acks:
         """Bytes in `pending`."""
         self.settled = False
         """What became of every stanza is known, or was given up: the counters mean nothing any more."""
+        self.blame: Unreachable | None = None
+        """The peer ended the stream because of something that we sent: what it has not handled goes back with this."""
         self._stored: list[tuple[int, Stanza, bytes, int]] | None = None
 
     @classmethod
@@ -119,6 +124,14 @@ class Acks:
             else:
                 rows.append(row)
         return rows
+
+    def take_back(self) -> list[tuple[Stanza, int]]:
+        """What is not confirmed is not to be sent again on this stream; it is as if it had never been sent."""
+        back = [(stanza, row) for stanza, _, row in self.pending]
+        self.sent = (self.sent - len(back)) % WRAP
+        self.pending.clear()
+        self.bytes = 0
+        return back
 
     def take_rest(self) -> list[tuple[Stanza, int]]:
         """Give up counting: everything that is not confirmed, in order, with its rows."""
