@@ -3,7 +3,8 @@
 Both protocols work on one store (a blocklist is a view of the default list) and one decision function, `rules`. The hooks
 here ask it: `inbound` for what the user's clients send, `incoming` and `incoming_iq` for what arrives, `delivering` while
 somebody uses an active list that may differ from session to session. A blocked party gets the answers of an account that
-is not there. An account without lists costs one failed look-up in a dictionary.
+is not there. As long as nobody has lists the hooks are not even listened on; then an account without lists costs one test of
+its session for what it sends, and one failed look-up in a dictionary for what it gets.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ class BlockingModule(Module):
         self._command = Command(self.kernel, self.owners, self.reports, config.max_items)
         self._command.list_changed = self._privacy.push_to_users
         self._active: set[Session] = set()
+        self._listening = False
+        self.owners.some = self._listen
+        self._known = self.owners.known
         self._privacy.activated = self._activated
         self._privacy.changed = self._command.follow
 
@@ -110,12 +114,30 @@ class BlockingModule(Module):
         await self._privacy.set(_owner(ctx), ctx)
         return None
 
+    # ---- hooks ------------------------------------------------------------------------------------------------------
+
+    def _listen(self, some: bool) -> None:
+        """Listen on the hooks of all traffic while somebody has lists."""
+        if some == self._listening:
+            return
+        self._listening = some
+        hooks = self.kernel.hooks
+        if not some:
+            for point in (events.inbound, events.incoming, events.incoming_iq):
+                hooks[point].remove(self.name)
+            return
+        # before everything that would keep or copy a stanza that is not to be sent
+        hooks[events.inbound].add(Row(10, self.name, self._inbound))
+        # First of all (XEP-0016 §2.2 rule 4); only for those who have lists, which fan-outs know by `Session.guarded`.
+        only = frozenset((MESSAGE, PRESENCE))
+        hooks[events.incoming].add(Row(5, self.name, self._incoming, only, guarded=True))
+        hooks[events.incoming_iq].add(Row(5, self.name, self._incoming))
+
     # ---- what clients send ------------------------------------------------------------------------------------------
 
-    @on(events.inbound, at=10)  # before everything that would keep or copy a stanza that is not to be sent
     def _inbound(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         session = ctx.origin
-        if session is None or session.bare not in self.owners:
+        if session is None or not session.guarded:
             return None
         return then(self.owners.of(session.bare), lambda lists: self._sent(ctx, session, lists))
 
@@ -135,18 +157,9 @@ class BlockingModule(Module):
 
     # ---- what arrives -----------------------------------------------------------------------------------------------
 
-    # First of all (XEP-0016 §2.2 rule 4); only for those who have lists, which fan-outs know by `Session.guarded`.
-    @on(events.incoming, at=5, only=(MESSAGE, PRESENCE), guarded=True)
     def _incoming(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         to = ctx.stanza.to
-        if to is None or to.bare not in self.owners:
-            return None
-        return then(self._welcome(ctx.stanza, to), lambda welcome: None if welcome else _drop(ctx.stanza))
-
-    @on(events.incoming_iq, at=5)
-    def _incoming_iq(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
-        to = ctx.stanza.to
-        if to is None or to.bare not in self.owners:
+        if to is None or to.bare not in self._known:
             return None
         return then(self._welcome(ctx.stanza, to), lambda welcome: None if welcome else _drop(ctx.stanza))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
 from beamish.core.later import is_later
@@ -38,6 +39,10 @@ class Owners:
         self._kernel = kernel
         self._rosters = rosters
         self._known: dict[str, Lists | None] = {}
+        self.known = MappingProxyType(self._known)
+        """Who has lists; the lists, if they are in memory. For looking up without a call."""
+        self.some: Callable[[bool], None] = lambda some: None
+        """Called when the first list of the server is made, and when the last one goes."""
         self._others: OrderedDict[str, None] = OrderedDict()
         self._edits = asyncio.Lock()
 
@@ -46,7 +51,8 @@ class Owners:
 
     async def start(self) -> None:
         """Learn who has lists."""
-        self._known = dict.fromkeys(await self._kernel.db.read("blocking.owners", store.owners))
+        self._known.update(dict.fromkeys(await self._kernel.db.read("blocking.owners", store.owners)))
+        self.some(bool(self._known))
 
     def peek(self, user: JID) -> Lists | None:
         """The lists of an account that has some, if they are in memory."""
@@ -98,6 +104,7 @@ class Owners:
         """An account is gone."""
         self._known.pop(user, None)
         self._others.pop(user, None)
+        self.some(bool(self._known))
 
     async def roster(self, user: JID) -> Roster:
         """The roster of a local account."""
@@ -140,6 +147,7 @@ class Owners:
                 self._known[user] = after
             else:
                 self._known.pop(user, None)
+            self.some(bool(self._known))
             for session in sessions:
                 session.guarded = bool(after.by_name)
                 if session.note(ACTIVE) is not None and session.note(ACTIVE) not in after.by_name:
