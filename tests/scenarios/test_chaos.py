@@ -118,7 +118,7 @@ class Chaos:
                 to = f"{choose.choice(ACCOUNTS)}@example.org"
                 place = choose.random()
                 device.say(ROOM if place < 0.2 else f"{to}/{choose.choice(DEVICES)}" if place < 0.5 else to)
-            if choose.random() < 0.05:
+            if choose.random() < 0.25:
                 self.names += 1
                 device.name_contact(f"c{choose.randrange(5)}@example.org", f"name {self.names}")
             if choose.random() < 0.5:

@@ -20,7 +20,7 @@ from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element, escape_attr, escape_text
 
 _HEADER = "<?xml version='1.0'?><stream:stream to='{to}' version='1.0' xml:lang='en' xmlns='jabber:client' xmlns:stream='{ns}'>"
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 
 
 class ClientError(AssertionError):
