@@ -6,14 +6,15 @@ import hashlib
 from lxml import etree
 
 from beamish.core import events
-from beamish.core.events import CapsKnown
-from beamish.core.hooks import Row
-from beamish.core.services import CapsService
+from beamish.core.events import CapsKnown, Context
+from beamish.core.hooks import STOP, Row, Verdict
+from beamish.core.services import CapsService, RosterItem, RosterService
 from beamish.modules.caps.hashes import announcement, verify
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import Element, from_bytes
 
 INFO = "http://jabber.org/protocol/disco#info"
@@ -330,6 +331,41 @@ async def test_a_client_may_leave_it_out_itself(world: World) -> None:
     await world.settle()
     got = [el for el in later.inbox if el.get("from") == str(juliet.jid)]
     assert [has_c(el) for el in got] == [True] and got[0].findtext("{jabber:client}show") == "dnd"
+
+
+async def test_contacts_elsewhere_always_get_it_also_from_a_client_that_leaves_it_out(world: World) -> None:
+    sent: list[Stanza] = []
+
+    def carry(ctx: Context) -> Verdict:
+        sent.append(ctx.stanza)
+        return STOP
+
+    world.kernel.hooks[events.remote].add(Row(1, "test", carry))
+    tybalt = JID.parse("tybalt@elsewhere.example")
+    await world.kernel.service(RosterService).change(JID.parse("juliet@example.org"), RosterItem(tybalt, from_=True))
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    sent.clear()
+    for inner in (C, f"<show>away</show>{C}", "<show>dnd</show>", OTHER_C, ""):
+        await show(world, juliet, inner)
+    told = [el.find(f"{{{CAPS}}}c") for el in (stanza.el for stanza in sent if stanza.name == "presence")]
+    assert [None if c is None else c.get("ver") for c in told] == [VER, VER, VER, OTHER_VER, OTHER_VER]
+
+
+async def test_who_was_hidden_from_gets_it_afterwards(world: World) -> None:
+    juliet, romeo = await friends(world)
+    await show(world, juliet, C)
+    await show(world, juliet, C)
+    romeo.inbox.clear()
+    hide = (
+        "<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@example.org'/></block></iq>",
+        "<iq type='set' id='u'><unblock xmlns='urn:xmpp:blocking'><item jid='romeo@example.org'/></unblock></iq>",
+    )
+    await juliet.iq(hide[0])
+    await show(world, juliet, OTHER_C)
+    await juliet.iq(hide[1])
+    await world.settle()
+    told = [el.find(f"{{{CAPS}}}c") for el in romeo.inbox if el.get("from") == str(juliet.jid) and not el.get("type")]
+    assert [None if c is None else c.get("ver") for c in told] == [OTHER_VER]
 
 
 async def test_directed_presence_is_left_as_it_is(world: World) -> None:
