@@ -231,3 +231,29 @@ async def test_a_kill_during_delivery_loses_nothing(make_daemon: Callable[..., D
     assert rest == list(range(rest[0], count)), f"seed {SEED}: lost or out of order"
     assert seen | set(rest) == set(range(count)), f"seed {SEED}: lost"
     assert await collect(await login(daemon, "r0", "again")) == []
+
+
+@pytest.mark.slow
+async def test_a_hundred_stored_messages_survive_and_the_next_one_was_refused(
+    make_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = make_daemon(c2s="require_tls = false", rest="[modules.offline]\nmax_messages = 100")
+    await prepare(daemon)
+    sender = await login(daemon, "s0", "load")
+    sender.send("<enable xmlns='urn:xmpp:sm:3'/>")
+    await sender.expect("<enabled xmlns='urn:xmpp:sm:3'/>")
+    for number in range(101):
+        sender.send(f"<message to='r0@example.org' type='chat' id='{number}'><body>s0 {number}</body></message>")
+    await sender.expect(
+        "<message type='error' id='100' from='r0@example.org'><error type='cancel'>"
+        "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    sender.send("<r xmlns='urn:xmpp:sm:3'/>")
+    while (got := await sender.receive()).tag != "{urn:xmpp:sm:3}a":
+        assert got.tag == "{urn:xmpp:sm:3}r"
+    assert got.get("h") == "101"
+    daemon.kill()
+    await daemon.ended()
+    await daemon.start()
+    # each with the time when it came, which `collect` looks for
+    assert await collect(await login(daemon, "r0", "after")) == [f"s0 {number}" for number in range(100)]
