@@ -8,7 +8,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 # Clients from the distribution that the interoperability tests drive, besides Gajim's library; those tests are skipped where
 # they are missing.
 CLIENTS   := go-sendxmpp profanity tmux
-SCENARIOS ?= chat presence ping login offline idle
+# make bench BENCH=--quick; `python -m tests.bench compare --help` lists what else there is.
+BENCH     ?=
 
 .PHONY: run test check lint gen bench clean
 .DELETE_ON_ERROR:
@@ -30,8 +31,10 @@ lint: $(VENV)/.installed-test
 gen: $(VENV)/.installed
 	$(BIN)/beamish dev gen
 
+# Beamish, Prosody and ejabberd under the same load, in one run; says first how long it takes.
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m tests.bench $(SCENARIOS)
+	sh tests/bench/peers.sh
+	$(BIN)/python -m tests.bench compare $(BENCH)
 
 # Leaves ./var alone: it holds accounts and messages.
 clean:

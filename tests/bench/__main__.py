@@ -1,5 +1,6 @@
 """`python -m tests.bench SCENARIO…`: run load scenarios against a server and print what each unit cost.
 
+`python -m tests.bench compare` runs all of them against all servers, `profile` says what the time goes to.
 Run it from the repository's root. docs/performance.md says what is measured and how to read it.
 """
 
@@ -14,12 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvloop
+from tests.bench import compare, document, profile, yardstick
 from tests.bench.load import Options
 from tests.bench.measure import Row, pin
 from tests.bench.runs import about, measure, securities, table
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.servers import SERVERS
 from tests.bench.wire import BenchError, Security
+
+COMMANDS = {"compare": compare.main, "profile": profile.main, "document": document.main, "yardstick": yardstick.main}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -90,6 +94,8 @@ async def run(chosen: argparse.Namespace) -> tuple[list[Row], list[str]]:
 
 def main() -> int:
     """Run, report, and return 1 when anything failed."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     chosen = arguments().parse_args()
     pin(os.getpid(), chosen.generator_core)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

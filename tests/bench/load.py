@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
-from tests.bench.measure import Row, Span
+from tests.bench.measure import Profiled, Row, Span
 from tests.bench.servers import Server
 from tests.bench.wire import (
     PATIENCE,
@@ -64,8 +64,9 @@ class TooSlow(BenchError):
 class Bench:
     """A server under test and the sessions of the generator on it."""
 
-    def __init__(self, server: Server, options: Options) -> None:
+    def __init__(self, server: Server, options: Options, profiler: Profiled | None = None) -> None:
         self.server = server
+        self._profiler = profiler
         self.options = options
         self.context = client_tls()
         self._clients: set[Client] = set()
@@ -103,7 +104,7 @@ class Bench:
 
     def span(self) -> Span:
         """Make a stopwatch for the server; helper processes that exist now are counted."""
-        return Span(self.server.pids)
+        return Span(self.server.pids, profiler=self._profiler)
 
     async def repeated(self, load: Load) -> list[tuple[int, Span]]:
         """Warm up, then run a load as often as asked; return units and cost of each run."""

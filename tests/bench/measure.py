@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from tests.bench.instructions import Counter, available
 
@@ -79,6 +79,16 @@ def pin(pid: int, core: int) -> None:
             continue
 
 
+class Profiled(Protocol):
+    """Something that looks on while a span is measured."""
+
+    def start(self, pids: Sequence[int]) -> None:
+        """The span begins."""
+
+    def stop(self) -> None:
+        """The span has ended."""
+
+
 @dataclass
 class Span:
     """CPU and wall-clock time between `start` and `stop`, in seconds: the server's and the generator's.
@@ -91,9 +101,12 @@ class Span:
     generator: float = 0.0
     wall: float = 0.0
     instructions: int | None = None
+    profiler: Profiled | None = None
 
     def start(self) -> Span:
         """Begin to measure."""
+        if self.profiler is not None:
+            self.profiler.start(self.pids)
         self._counter = Counter().start(self.pids) if available() else None
         self._at = (cpu_seconds(self.pids), time.process_time(), time.perf_counter())
         return self
@@ -106,6 +119,8 @@ class Span:
         self.generator = time.process_time() - generator
         if self._counter is not None:
             self.instructions = self._counter.stop()
+        if self.profiler is not None:
+            self.profiler.stop()
         return self
 
     def plus(self, other: Span) -> Span:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from tests.bench.load import Bench, Options
-from tests.bench.measure import Row
+from tests.bench.measure import Profiled, Row
 from tests.bench.scenarios import SCENARIOS
-from tests.bench.servers import SERVERS, Server, Setting
+from tests.bench.servers import SERVERS, Setting
 from tests.bench.wire import BenchError
 
 GENERATOR_LIMIT = 0.9
-
-Watch = Callable[[Server], Callable[[], object]]
-"""Called when a server is ready for a scenario; what it returns is called before the server is stopped."""
 
 
 def setting_for(name: str, options: Options, *, port: int = 0, core: int = 0, keep: bool = False) -> Setting:
@@ -35,19 +31,16 @@ def setting_for(name: str, options: Options, *, port: int = 0, core: int = 0, ke
 
 
 async def measure(name: str, server_name: str, options: Options, *, port: int = 0, core: int = 0, keep: bool = False,
-                  watch: Watch | None = None) -> list[Row]:  # fmt: skip
+                  profiler: Profiled | None = None) -> list[Row]:  # fmt: skip
     """Start a server, run one scenario on it, stop it. Raises BenchError when the load did not arrive whole."""
     async with SERVERS[server_name](setting_for(name, options, port=port, core=core, keep=keep)) as server:
         version = await server.version()
-        bench = Bench(server, options)
-        watched = watch(server) if watch is not None else None
+        bench = Bench(server, options, profiler)
         try:
             rows: list[Row] = await SCENARIOS[name].run(bench)
         except BenchError as error:
             raise BenchError(f"{name} on {server_name}: {error}\n{server.log_tail()}") from error
         finally:
-            if watched is not None:
-                watched()
             await bench.drop_all()
     for row in rows:
         row.server = version
