@@ -60,6 +60,21 @@ async def test_strangers_learn_nothing(world: World) -> None:
     assert await condition(romeo, "nobody@example.org") == "forbidden"
 
 
+async def test_nobody_asks_a_client_who_may_not_know_of_it(world: World) -> None:
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    for there_or_not in ("juliet@example.org/balcony", "juliet@example.org/garden", "nobody@example.org/x"):
+        assert await condition(romeo, there_or_not) == "forbidden"
+    await juliet.expect_nothing()
+    await world.befriend(juliet, romeo)
+    romeo.send("<iq type='get' id='l' to='juliet@example.org/balcony'><query xmlns='jabber:iq:last'/></iq>")
+    await juliet.expect("<iq type='get' id='l' from='romeo@example.org/orchard'><query xmlns='jabber:iq:last'/></iq>")
+    assert await condition(romeo, "juliet@example.org/garden") == "service-unavailable"
+    phone = await world.login("juliet@example.org/phone")
+    phone.send("<iq type='get' id='l' to='juliet@example.org/balcony'><query xmlns='jabber:iq:last'/></iq>")
+    await juliet.expect("<iq type='get' id='l' from='juliet@example.org/phone'/>")
+
+
 async def test_it_outlives_a_restart_but_not_the_account() -> None:
     database = MemoryDatabase()
     async with World(database=database) as world:

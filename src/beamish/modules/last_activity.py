@@ -13,18 +13,21 @@ import structlog
 
 from beamish.core import events
 from beamish.core.events import AccountEvent, Context, PresenceChanged
+from beamish.core.hooks import Outcome
 from beamish.core.later import then
 from beamish.core.module import IqAnswer, Module, Scope, Xep, iq, on
 from beamish.core.services import AccountsService, PresenceService
 from beamish.storage.api import Cursor, Migration, StorageError
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.stanza import IQ, Stanza
 from beamish.xmpp.xml import escape_text
 
 log = structlog.get_logger(__name__)
 
 NS: Final = "jabber:iq:last"
+QUERY: Final = f"{{{NS}}}query"
+_IN_BODY: Final = NS.encode()
 STATUS_LENGTH: Final = 1024
 """Characters kept of the last status text."""
 
@@ -77,6 +80,19 @@ class LastActivityModule(Module):
 
         await self.db.write("last_activity.delete", delete)
 
+    @on(events.incoming_iq, at=60, only=(IQ,))  # after those who refuse a stanza
+    def _to_resource(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        """Nobody asks a client who may not know that it is there: `forbidden` (§4), whether or not it is."""
+        stanza = ctx.stanza
+        if stanza.type != "get" or _IN_BODY not in stanza.body:
+            return None
+        to, sender, payload = stanza.to, stanza.sender, stanza.payload
+        if to is None or sender is None or not to.resource or sender.bare == to.bare or sender == to.domain:
+            return None
+        if payload is None or payload.tag != QUERY:
+            return None
+        return then(self._presence.may_see(to.bare, sender), _allow)
+
     @iq(get=f"{{{NS}}}query", scope=Scope.SERVER)
     def _of_server(self, ctx: Context) -> Stanza:
         """Seconds since the start (§5)."""
@@ -109,6 +125,12 @@ class LastActivityModule(Module):
         if row is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="never seen")
         return _answer(stanza, self.kernel.clock.now() - row[0], row[1])
+
+
+def _allow(allowed: bool) -> Outcome:
+    if not allowed:
+        raise StanzaError(Condition.FORBIDDEN)
+    return None
 
 
 def _answer(stanza: Stanza, seconds: float, status: str = "") -> Stanza:
