@@ -46,6 +46,14 @@ class Hosts:
         self._alive: WeakValueDictionary[JID, Host] = WeakValueDictionary()
         self._loads: dict[JID, Any] = {}
         self._doubtful: set[JID] = set()
+        self.begun = 0
+        """Publications that were begun, everywhere. Whoever comes to be told of a node at some moment is a recipient of those
+        with a higher number, and has to be given what the others have left there."""
+
+    def number(self) -> int:
+        """A publication begins; its number."""
+        self.begun += 1
+        return self.begun
 
     def cached(self, jid: JID) -> Host | None:
         """The host if it is in memory."""
@@ -125,35 +133,39 @@ class Hosts:
             self.distrust(host.jid)
             raise
 
-    async def last(self, host: Host, nodes: list[Node]) -> dict[str, Item]:
-        """The last items of some nodes, by name of the node; nodes without are left out."""
-        missing = [node for node in nodes if not node.last_known]
-        read: dict[str, Item] = {}
+    async def last(self, host: Host, nodes: list[Node], at: int) -> dict[str, Item]:
+        """The last items of some nodes, by name of the node, for somebody who is told of them since `begun` was `at`.
+
+        Left out are nodes without items, and those with a later publication, of which they hear anyway.
+        """
+        nodes = [node for node in nodes if node.begun <= at]
+        # what is on its way to the disk is read behind it, through the queue of writes
+        known = [] if host.writing else [node for node in nodes if node.last_known]
+        missing = [node for node in nodes if host.writing or not node.last_known]
+        read = {node.name: node.last for node in known if node.last is not None}
         if missing:
-            # through the queue of writes: a publication may be on its way to the disk
             found = await self._db.write(
                 "pubsub.last", lambda c: [(node, store.last_item(c, node.id)) for node in missing]
             )
             for node, item in found:
-                if not node.last_known:
+                if not node.last_known and node.begun <= at:
                     self.remember(node, item)
-                    if item is not None and not node.last_known:
-                        read[node.name] = item
+                if item is not None:
+                    read[node.name] = item
             if host.account and self.cached(host.jid) is host:
                 self._keep(host)
-        for node in nodes:
-            if node.last_known and node.last is not None:
-                read[node.name] = node.last
         return read
 
-    async def fresh(self, host: Host, nodes: list[Node], since: float | None) -> list[tuple[Node, Item]]:
-        """What a resource that appears is to get of these nodes: the last item of each, or, if it was here before, what
-        was published since (XEP-0312), oldest first and at most `SINCE` of each.
+    async def fresh(self, host: Host, nodes: list[Node], since: float | None, at: int) -> list[tuple[Node, Item]]:
+        """What a resource that appears is to get of these nodes: the last item of each (see `last`), or, if it was here
+        before, what was published since (XEP-0312), oldest first and at most `SINCE` of each.
         """
         if since is None:
-            found = await self.last(host, nodes)
+            found = await self.last(host, nodes, at)
             return [(node, found[node.name]) for node in nodes if node.name in found]
-        wanted = [node for node in nodes if not node.last_known or (node.last and node.last.published > since)]
+        wanted = [
+            node for node in nodes if host.writing or not node.last_known or (node.last and node.last.published > since)
+        ]
         if not wanted:
             return []
         return await self._db.write(

@@ -56,7 +56,8 @@ class Subscription:
 class Node:
     """A leaf node. `id` is its row in the database.
 
-    `last` is the last published item; it is right only if `last_known`.
+    `last` is the last published item; it is right only if `last_known`. `begun` is the number of the last publication, see
+    `Hosts.begun`.
     """
 
     id: int
@@ -68,6 +69,7 @@ class Node:
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     last: Item | None = None
     last_known: bool = False
+    begun: int = 0
 
     def affiliation(self, bare: JID) -> Affiliation:
         """What a bare JID is to the node."""

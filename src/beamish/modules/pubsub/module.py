@@ -271,7 +271,7 @@ class PubsubModule(Module):
             for service in self._services.values():
                 host = self._hosts.cached(service.jid)
                 if host is None or host.count_of(session.bare):
-                    self.tasks.spawn(service.appeared(session.jid, since), "appeared")
+                    self.tasks.spawn(service.appeared(session.jid, since, self._hosts.begun), "appeared")
         elif event.was and not session.available:
             self._left(session)
 

@@ -93,7 +93,7 @@ class Personal:
             fresh = wanted - watcher.served
             if fresh and at.local:
                 watcher.served |= fresh
-                self._spawn(self._serve_from(at, event.jid, fresh, None, watcher.since))
+                self._spawn(self._serve_from(at, event.jid, fresh, None, watcher.since, self._engine.hosts.begun))
 
     def contact_presence(self, ctx: Context) -> None:
         """Presence arrived for an account from elsewhere, or directed to it (§9.1.3)."""
@@ -114,7 +114,7 @@ class Personal:
             wanted = interests(self._features(sender))
             if wanted:
                 watcher.served = wanted
-                self._spawn(self._serve_from(to.bare, sender, wanted, None, watcher.since))
+                self._spawn(self._serve_from(to.bare, sender, wanted, None, watcher.since, self._engine.hosts.begun))
 
     def _serve(self, session: Session, wanted: frozenset[str]) -> None:
         served = cast("frozenset[str]", session.note(_SERVED) or NOTHING)
@@ -124,21 +124,21 @@ class Personal:
             keeper = self._kernel.service_or_none(SessionKeeper)
             if keeper is not None:
                 keeper.changed(session)
-            self._spawn(self._serve_session(session, fresh))
+            self._spawn(self._serve_session(session, fresh, self._engine.hosts.begun))
 
     def _spawn(self, work: Awaitable[None]) -> None:
         self._kernel.tasks.spawn(cast("object", work), "pubsub_presence")  # type: ignore[arg-type]
 
-    async def _serve_session(self, session: Session, wanted: frozenset[str]) -> None:
-        """Send a local session the last items of its own account and of all local contacts."""
+    async def _serve_session(self, session: Session, wanted: frozenset[str], at: int) -> None:
+        """Send a local session the last items of its own account and of all local contacts; `at`: see `Hosts.last`."""
         engine = self._engine
         since = cast("float | None", session.note(_SINCE))
-        await self._serve_from(session.bare, session.jid, wanted, session, since)
+        await self._serve_from(session.bare, session.jid, wanted, session, since, at)
         roster = await engine.roster(session.bare)
         contacts = [jid for jid in roster.subscriptions() if engine.presences.is_local(jid)]
         names = sorted(wanted)
-        for at in range(0, len(contacts), _SLICE):
-            some = contacts[at : at + _SLICE]
+        for first in range(0, len(contacts), _SLICE):
+            some = contacts[first : first + _SLICE]
             known = [
                 jid for jid in some if (host := engine.hosts.cached(jid)) is not None and wanted & host.nodes.keys()
             ]
@@ -152,19 +152,19 @@ class Personal:
             for jid in known:
                 if not session.available:
                     return
-                await self._serve_from(jid, session.jid, wanted, session, since)
+                await self._serve_from(jid, session.jid, wanted, session, since, at)
 
     async def _serve_from(
-        self, owner: JID, full: JID, wanted: Iterable[str], session: Session | None, since: float | None
+        self, owner: JID, full: JID, wanted: Iterable[str], session: Session | None, since: float | None, at: int
     ) -> None:
         """Send one resource the last items of an account's nodes that it wants and may see."""
         engine = self._engine
         host = await engine.host(owner, account=True)
         nodes = [node for name in wanted if (node := host.nodes.get(name)) is not None]
-        await self._send_last(host, [n for n in nodes if _sends_last(n)], full, session, since)
+        await self._send_last(host, [n for n in nodes if _sends_last(n)], full, session, at, since)
 
     async def _send_last(
-        self, host: Host, nodes: list[Node], full: JID, session: Session | None, since: float | None = None
+        self, host: Host, nodes: list[Node], full: JID, session: Session | None, at: int, since: float | None = None
     ) -> None:
         engine = self._engine
         if not nodes:
@@ -175,7 +175,7 @@ class Personal:
                 return
             of: dict[str, Relations] = {node.name: await engine.relations(host, node) for node in nodes}
             nodes = [node for node in nodes if access.may_follow(node, bare, of[node.name](bare), engine.clock.now())]
-        for node, item in await engine.hosts.fresh(host, nodes, since):
+        for node, item in await engine.hosts.fresh(host, nodes, since, at):
             if item.published > engine.oldest(node):
                 engine.outbox.last_item(host, node, item, full, interested=session)
 
@@ -183,6 +183,7 @@ class Personal:
 
     async def subscription_changed(self, event: SubscriptionChanged) -> None:
         """A contact may see the user's presence now, or no longer (XEP-0163 §8.1)."""
+        at = self._engine.hosts.begun
         before, after = event.before in ("from", "both"), event.after in ("from", "both")
         if before == after:
             return
@@ -201,7 +202,7 @@ class Personal:
         for full, session in self._resources(event.user, event.contact):
             wanted = interests(self._features(full))
             nodes = [n for n in host if n.name in wanted and _sends_last(n)]
-            await self._send_last(host, nodes, full, session)
+            await self._send_last(host, nodes, full, session, at)
 
     def _resources(self, user: JID, contact: JID) -> list[tuple[JID, Session | None]]:
         """The available resources of a contact that the user's server knows of."""
@@ -213,6 +214,7 @@ class Personal:
     async def access_changed(self, host: Host, node: Node, before: NodeConfig) -> None:
         """A node's access model changed: those who gained access get its last item (XEP-0060 §12.1)."""
         engine = self._engine
+        at = engine.hosts.begun
         if not host.account or not _sends_last(node):
             return
         plan, of = await engine.plan(host, node)
@@ -220,7 +222,7 @@ class Personal:
         targets = [(session.jid, session) for session in plan.sessions if session.bare != host.jid]
         for full, session in [*targets, *((jid, None) for jid in plan.others)]:
             if not access.may_follow(was, full.bare, of(full.bare), engine.clock.now()):
-                await self._send_last(host, [node], full, session)
+                await self._send_last(host, [node], full, session, at)
 
     # ---- for other modules ------------------------------------------------------------------------------------------
 

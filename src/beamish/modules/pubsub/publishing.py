@@ -97,6 +97,7 @@ class _Change:
 
     def begin(self) -> None:
         """It is on its way to the disk: readers must ask behind it, and its size counts."""
+        self._node.begun = self._engine.hosts.number()
         self._host.writing += 1
         self._host.stored += self._size
 

@@ -232,7 +232,7 @@ class Service:
         elif stanza.type == "" and sender.resource:
             watcher = presences.available(self.jid, sender, stanza)
             if watcher is not None and not presences.is_local(sender):
-                return self.appeared(sender, watcher.since)
+                return self.appeared(sender, watcher.since, self._engine.hosts.begun)
         elif (
             stanza.type in ("unavailable", "error")
             and presences.gone(self.jid, sender)
@@ -241,8 +241,11 @@ class Service:
             return self.left(sender)
         return None
 
-    async def appeared(self, full: JID, since: float | None) -> None:
-        """A subscriber's resource became available: send it the last items (§12.1), or what it missed (XEP-0312)."""
+    async def appeared(self, full: JID, since: float | None, at: int) -> None:
+        """A subscriber's resource became available: send it the last items (§12.1), or what it missed (XEP-0312).
+
+        `at`: see `Hosts.last`.
+        """
         host = await self.host()
         nodes: dict[str, Node] = {}
         for node, s in host.subscriptions_of(full.bare):
@@ -259,7 +262,7 @@ class Service:
                 nodes[node.name] = node
         if not nodes:
             return
-        for node, item in await self._engine.hosts.fresh(host, list(nodes.values()), since):
+        for node, item in await self._engine.hosts.fresh(host, list(nodes.values()), since, at):
             if item.published > self._engine.oldest(node):
                 self._engine.outbox.last_item(host, node, item, full)
 

@@ -71,13 +71,14 @@ class Subscribing:
             raise refused(Condition.POLICY_VIOLATION, "too-many-subscriptions", Kind.WAIT)
         s = Subscription(jid, new_id(), state, wanted)
         host.subscribe(node, s)
+        at = engine.hosts.begun
         await self._store(host, node, s)
         self._watch(host, node, s)
         if state is State.PENDING:
             self.ask_owners(host, node, s)
         else:
             engine.outbox.tell_owners(host, node, s)
-            await self.send_last(host, node, s)
+            await self.send_last(host, node, s, at)
         return self._subscribed(node, s, wanted if submitted is not None else None)
 
     def _subscribed(self, node: Node, s: Subscription, shown: Options | None) -> bytes:
@@ -101,14 +102,14 @@ class Subscribing:
                 Stanza.build(PRESENCE, "subscribe", id=new_id(), sender=host.jid, to=s.jid.bare)
             )
 
-    async def send_last(self, host: Host, node: Node, s: Subscription) -> None:
-        """Send the last published item to a new subscriber (§6.1.7)."""
+    async def send_last(self, host: Host, node: Node, s: Subscription, at: int) -> None:
+        """Send the last published item to a new subscriber (§6.1.7); `at`: see `Hosts.last`."""
         engine = self._engine
         if node.config.send_last_published_item == "never" or not node.config.deliver_notifications:
             return
         if not s.options.deliver or s.state is not State.SUBSCRIBED or not engine.keep(host, node):
             return
-        found = await engine.hosts.last(host, [node])
+        found = await engine.hosts.last(host, [node], at)
         item = found.get(node.name)
         if item is not None and item.published > engine.oldest(node):
             engine.outbox.last_item(host, node, item, s.jid)
@@ -158,10 +159,11 @@ class Subscribing:
             host.unsubscribe(node, s)
         else:
             s.state = state
+        at = self._engine.hosts.begun
         await self._store(host, node, replace(s, state=state))
         self._engine.outbox.subscription_changed(host, node, s, state.value)
         if state is State.SUBSCRIBED and before is not State.SUBSCRIBED:
-            await self.send_last(host, node, s)
+            await self.send_last(host, node, s, at)
 
     # ---- unsubscribe ------------------------------------------------------------------------------------------------
 
