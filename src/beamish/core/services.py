@@ -189,8 +189,11 @@ class PresenceService(Protocol):
         of its sessions (RFC 6121 §8.1, §8.5.3.1).
         """
 
-    def refresh(self, session: Session) -> None:
-        """The client may have missed presence: tell it again who is there and who is not, and what awaits an answer."""
+    def refresh(self, session: Session, *, elsewhere: bool = False) -> None:
+        """The client may have missed presence: tell it again who is there and who is not, and what awaits an answer.
+
+        `elsewhere`: only of contacts of other servers, who could not tell us.
+        """
 
     def sessions_closed(self, session: Session) -> Awaitable[None] | None:
         """A session ended without saying so: tell everybody who should know (RFC 6121 §4.5.2)."""

@@ -61,12 +61,12 @@ async def faithful(world: World, address: str, *, presence: bool = True) -> tupl
     return client, (await client.expect(f"<enabled xmlns='{SM}'/>")).get("id") or ""
 
 
-async def resume(world: World, old: Client, id: str) -> Client:
+async def resume(world: World, old: Client, id: str, count: int = 1_000) -> Client:
     """Resume a session; what it missed is in the inbox."""
     client = world.connect()
     await client.open_stream(old.jid.domain)
     await client.authenticate(old.jid.local, PASSWORD)
-    client.send(f"<resume xmlns='{SM}' h='1000' previd='{id}'/>")
+    client.send(f"<resume xmlns='{SM}' h='{count}' previd='{id}'/>")
     await client.expect(f"<resumed xmlns='{SM}'/>")
     return client
 
@@ -207,3 +207,25 @@ async def test_a_damaged_row_does_not_keep_others_from_going(expected_errors: An
             await new.pass_time(PATIENCE)
             assert elsewhere(new) == [("unavailable", f"{JULIET}/balcony", AWAY)]
             assert await rows(new) == []
+
+
+async def test_contacts_of_other_servers_are_asked_after_every_restart() -> None:
+    async with first_world() as world:
+        await know(world, JULIET, AWAY)
+        await know(world, JULIET, ROMEO)
+        juliet, id_ = await faithful(world, f"{JULIET}/balcony")
+        await world.pass_time(LATE)
+        assert isinstance(world.db, MemoryDatabase)
+        await world.__aexit__(None, None, None)
+        new = World(database=world.db, settings=CALM, extra=[Elsewhere])
+        new.clock.advance(world.clock.now() - new.clock.now())
+        async with new:
+            again = await resume(new, juliet, id_, count=0)
+            await new.settle()
+            assert elsewhere(new) == [("probe", JULIET, AWAY)]
+            assert gone(again) == []  # here nothing was missed
+            again.drop()
+            await new.settle()
+            await resume(new, juliet, id_, count=0)
+            await new.settle()
+            assert elsewhere(new) == []

@@ -306,14 +306,17 @@ class PresenceModule(Module):
 
     # ---- what happens elsewhere -------------------------------------------------------------------------------------
 
-    def refresh(self, session: Session) -> None:
+    def refresh(self, session: Session, *, elsewhere: bool = False) -> None:
         """See `PresenceService.refresh`."""
         if session.available:
-            self.tasks.spawn(self._refresh(session), "refresh")
+            self.tasks.spawn(self._refresh(session, elsewhere), "refresh")
 
-    async def _refresh(self, session: Session) -> None:
+    async def _refresh(self, session: Session, elsewhere: bool) -> None:
         roster = await settled(self.rosters.roster(session.bare))
         if not session.available or self.kernel.sessions.get(session.jid) is not session:
+            return
+        if elsewhere:
+            await self.probes.ask_elsewhere(session, roster)
             return
         for rest in (
             self.probes.introduce(session, roster),

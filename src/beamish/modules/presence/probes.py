@@ -122,6 +122,14 @@ class Probes:
                 waiting.append(rest)
         return in_order(waiting)
 
+    async def ask_elsewhere(self, session: Session, roster: Roster) -> None:
+        """Probe the contacts of a session's user at other servers (§4.3.1)."""
+        for number, contact in enumerate(roster.subscriptions(), 1):
+            if not self._broadcast.is_account(contact):
+                self._kernel.router.post(Stanza.build(PRESENCE, "probe", id=new_id(), sender=session.bare, to=contact))
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+
     async def name_absent(self, session: Session, roster: Roster) -> None:
         """Tell a session which of its user's local contacts are not there (§4.3.2 rule 4); the others answer probes."""
         by_user = self._kernel.sessions.by_user

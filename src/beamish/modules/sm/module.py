@@ -206,8 +206,11 @@ class StreamManagementModule(Module):
         self.journal.changed(managed)
         log.info("resumed", jid=str(session.jid), peer=link.peer, waited=waited, again=unconfirmed)
         link.carry(session)
-        if not exact:  # presence on its way at the crash is lost
-            self.kernel.service(PresenceService).refresh(session)
+        if (
+            managed.restored
+        ):  # presence on its way at a crash is lost, and other servers could not tell us theirs meanwhile
+            managed.restored = False
+            self.kernel.service(PresenceService).refresh(session, elsewhere=exact)
 
     # ---- the life of a session --------------------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ class Managed:
         "over",
         "queue",
         "remember",
+        "restored",
         "seconds",
         "session",
         "timer",
@@ -119,6 +120,8 @@ class Managed:
         """The session has ended, or was written down for the next start of the server."""
         self.remember = False
         """Whether its client may still come back and ask how much was handled."""
+        self.restored = False
+        """Whether the server was restarted since the client was here."""
         self.claimed: Link | None = None
         """The connection on which it is just being resumed."""
         self._answer_due: int | None = None

@@ -78,6 +78,7 @@ def _made(sm: StreamManagementModule, one: StoredSession, jid: JID, now: float) 
     session = Session(jid, _NOWHERE, id=one.id, created=one.created)
     managed = Managed(sm, session, None, key=one.key, id=one.id, seconds=one.seconds, count=one.handled, sent=one.sent)
     managed.exact = one.exact
+    managed.restored = True
     managed.expires = now + one.seconds if one.expires is None else one.expires
     messages = one.messages
     if any(count is not None for _, count, *_ in messages):
