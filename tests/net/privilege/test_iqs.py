@@ -199,3 +199,14 @@ async def test_requests_do_not_hold_up_what_follows(server: FederatedServer, rea
     client.send(f"<iq type='get' from='iq.a.example' to='a.example' id='p'>{PING}</iq>")
     async with asyncio.timeout(10):
         await client.expect(f"<iq {C} type='result' id='p'/>")
+
+
+async def test_a_user_who_blocks_somebody_asks_them_nothing(server: FederatedServer, ready: Any) -> None:
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    juliet = await server.client("juliet@a.example/y", presence=True)
+    juliet.send("<presence to='romeo@a.example'/>")
+    await romeo.iq("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='juliet@a.example'/></block></iq>")
+    client = await ready("iq")
+    client.send(wrap("get", iq("get", PING, " to='juliet@a.example/y'")))
+    refused = f"<error type='cancel'><not-acceptable xmlns='{ERR}'/></error>"
+    await client.expect(answered(f"<iq xmlns='jabber:client' type='error' id='inner'>{refused}</iq>", "error", refused))
