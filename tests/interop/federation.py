@@ -1,5 +1,6 @@
 """What must work between this server and any other; each other server's test file runs all of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -264,6 +265,41 @@ class Federates:
                 got = await romeo_or_juliet(romeo, juliet)
                 assert got.get("from") == "juliet@p.example/y", show(got)
 
+    async def test_a_forged_sender(
+        self, both: tuple[FederatedServer, ForeignServer], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whether they send it on a stream of their own domain, or open one in the other's name."""
+        caplog.set_level("INFO", "beamish")
+        a, p = both
+        romeo, juliet = await self.exchange(a, p)
+        await p.forge("x@evil.example", "romeo@a.example/x")
+        async with asyncio.timeout(20):
+            while not any(self._caught(record) for record in caplog.records):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        juliet.send("<message to='romeo@a.example/x' type='chat' id='9'><body>Honest</body></message>")
+        while (got := await romeo.receive(20)).get("id") != "9":
+            assert got.get("from") != "x@evil.example", show(got)
+        await romeo.expect_nothing()
+
+    def _caught(self, record: Any) -> bool:
+        if record.getMessage() == "s2s_stream_error":
+            return str(record.error) == "invalid-from"
+        return record.getMessage() == "s2s_auth_failed" and record.remote == "evil.example"
+
+    async def test_unreachable_domains(self, ca: Authority, dns: NameServer) -> None:
+        """One that does not exist, asked for over DNS, and one whose server has just ended."""
+        async with self.theirs(ca, dns) as p, self.ours(ca, dns, retry_seconds=0.5) as a:
+            romeo, _ = await self.exchange(a, p)
+            await p.stop()
+            for domain, cause, condition in (
+                ("nowhere.example", "no-such-domain: ", "remote-server-not-found"),
+                ("p.example", "refused: ", "remote-server-not-found"),
+            ):
+                romeo.send(f"<message to='juliet@{domain}' type='chat' id='u'><body>Hi</body></message>")
+                error = await receive_until(romeo, f"<message from='juliet@{domain}' type='error' id='u'/>")
+                assert text_of(error).startswith(cause)
+                assert error.find(f".//{{{STANZAS}}}{condition}") is not None
+
     async def test_their_expired_certificate(
         self, ca: Authority, dns: NameServer, expected_errors: ExpectedErrors
     ) -> None:
@@ -301,8 +337,6 @@ async def romeo_subscribed(romeo: Client) -> None:
 
 async def romeo_or_juliet(romeo: Client, juliet: Client) -> Any:
     """A message sent into a cut link arrives, or comes back as an error; it does not vanish."""
-    import asyncio
-
     waiting = [asyncio.ensure_future(client.receive(30)) for client in (romeo, juliet)]
     done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:

@@ -74,6 +74,10 @@ class ForeignServer(ABC):
     def command(self) -> list[str]:
         """What runs it in the foreground."""
 
+    @abstractmethod
+    async def forge(self, sender: str, to: str) -> None:
+        """Send a message in somebody else's name."""
+
     def environment(self) -> dict[str, str]:
         return {}
 
@@ -159,6 +163,18 @@ class ForeignServer(ABC):
         return client
 
 
+FORGE = """
+local st = require "util.stanza";
+module:hook("message/host", function (event)
+  local sender, to = event.stanza:get_child_text("body"):match("^(%S+) (%S+)$");
+  local forged = st.message({ from = sender, to = to, type = "chat", id = "forged" }):text_tag("body", "Hi");
+  module:fire_event("route/remote", { from_host = module.host, to_host = to:match("@([^/]+)"), stanza = forged });
+  return true;
+end, 10);
+"""
+"""A module that sends a message on the stream of its host, whatever it says who it is from."""
+
+
 class Prosody(ForeignServer):
     """Prosody 0.12, with the modules that Debian enables for federation."""
 
@@ -166,7 +182,8 @@ class Prosody(ForeignServer):
 
     def configure(self) -> None:
         modules = ["disco", "roster", "saslauth", "tls", "pep", "smacks", "vcard4", "vcard_legacy", "ping", "offline"]
-        modules += ["blocklist", "carbons", "dialback", "s2s_bidi", "posix", "presence", "message", "iq"]
+        modules += ["blocklist", "carbons", "dialback", "s2s_bidi", "posix", "presence", "message", "iq", "forge"]
+        (self.folder / "mod_forge.lua").write_text(FORGE)
         disabled = [] if self.external else ["s2s_auth_certs"]
         (self.folder / "prosody.cfg.lua").write_text(
             f"""
@@ -186,6 +203,7 @@ unbound = {{ resolvconf = false; hoststxt = false; forward = {{ "127.0.0.1@{self
   options = {{ ["do-not-query-localhost:"] = "no" }}; }}
 ssl = {{ certificate = "{self.certificate}"; key = "{self.key}"; cafile = "{self.authority.file}"; }}
 log = {{ {{ levels = {{ min = "debug" }}; to = "console"; }} }}
+plugin_paths = {{ "{self.folder}" }}
 modules_enabled = {{ {"; ".join(f'"{module}"' for module in modules)} }}
 modules_disabled = {{ {"; ".join(f'"{module}"' for module in disabled)} }}
 VirtualHost "{self.domain}"
@@ -196,6 +214,10 @@ Component "conference.{self.domain}" "muc"
         store.mkdir(parents=True)
         for user in self.users:
             (store / f"{user}.dat").write_text(f'return {{ ["password"] = "{PASSWORD}"; }};\n')
+
+    async def forge(self, sender: str, to: str) -> None:
+        client = await self.client(f"{self.users[0]}@{self.domain}/forger")
+        client.send(f"<message to='{self.domain}'><body>{sender} {to}</body></message>")
 
     def command(self) -> list[str]:
         return ["prosody", "-F", "--config", str(self.folder / "prosody.cfg.lua")]
@@ -220,7 +242,7 @@ class Ejabberd(ForeignServer):
         (self.folder / "ejabberd.yml").write_text(
             f"""
 loglevel: debug
-hosts: ["{self.domain}"]
+hosts: ["{self.domain}", "evil.example"]
 certfiles: ["{self.folder}/both.pem"]
 ca_file: "{self.authority.file}"
 auth_password_format: plain
@@ -242,7 +264,7 @@ api_permissions:
   "test":
     from: [mod_http_api]
     who: {{access: {{allow: [{{acl: loopback}}]}}}}
-    what: ["register"]
+    what: ["register", "send_stanza"]
 registration_timeout: infinity
 modules:
   mod_admin_extra: {{}}
@@ -280,12 +302,22 @@ modules:
     async def add_accounts(self) -> None:
         await self.listening(self._http)
         for user in self.users:
-            body = dumps({"user": user, "host": self.domain, "password": PASSWORD}).encode()
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{self._http}/api/register", body, {"Content-Type": "application/json"}
-            )
-            with await asyncio.to_thread(urllib.request.urlopen, request) as answer:
-                assert answer.status == 200
+            await self.ask("register", user=user, host=self.domain, password=PASSWORD)
+
+    async def ask(self, command: str, **arguments: str) -> None:
+        """Let it carry out a command of its administration."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._http}/api/{command}",
+            dumps(arguments).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with await asyncio.to_thread(urllib.request.urlopen, request) as answer:
+            assert answer.status == 200
+
+    async def forge(self, sender: str, to: str) -> None:
+        """It believes that it is evil.example, too; the DNS does not."""
+        stanza = "<message type='chat' id='forged'><body>Hi</body></message>"
+        await self.ask("send_stanza", **{"from": sender, "to": to, "stanza": stanza})
 
     def log(self) -> str:
         own = self.folder / "ejabberd.log"

@@ -1,13 +1,17 @@
 """How streams between servers end, and what they refuse: goodbyes, limits, keys that nobody can judge."""
 
+import asyncio
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 from tests.net.federated import Two, exchange, pair
 
 from beamish.stream.s2s_out import Unreachable
-from beamish.testing.federated import Authority, FederatedServer
+from beamish.testing.client import Client
+from beamish.testing.federated import Authority, FederatedServer, Relay
+from beamish.testing.match import show
 from beamish.testing.names import Directory
 from beamish.testing.plugin import ExpectedErrors
 from beamish.xmpp.jid import JID
@@ -129,3 +133,47 @@ async def test_the_condition_of_the_authoritative_server_is_passed_on(
     with pytest.raises(Unreachable, match=r"stream-error: .*: internal-server-error"):
         await b.federation.ask("b.example", "a.example", "id", "key")
     assert await b.federation.ask("b.example", "a.example", "id", "key")
+
+
+@pytest.mark.parametrize("bidi", [True, False])
+async def test_every_kind_of_end_at_random(ca: Authority, names: Directory, bidi: bool) -> None:
+    """Goodbyes and cuts of either side, while both write: all arrives, in order, and nothing comes back."""
+    total, window, random = 1_500, 150, Random(3)
+    limits = {"stanzas_per_second": 10**6, "stanza_burst": 10**6, "bytes_per_second": 10**9, "bytes_burst": 10**9}
+    a, b = pair(ca, names, settings={"limits": limits, "s2s": {"stanzas_per_second": 10**6}})
+    async with a, b, Relay(a.s2s_port) as to_a, Relay(b.s2s_port) as to_b:
+        for domain, relay in (("a.example", to_a), ("b.example", to_b)):
+            names.forget(domain)
+            names.serve(domain, relay.port)
+        for server in (a, b):
+            server.federation.settings = replace(server.federation.settings, bidi=bidi)
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        ends = 0
+
+        async def play(sender: Client, receiver: Client) -> None:
+            nonlocal ends
+            sent, got = 0, 0
+            while got < total:
+                while sent < total and sent - got < window:
+                    sender.send(f"<message to='{receiver.jid}' type='chat' id='m{sent}'><body>{sent}</body></message>")
+                    sent += 1
+                message = await receiver.receive(30)
+                assert message.get("id") == f"m{got}", show(message)
+                got += 1
+                if random.random() < 0.01:
+                    ends += 1
+                    links = [link for server in (a, b) for link in server.federation.links if link.usable]
+                    if random.random() < 0.6:
+                        for link in links:
+                            if random.random() < 0.7:
+                                link.close()
+                    else:
+                        random.choice((to_a, to_b)).cut()
+
+        async with asyncio.TaskGroup() as plays:
+            plays.create_task(play(romeo, juliet))
+            plays.create_task(play(juliet, romeo))
+        await romeo.expect_nothing()
+        await juliet.expect_nothing()
+        assert ends > 10
