@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from beamish.testing.client import Client
 
 from .kit import OWNER, PUBSUB, Stage, form
@@ -112,6 +114,25 @@ async def test_what_is_no_room_is_left_alone(stage: Stage) -> None:
     )
     await stage.set(juliet, changed, to="")
     assert await stage.items(juliet, NATIVE, to="juliet@example.org") == ["@nowhere@", "c@rooms.example"]
+
+
+@pytest.mark.parametrize(
+    ("node", "payload"),
+    [
+        ("urn:xmpp:contacts", "<vcard xmlns='urn:ietf:params:xml:ns:vcard-4.0'><fn><text>R</text></fn></vcard>"),
+        (NATIVE, f"<conference xmlns='{NATIVE}' name='x'><password>cyclone</password></conference>"),
+        (LEGACY, f"<storage xmlns='{LEGACY}'><conference jid='a@rooms.example'/></storage>"),
+    ],
+)
+async def test_what_is_private_by_its_name_is_so_without_being_told(stage: Stage, node: str, payload: str) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    ids = ["current"] if node == LEGACY else ["a@rooms.example", "b@rooms.example"]
+    for id_ in ids:
+        await stage.set(juliet, f"<publish node='{node}'><item id='{id_}'>{payload}</item></publish>", to="")
+    assert await stage.items(juliet, node, to="juliet@example.org") == ids
+    romeo = await stage.login("romeo@example.org/orchard")
+    await stage.befriend(juliet, romeo)
+    await stage.refused(romeo, "get", f"<items node='{node}'/>", "not-allowed", "closed-node", to="juliet@example.org")
 
 
 async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:

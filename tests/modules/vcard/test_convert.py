@@ -57,9 +57,10 @@ def test_odd_cards_do_no_harm() -> None:
     for xml in (
         "<vCard xmlns='vcard-temp'><N/><TEL/><GEO/><ORG/><EMAIL/><ADR><HOME/></ADR><UNKNOWN>x</UNKNOWN></vCard>",
         "<vCard xmlns='vcard-temp'/>",
+        "<vCard xmlns='vcard-temp'><GEO><LAT>;</LAT><LON>0</LON></GEO><GEO><LAT>here</LAT><LON>there</LON></GEO></vCard>",
     ):
         assert len(to_v4(from_bytes(xml.encode()))) == 0
-    odd = "<n/><tel/><geo><uri>geo:1</uri></geo><impp><uri>sip:x</uri></impp>"
+    odd = "<n/><tel/><geo><uri>geo:1</uri></geo><geo><uri>geo:;x,0</uri></geo><impp><uri>sip:x</uri></impp>"
     card = from_bytes(f"<vcard xmlns='urn:ietf:params:xml:ns:vcard-4.0'>{odd}</vcard>".encode())
     assert len(to_temp(card)) == 0
 

@@ -333,6 +333,7 @@ async def test_the_account_announces_the_conversion() -> None:
             got = await romeo.iq("<iq type='get' id='i'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>")
             features = {el.get("var") for el in got.iter("{http://jabber.org/protocol/disco#info}feature")}
             assert ("urn:xmpp:pep-vcard-conversion:0" in features) is convert and "vcard-temp" in features
+            assert ("urn:ietf:params:xml:ns:vcard-4.0" in features) is convert  # XEP-0292 §7
             await store(romeo, CARD + photo(PNG))
             assert bool(await world.kernel.service(PepService).items(ROMEO, DATA)) is convert
             assert not mismatch(

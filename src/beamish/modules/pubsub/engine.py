@@ -20,7 +20,7 @@ from beamish.modules.pubsub.config import Bounds, NodeConfig
 from beamish.modules.pubsub.digests import Digests
 from beamish.modules.pubsub.hosts import Hosts
 from beamish.modules.pubsub.model import Host, Item, Node
-from beamish.modules.pubsub.names import Access, Affiliation, NodeMoved, forbidden, no_node, refused
+from beamish.modules.pubsub.names import PRIVATE_NODES, Access, Affiliation, NodeMoved, forbidden, no_node, refused
 from beamish.modules.pubsub.outbox import Hides, Outbox, Plan, Relations, relations
 from beamish.modules.pubsub.presences import Presences
 from beamish.xmpp.errors import Condition, Kind, StanzaError
@@ -103,9 +103,11 @@ class Engine:
         limits = self.limits(host)
         return Bounds(limits.items, limits.payload)
 
-    def defaults(self, host: Host) -> NodeConfig:
-        """The configuration of a new node (XEP-0163 §5 for accounts)."""
+    def defaults(self, host: Host, name: str = "") -> NodeConfig:
+        """The configuration of a new node (XEP-0163 §5 for accounts); some are private by their name."""
         if host.account:
+            if name in PRIVATE_NODES:
+                return NodeConfig(access_model=Access.WHITELIST.value, max_items=PRIVATE_NODES[name])
             return NodeConfig(access_model=Access.PRESENCE.value, max_items=1)
         return NodeConfig()
 

@@ -24,6 +24,13 @@ SHIM: Final = "http://jabber.org/protocol/shim"
 ADDRESS: Final = "http://jabber.org/protocol/address"
 COMMANDS: Final = "http://jabber.org/protocol/commands"
 NOTIFY: Final = "+notify"
+PRIVATE_NODES: Final[dict[str, int | str]] = {
+    "urn:xmpp:contacts": "max",
+    "urn:xmpp:bookmarks:1": "max",
+    "storage:bookmarks": 1,
+}
+"""Nodes of accounts that are for their owner only unless said otherwise (XEP-0292 §5.2, XEP-0402 §3, XEP-0048 §3), and how many
+items these hold: a client that forgets to say so must not publish its user's address book or the passwords of rooms."""
 
 
 class Affiliation(Enum):

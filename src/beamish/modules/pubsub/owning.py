@@ -48,7 +48,7 @@ class Owning:
         name = request.get("node", "")
         if request.get("type", "leaf") != "leaf":
             raise config.unsupported_collection()
-        wanted = engine.defaults(host)
+        wanted = engine.defaults(host, name)
         submitted = self._configuration(pubsub)
         if submitted is not None:
             wanted = config.changed(wanted, submitted, engine.bounds(host))

@@ -255,7 +255,7 @@ class Publishing:
             engine.node(host, wanted.node)  # raises
         engine.check_create(host, asker)
         bounds = engine.bounds(host)
-        defaults = engine.defaults(host)
+        defaults = engine.defaults(host, wanted.node)
         config.unmet(defaults, wanted.options, bounds)  # for what it raises about unknown fields
         return engine.new_node(host, asker, wanted.node, config.changed(defaults, wanted.options, bounds))
 

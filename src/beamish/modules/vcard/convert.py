@@ -6,6 +6,7 @@ pointed to are carried over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,6 +15,8 @@ from beamish.xmpp.xml import Element, make
 TEMP: Final = "vcard-temp"
 V4: Final = "urn:ietf:params:xml:ns:vcard-4.0"
 
+_GEO: Final = re.compile(r"geo:([+-]?\d+(?:\.\d*)?),([+-]?\d+(?:\.\d*)?)", re.ASCII)
+"""A place as RFC 5870 writes it; height and parameters may follow."""
 _TEXTS: Final = {
     "FN": ("fn", "text"),
     "NICKNAME": ("nickname", "text"),
@@ -84,7 +87,8 @@ def to_v4(card: Element) -> Element:
             _put(out, _many("org", "text", units))
         elif name == "GEO":
             lat, lon = _text(child.find(f"{{{TEMP}}}LAT")), _text(child.find(f"{{{TEMP}}}LON"))
-            _put(out, _valued("geo", "uri", f"geo:{lat},{lon}" if lat and lon else ""))
+            uri = f"geo:{lat},{lon}"
+            _put(out, _valued("geo", "uri", uri if _GEO.fullmatch(uri) else ""))
         elif name == "CATEGORIES":
             _put(out, _many("categories", "text", [_text(word) for word in child]))
         elif name == "DESC":
@@ -121,8 +125,8 @@ def to_temp(card: Element) -> Element:
         elif name == "org" and first:
             units = [make(f"{{{TEMP}}}ORGUNIT", None, unit) for unit in texts[1:]]
             out.append(make(f"{{{TEMP}}}ORG", None, make(f"{{{TEMP}}}ORGNAME", None, first), *units))
-        elif name == "geo" and first.startswith("geo:") and "," in first:
-            lat, lon = first.removeprefix("geo:").split(";")[0].split(",")[:2]
+        elif name == "geo" and (place := _GEO.match(first)) is not None:
+            lat, lon = place.groups()
             out.append(
                 make(f"{{{TEMP}}}GEO", None, make(f"{{{TEMP}}}LAT", None, lat), make(f"{{{TEMP}}}LON", None, lon))
             )

@@ -83,7 +83,8 @@ class VcardModule(Module):
         if self.config.convert:
             self._pep = self.kernel.service_or_none(PepService)
         if self._pep is not None:
-            self.account_features = (TEMP, CONVERSION)  # type: ignore[misc, assignment]
+            self.features = (TEMP, V4)  # type: ignore[misc, assignment]
+            self.account_features = (TEMP, V4, CONVERSION)  # type: ignore[misc, assignment]
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:
