@@ -167,3 +167,27 @@ class _Half:
 
     async def addresses(self, host: str) -> list[str]:
         return await self._names.addresses(host)
+
+
+async def test_an_address_that_is_silent_does_not_hold_up_the_next() -> None:
+    """RFC 8305: the second is tried beside the first, which may still win if it answers earlier."""
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    names = Directory()
+    names.hosts["many.example"] = ["127.0.0.9", "127.0.0.1"]
+    with closing(socket.socket()) as full:
+        full.bind(("127.0.0.9", port))
+        full.listen(0)
+        others = [socket.socket() for _ in range(4)]
+        for other in others:  # they fill its queue: what comes next gets no answer
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        began = loop.time()
+        made = await dns.connect(Target("many.example", port), names, Greeter, 10.0, delay=0.05)
+        assert 0.04 < loop.time() - began < 5
+        assert made.transport.get_extra_info("peername")[0] == "127.0.0.1"
+        made.transport.close()
+        for other in others:
+            other.close()
+    listener.close()
