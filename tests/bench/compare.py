@@ -59,7 +59,7 @@ def steps(chosen: argparse.Namespace) -> list[Step]:
         if chosen.only and cell.key not in chosen.only:
             continue
         for server in cell.servers:
-            if chosen.server and server not in chosen.server:
+            if (chosen.server and server not in chosen.server) or (chosen.quick and server in cell.slow):
                 continue
             options = cell.options(server, replace(base, repeat=chosen.repeat or base.repeat), quick=chosen.quick)
             if chosen.sessions and "sessions" in cell.changes:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from random import shuffle
 from typing import ClassVar
 
 from cryptography import x509
@@ -27,6 +28,8 @@ from tests.bench.wire import Account, Address, BenchError
 DOMAIN = "localhost"
 PASSWORD = "correct horse battery"
 NO_LIMIT = 1_000_000_000
+PORTS = range(20_000, 32_000)
+"""Below those that Linux by default gives to outgoing connections, which the load makes by the thousand."""
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
@@ -47,10 +50,17 @@ class Setting:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody uses now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback that nobody uses now, and that no connection will be given as its own."""
+    ports = list(PORTS)
+    shuffle(ports)
+    for port in ports:
+        with closing(socket.socket()) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise BenchError("no port is free")
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
