@@ -20,7 +20,6 @@ from beamish.stream.gate import (
     WHITE_SPACE,
     Gate,
     ParserLimits,
-    encoding_error,
     refuse,
     restricted,
     text_between,
@@ -31,6 +30,7 @@ from beamish.stream.gate import (
 from beamish.stream.items import Item, Nonza, StreamEnd, StreamHeader, Unaddressable
 from beamish.stream.markup import CDATA, LOOSE, TAG, UNFINISHED, is_uri, start_of_open
 from beamish.stream.names import NameLedger
+from beamish.stream.pull import first_failure, malformed, new_pull, too_many_names
 from beamish.stream.quick import QuickReader, reader_for
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -38,7 +38,6 @@ from beamish.xmpp.stanza import AddressMalformed, SenderMalformed, take
 from beamish.xmpp.xml import Element, escape_attr
 
 _STANZA_TAGS: Final = {f"{{{ns.CLIENT}}}{name}": name for name in ("message", "presence", "iq")}
-_EVENTS: Final = ("start", "end", "start-ns", "comment", "pi")
 _SLICE: Final = 16_384
 """Bytes given to libxml2 at a time; it may invent that many names before we can look at them."""
 _BLANK: Final = " \t\r\n"
@@ -49,7 +48,6 @@ _QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
 _BLANK_TEXT: Final = re.compile(rb">([ \t\n]{16,59})<")
 """Blank texts that libxml2 keeps in its dictionary: shorter ones live in the node, longer ones are copied."""
-_FATAL: Final = 3
 _END: Final = b"</stream:stream>"
 """How nearly every client closes its stream; that needs no parser."""
 
@@ -174,7 +172,7 @@ class StreamParser:
         self._root = None
 
     def _unpark(self) -> etree.XMLPullParser:
-        self._pull = pull = _new_pull()
+        self._pull = pull = new_pull()
         if self._depth == 0:
             return pull
         prefix = f"{self._prefix}:" if self._prefix else ""
@@ -447,9 +445,9 @@ class StreamParser:
             starts = self._drain(pull, taken)
             if b";" in piece and pull.feed_error_log:
                 # where an entity is not declared libxml2 goes deaf without saying so
-                failed = failed or _first_failure(pull) != 0
+                failed = failed or first_failure(pull) != 0
             if failed and not (taken and type(taken[-1]) is StreamEnd):
-                raise _malformed(_first_failure(pull))
+                raise malformed(first_failure(pull))
             return starts
         except StreamError:
             # what libxml2 has read behind the mistake was never seen by `_drain`
@@ -509,14 +507,14 @@ class StreamParser:
             # an undeclared prefix (RFC 6120 §4.9.3.13): libxml2 takes it for a part of the name
             raise refuse(StreamErrorCondition.NOT_WELL_FORMED)
         if not self._ledger.charge(name, self._owner):
-            raise _too_many_names()
+            raise too_many_names()
 
     def _declared(self, declaration: tuple[str, str]) -> None:
         prefix, uri = declaration
         spaces = self._ledger.spaces
         if uri not in spaces:
             if not self._ledger.charge_space(uri, self._owner):
-                raise _too_many_names()
+                raise too_many_names()
             if not is_uri(uri):
                 # XML Namespaces §2.1; a recipient's libxml2 may be less patient than ours
                 spaces.discard(uri)
@@ -524,7 +522,7 @@ class StreamParser:
         if prefix:
             self._aliased = True
             if prefix not in spaces and not self._ledger.charge_space(prefix, self._owner):
-                raise _too_many_names()
+                raise too_many_names()
 
     def _choose(self) -> None:
         """Whether stanzas may go the short way: their names must mean what they mean to a client."""
@@ -594,40 +592,7 @@ class StreamParser:
         if not 16 <= len(text) < 60 or text.strip(_BLANK) or text in self._ledger.spaces:
             return
         if not self._ledger.charge_space(text, self._owner):
-            raise _too_many_names()
-
-
-def _too_many_names() -> StreamError:
-    return refuse(StreamErrorCondition.POLICY_VIOLATION, "too many element or attribute names not seen before")
-
-
-def _new_pull() -> etree.XMLPullParser:
-    return etree.XMLPullParser(
-        events=_EVENTS,
-        encoding="utf-8",
-        resolve_entities=False,
-        no_network=True,
-        huge_tree=False,
-        load_dtd=False,
-        remove_blank_text=False,
-        collect_ids=False,  # libxml2 would keep every xml:id
-    )
-
-
-def _first_failure(pull: etree.XMLPullParser) -> int:
-    """The number of the error that made libxml2 give up, 0 if it did not. What it forgives, this server may forgive as
-    well: forbidden declarations of prefixes are left out of what is relayed."""
-    return next((entry.type for entry in pull.feed_error_log if entry.level >= _FATAL), 0)
-
-
-def _malformed(code: int) -> StreamError:
-    """The stream error for a number of `etree.ErrorTypes`."""
-    codes = cast("Any", etree.ErrorTypes)
-    if code in (codes.ERR_UNDECLARED_ENTITY, codes.WAR_UNDECLARED_ENTITY, codes.ERR_ENTITY_PE_INTERNAL):
-        return restricted()
-    if code in (codes.ERR_INVALID_ENCODING, codes.ERR_UNSUPPORTED_ENCODING, codes.ERR_UNKNOWN_ENCODING):
-        return encoding_error()
-    return refuse(StreamErrorCondition.NOT_WELL_FORMED)
+            raise too_many_names()
 
 
 __all__ = [
