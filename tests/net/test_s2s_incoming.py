@@ -265,3 +265,40 @@ async def test_whom_it_listens_to(ca: Authority, names: Directory, policy: dict[
             assert "<policy-violation" in heard and refused in heard
         else:
             assert "EXTERNAL" in heard
+
+
+async def test_streams_to_be_resumed_are_bounded(ca: Authority, b: FederatedServer) -> None:
+    """Whoever asks about streams that are none is told so, and not for ever."""
+    async with peer(b, "a.example", ca.issue("a.example")) as stream:
+        await stream.external()
+        for n in range(15):
+            stream.send(f"<resume xmlns='urn:xmpp:sm:3' previd='none-{n}' h='0'/>")
+        await stream.closed()
+        assert stream.heard.count("<item-not-found") == 10
+        assert "too many streams to be resumed" in stream.heard
+
+
+async def test_a_stream_of_somebody_else_is_not_told_about(ca: Authority, b: FederatedServer) -> None:
+    """Not even to who knows its id: neither resumed nor counted, and it is not harmed."""
+    juliet = await b.client("juliet@b.example/y", presence=True)
+    async with peer(b, "a.example", ca.issue("a.example")) as mine:
+        await mine.external()
+        mine.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+        enabled = await mine.hear("<enabled")
+        id_ = enabled.split("id='")[1].split("'")[0]
+        mine.send(message("x@a.example", "1"))
+        await heard_by(juliet, "x@a.example", "1")
+        async with peer(b, "c.example", ca.issue("c.example")) as other:
+            await other.external()
+            other.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{id_}' h='0'/>")
+            failed = await other.hear("</failed>")
+            assert "item-not-found" in failed and "h=" not in failed
+        mine.send(message("x@a.example", "2"))
+        await heard_by(juliet, "x@a.example", "2")
+        mine.send("</stream:stream>")
+        await mine.closed()
+        assert "<a xmlns='urn:xmpp:sm:3' h='2'/></stream:stream>" in mine.heard
+    async with peer(b, "a.example", ca.issue("a.example")) as again:
+        await again.external()
+        again.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{id_}' h='0'/>")
+        assert "h='2'" in await again.hear("</failed>")  # over, and this is how far it had got

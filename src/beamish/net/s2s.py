@@ -471,7 +471,8 @@ class Federation:
                 self.route(pair).again(some, behind=behind)
             except StanzaError as error:
                 for stanza, row in some:
-                    self.bounce(stanza, Unreachable(Cause.POLICY, error.text), row)
+                    if not (row and self.draining):
+                        self.refuse(stanza, error, row)
 
     def lost_count(self, acks: Acks, why: Unreachable) -> None:
         """The peer has forgotten a stream that is over, and with it whether it got the last stanzas."""

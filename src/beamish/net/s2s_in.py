@@ -19,6 +19,7 @@ from beamish.xmpp.xml import escape_attr
 if TYPE_CHECKING:
     from beamish.net.s2s import Federation
 
+_MAX_RESUMPTIONS: Final = 10
 _SM_WAIT: Final = 5.0
 """Seconds that a peer has for enabling stream management before its bidirectional stream is used without."""
 
@@ -26,7 +27,7 @@ _SM_WAIT: Final = 5.0
 class S2SInLink(Link):
     """One stream that another server opened."""
 
-    __slots__ = ("_both_ways", "_direct", "_offer_timer", "_verdicts")
+    __slots__ = ("_both_ways", "_direct", "_offer_timer", "_resumptions", "_verdicts")
 
     direction = "in"
     machine: S2SIn
@@ -38,6 +39,8 @@ class S2SInLink(Link):
         self._both_ways: list[Pair] = []
         """What is authenticated, but does not use the stream in our direction yet."""
         self._offer_timer: Any = None
+        self._resumptions = 0
+        """Streams it wanted to go on with."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -168,6 +171,9 @@ class S2SInLink(Link):
             self.write(failed_element("unexpected-request"))
             return None
         if name == "resume":
+            self._resumptions += 1
+            if self._resumptions > _MAX_RESUMPTIONS:  # each is a look into the database
+                raise StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many streams to be resumed")
             return self._resume(item)
         wanted = item.el.get("resume") in ("true", "1")
         self.acks = Acks(new_id() if wanted and self.federation.keep(self) else "")

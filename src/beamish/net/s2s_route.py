@@ -255,14 +255,12 @@ class Route:
         self.failures = min(self.failures + 1, 16)
         queue, self._queue, self._bytes = self._queue, deque(), 0
         held, self.held = self.held, None
-        log.warning(
-            "s2s_unreachable",
-            local=self.local,
-            remote=self.remote,
-            cause=why.cause.value,
-            reason=why.text,
-            stanzas=len(queue) + (held.unconfirmed if held is not None else 0),
-        )
+        waiting = len(queue) + (held.unconfirmed if held is not None else 0)
+        about = {"local": self.local, "remote": self.remote, "stanzas": waiting}
+        if federation.draining:
+            log.info("s2s_left", **about)  # what is on disk goes on after the next start
+        else:
+            log.warning("s2s_unreachable", cause=why.cause.value, reason=why.text, **about)
         if held is not None:
             federation.give_up_stream(held, why)
         for stanza, _, row in queue:

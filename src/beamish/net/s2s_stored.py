@@ -118,7 +118,9 @@ def _restore_stream(federation: Federation, stream: StoredStream) -> None:
                 federation.route(pair).holder = dormant
             federation.wait_for_peer(dormant)
     except StanzaError as error:
-        federation.give_up_stream(acks, Unreachable(Cause.POLICY, error.text))
+        for stanza, row in acks.take_rest():
+            federation.refuse(stanza, error, row)
+        federation.give_up_stream(acks, None)
 
 
 def _thawed(federation: Federation, since: float, wire: bytes, row: int) -> Stanza | None:
