@@ -45,27 +45,27 @@ class Cell:
 
 
 CELLS = (
-    Cell("chat", "chat", "chat", servers=(OWN, *PEERS, *FLOORS), goal=6, fixed=(6, 4, 9, 4, 4)),
+    Cell("chat", "chat", "chat", servers=(OWN, *PEERS, *FLOORS), goal=6, fixed=(4, 2, 4, 1, 1)),
     Cell("chat-archive", "chat with archive, SM, carbons", "chat", {"archive": True, "sm": True, "carbons": True},
-         goal=25, rate=100, fixed=(7, 5, 10)),
-    Cell("chat-tls", "chat over TLS", "chat", {"security": Security.TLS}, goal=6, fixed=(7, 5, 10)),
-    Cell("muc", "room of 100", "muc", servers=(OWN, *PEERS, "relay"), goal=6, fixed=(5, 5, 9, 4)),
+         goal=25, rate=100, fixed=(5, 6, 5)),
+    Cell("chat-tls", "chat over TLS", "chat", {"security": Security.TLS}, goal=6, fixed=(5, 3, 6)),
+    Cell("muc", "room of 100", "muc", servers=(OWN, *PEERS, "relay"), goal=6, fixed=(6, 6, 6, 1)),
     Cell("muc-1000", "room of 1,000", "muc", {"occupants": 1000}, servers=(OWN, *PEERS, "relay"), goal=6, rate=2,
-         slow=("prosody",), fixed=(9, 90, 12, 4)),
-    Cell("presence", "presence, 200 contacts", "presence", goal=6, fixed=(6, 8, 11)),
-    Cell("pep", "personal events, 100 contacts", "pep", goal=6, fixed=(15, 18, 20)),
-    Cell("ping", "ping", "ping", servers=(OWN, *PEERS, "relay"), goal=4, fixed=(5, 4, 9, 4)),
-    Cell("login", "login", "login", goal=1.5, fixed=(10, 9, 15)),
-    Cell("contacts", "login with contacts", "contacts", fixed=(12, 20, 20)),
-    Cell("offline", "offline", "offline", goal=4, fixed=(20, 60, 45)),
-    Cell("archive", "archive, pages of 50", "archive", {"rows": 1_000_000}, goal=4, fixed=(30, 8, 12)),
-    Cell("mixed", "mixed, 90 % presence", "mixed", fixed=(10, 12, 15)),
-    Cell("idle", "idle sessions", "idle", {"sessions": 10_000}, peers={"sessions": 2_000}, fixed=(70, 20, 30)),
-    Cell("crowd", "chat in a crowd", "crowd", {"sessions": 10_000, "repeat": 5}, servers=(OWN,), fixed=(30,)),
+         slow=("prosody",), fixed=(8, 90, 10, 2)),
+    Cell("presence", "presence, 200 contacts", "presence", goal=6, fixed=(6, 5, 5)),
+    Cell("pep", "personal events, 100 contacts", "pep", goal=6, fixed=(9, 8, 8)),
+    Cell("ping", "ping", "ping", servers=(OWN, *PEERS, "relay"), goal=4, fixed=(4, 2, 5, 1)),
+    Cell("login", "login", "login", goal=1.5, fixed=(6, 2, 9)),
+    Cell("contacts", "login with contacts", "contacts", slow=("prosody",), fixed=(11, 25, 16)),
+    Cell("offline", "offline", "offline", goal=4, fixed=(14, 20, 25)),
+    Cell("archive", "archive, pages of 50", "archive", {"rows": 1_000_000}, goal=4, fixed=(26, 8, 25)),
+    Cell("mixed", "mixed, 90 % presence", "mixed", fixed=(10, 8, 13)),
+    Cell("idle", "idle sessions", "idle", {"sessions": 10_000}, peers={"sessions": 1_000}, fixed=(70, 10, 14)),
+    Cell("crowd", "chat in a crowd", "crowd", {"sessions": 10_000, "repeat": 4}, servers=(OWN,), fixed=(25,)),
 )  # fmt: skip
 
 THOROUGH = Options(seconds=4.0, repeat=3, warmup=1.0, settle=20.0)
-QUICK = Options(seconds=1.2, repeat=2, warmup=0.3, settle=4.0)
+QUICK = Options(seconds=1.0, repeat=2, warmup=0.3, settle=3.0, messages=2_000)
 
 
 class Durations:
