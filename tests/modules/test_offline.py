@@ -689,6 +689,29 @@ async def test_a_login_while_the_store_is_slow_gets_everything(world: World) -> 
     assert bodies(messages) == ["one", "two", "three"]
 
 
+async def test_who_has_a_copy_and_comes_while_the_store_is_slow_gets_it_once(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    juliet = await world.login("juliet@example.org/balcony")
+    await juliet.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+    world.db.hold()
+    say(romeo, "one")
+    await world.settle()
+    assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in juliet.inbox] == [True]
+    juliet.inbox.clear()
+    juliet.send("<presence/>")
+    other = await world.login("juliet@example.org/other", presence=True)
+    await world.settle()
+    world.db.release()
+    await world.settle()
+    messages, questions = take(juliet)
+    assert bodies(messages) == []
+    for question in questions:
+        answer(juliet, question)
+    assert bodies(take(other)[0]) == ["one"]
+    await world.settle()
+    assert await stored(world) == []
+
+
 # ---- accounts -------------------------------------------------------------------------------------------------------
 
 

@@ -77,8 +77,8 @@ class Device:
         self._numbers = 0
         self.seen: set[Message] = set()
         """In all streams, since the last check; what it sent itself included."""
-        self.room: list[Message] = []
-        """What came live from the room since the last check, in order."""
+        self.live: dict[str, list[Message]] = {"": [], ROOM: []}
+        """What came live since the last check, undelayed and in order: to or from the account, and from the room."""
         self.archived: dict[str, list[Message]] = {}
         """What the last reading of each archive gave, in order."""
         self.roster: dict[str, str] = {}
@@ -303,8 +303,8 @@ class Device:
             self.archived.setdefault(archived.get("queryid") or "", []).append(message)
             return
         in_room = inner.get("type") == "groupchat"
-        if in_room:
-            self.room.append(message)
+        if delay is None:
+            self.live[ROOM if in_room else ""].append(message)
         if message in self._ledger.uncertain:
             return
         if message in self._stream:
@@ -382,12 +382,24 @@ class Device:
         if missing:
             raise Violation(f"{self.name}: {len(missing)} acknowledged messages were not seen: {missing[:5]}")
 
-    def check_room(self, order: list[Message]) -> None:
-        """What came live from the room came in the order of its archive."""
+    def check_archive(self, archive: str, expected: list[Message]) -> None:
+        """An archive that was read has everything acknowledged, once."""
+        found = self.archived.get(archive)
+        if found is None:
+            return
+        missing = [message for message in expected if message not in found]
+        twice = [message for message in set(found) - self._ledger.uncertain if found.count(message) > 1]
+        if missing or twice:
+            raise Violation(
+                f"{self.name}: in the archive {archive} {missing[:5]} are missing, {twice[:5]} are there twice"
+            )
+
+    def check_order(self, archive: str, order: list[Message]) -> None:
+        """What came live came in the order of the archive."""
         place = {message: at for at, message in enumerate(order)}
-        places = [place[message] for message in self.room if message in place]
-        if places != sorted(places):
-            raise Violation(f"{self.name}: out of order in the room: {self.room}, in its archive {order}")
+        known = [message for message in self.live[archive] if message in place]
+        if known != sorted(known, key=place.__getitem__):
+            raise Violation(f"{self.name}: live {known}, in the archive {archive} {order}")
 
     def check_roster(self) -> None:
         """What it was told of the roster is what the roster is."""
@@ -397,7 +409,8 @@ class Device:
     def checked(self) -> None:
         """Begin a new round."""
         self.seen.clear()
-        self.room.clear()
+        for messages in self.live.values():
+            messages.clear()
         self.archived.clear()
         self.fresh = False
         # a message of before the check must not come again either, but the last ones are enough to tell

@@ -325,6 +325,9 @@ class CopiesService(Protocol):
     def copies(self, session: Session, message: Stanza, when: float | None = None) -> bool:
         """Whether the session gets a copy of a message that another session of its account receives now, or received then."""
 
+    def had(self, session: Session, message: Stanza) -> bool:
+        """Whether the session got a copy of a message that nobody took, which was left to whoever keeps messages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Invitation:

@@ -118,6 +118,8 @@ class CarbonsModule(Module):
 
     def copies(self, session: Session, message: Stanza, when: float | None = None) -> bool:
         """See `CopiesService.copies`."""
+        if when is not None and self.had(session, message):
+            return True
         if session not in self._enabled.get(session.bare, ()) or (when is not None and _since(session) > when):
             return False
         content = survey(message)
@@ -195,10 +197,12 @@ class CarbonsModule(Module):
     @on(events.releasing)
     def releasing(self, delivery: Delivery) -> Outcome:
         """What was stored is not given to a session that got a copy at the time: it was seen."""
-        had = delivery.session.note(_HAD)
-        if not isinstance(had, str):
-            return None
-        return STOP if _name_of(delivery.stanza, delivery.session) in had.split("\n") else None
+        return STOP if self.had(delivery.session, delivery.stanza) else None
+
+    def had(self, session: Session, message: Stanza) -> bool:
+        """See `CopiesService.had`."""
+        had = session.note(_HAD)
+        return isinstance(had, str) and _name_of(message, session) in had.split("\n")
 
     def _received(
         self, ctx: Context, stanza: Stanza, copied: tuple[Session, ...], served: tuple[Session, ...]

@@ -29,7 +29,7 @@ from beamish.core.events import AccountEvent, Context, Delivery, PresenceChanged
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.iq import IqTimeout
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
-from beamish.core.services import DeliveryReceipts
+from beamish.core.services import CopiesService, DeliveryReceipts
 from beamish.core.sessions import Session
 from beamish.storage.api import Cursor, Migration, StorageError
 from beamish.xmpp import ns
@@ -237,9 +237,11 @@ class OfflineModule(Module):
         to = stanza.to
         if to is None or box.removed:
             return None
-        routable = self.kernel.sessions.of(to.bare).routable
-        if routable and self.kernel.router.hand_over(ctx, routable):
-            return STOP  # somebody came while we looked
+        routable = self.kernel.sessions.of(to.bare).routable  # who came while we looked
+        copies = self.kernel.service_or_none(CopiesService)
+        lacking = routable if copies is None else tuple(s for s in routable if not copies.had(s, ctx.stanza))
+        if lacking and self.kernel.router.hand_over(ctx, lacking):
+            return STOP
         self._store(ctx, stanza, box, now)
         return STOP
 
