@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from tests.modules.mam.play import ask
 
-from beamish.modules.mam import ids, pages, store
+from beamish.modules.mam import collections, ids, pages, store
 from beamish.modules.mam.keeper import BEHIND_EVERY, INDEX_DELAY, TEXT_PAUSE
 from beamish.storage.api import Cursor, Database
 from beamish.storage.memory import MemoryDatabase
@@ -458,3 +458,31 @@ async def test_the_full_text_of_a_large_archive_is_entered_before_anybody_search
                 await world.pass_time(TEXT_PAUSE)
             assert await texted() == [(OWNER, 34), (OTHER, 16)]
             await check(db)
+
+
+async def test_removed_messages_are_not_found_by_resource_either(db: MemoryDatabase) -> None:
+    await fill(db, 105)
+    await index(db)
+    await search(db)
+    await by_resource(db)
+    chosen = collections.Chosen("contact3@example.net", exact=True)
+    removed = await db.write(
+        "remove", collections.removing(OWNER, chosen, ids.first_at(1_000.0), ids.first_at(1_050.0))
+    )
+    assert removed == 7
+    for resource, number in (("", 8), ("d", 1), ("r", 7)):
+        for text in ("", "all"):
+            query = pages.Query(OWNER, "contact3@example.net", resource, text=text, page=rsm.Request(100))
+            result = await db.read("page", lambda c, query=query: pages.page(c, query))  # type: ignore[misc]
+            assert (len(result.rows), result.count) == (number, number)
+    orphans = (
+        "SELECT 1 FROM mam_by_resource r WHERE NOT EXISTS "
+        "(SELECT 1 FROM mam_by_chat e WHERE e.chat = r.chat AND e.id = r.id)"
+    )
+    assert await db.fetch(orphans) == []
+    (account,) = (await db.fetch("SELECT num FROM mam_account WHERE jid = ?", OWNER))[0]
+    while await db.write("trim", lambda c: store.trim(c, account, 10, TOP)):
+        pass
+    assert await db.fetch(orphans) == []
+    assert (await db.fetch("SELECT COUNT(*) FROM mam_message"))[0][0] == 10
+    await db.write("check", lambda c: c.run("INSERT INTO mam_text (mam_text) VALUES ('integrity-check')"))
