@@ -399,3 +399,30 @@ async def test_what_was_held_is_not_stored_if_another_device_has_it(
     await world.settle()
     assert texts(desk) == ["both", "one"]
     assert await world.db.fetch("SELECT id FROM offline_message") == []
+
+
+async def test_what_was_held_survives_an_orderly_restart() -> None:
+    async with MemoryDatabase() as db:
+        async with World(database=db) as world:
+            juliet = await world.login("juliet@example.org/phone", presence=True)
+            romeo = await world.login("romeo@example.org/r", presence=True)
+            await world.befriend(juliet, romeo)
+            id = await manage(juliet)
+            inactive(juliet)
+            say(romeo, "one", MARKER)
+            status(romeo, "away")
+            say(romeo, "two", RECEIPT)
+            await world.settle()
+            assert told(juliet) == []
+            await world.c2s.drain(1.0)
+        async with World(database=db) as new:
+            again = await resume(new, id, 0)
+            await new.settle()
+            assert told(again) == [
+                "message one",
+                "message two",
+                "romeo unavailable",
+            ]  # the latest: he had no such session
+            again.send(f"<a xmlns='{SM}' h='3'/>")
+            await new.pass_time(1.0)
+            assert await new.db.fetch("SELECT id FROM sm_message") == []
