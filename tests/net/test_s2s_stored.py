@@ -329,3 +329,59 @@ async def test_a_stop_while_a_stream_is_to_be_resumed(pair: Pair, names: Directo
         async with pair.a():
             await juliet.expect("<message from='romeo@a.example/x' id='2'/>")
             await juliet.expect_nothing()
+
+
+async def test_requests_and_subscriptions_outlive_the_server_too(pair: Pair) -> None:
+    """The answer reaches the session that asked, as that outlives the server itself; plain presence does not wait."""
+    async with pair.a() as a:
+        romeo, id_ = await managed(a, "romeo@a.example/x")
+        romeo.send("<presence to='juliet@b.example' type='subscribe'/>")
+        romeo.send("<presence to='juliet@b.example/y'/>")
+        romeo.send("<iq type='get' to='b.example' id='who'><query xmlns='jabber:iq:version'/></iq>")
+        await acknowledged(romeo, 3)
+        assert await rows(a) == 2
+    async with pair.b() as b:
+        juliet = await b.client("juliet@b.example/y", presence=True, roster=True)
+        async with pair.a() as a:
+            await juliet.expect("<presence from='romeo@a.example' type='subscribe'/>")
+            romeo = await resumed(a, "romeo@a.example/x", id_, 0)
+            async with asyncio.timeout(10):
+                while (got := await romeo.receive()).get("id") != "who":
+                    pass
+            assert got.get("type") == "result"
+
+
+async def test_a_domain_that_is_refused_after_the_restart(pair: Pair) -> None:
+    async with pair.a() as a:
+        romeo, id_ = await managed(a, "romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example' type='chat' id='1'><body>1</body></message>")
+        await acknowledged(romeo, 1)
+    async with pair.a(deny=("b.example",)) as a:
+        romeo = await resumed(a, "romeo@a.example/x", id_, 0)
+        error = await romeo.expect("<message from='juliet@b.example' type='error' id='1'/>")
+        assert error.findtext(f".//{{{STANZAS}}}text") == "policy: this server does not talk to b.example"
+        await a.kernel.db.flushed()
+        assert await rows(a) == 0
+
+
+async def test_a_stream_of_a_domain_that_is_refused_after_the_restart(
+    pair: Pair, ca: Authority, names: Directory
+) -> None:
+    async with pair.b() as b, Relay(b.s2s_port) as relay:
+        names.forget("b.example")
+        names.serve("b.example", relay.port)
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        async with pair.a() as a:
+            romeo, id_ = await managed(a, "romeo@a.example/x")
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>1</body></message>")
+            await juliet.expect("<message id='1'/>")
+            relay.silent = True
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='2'><body>2</body></message>")
+            await acknowledged(romeo, 2)
+        async with pair.a(deny=("b.example",)) as a:
+            romeo = await resumed(a, "romeo@a.example/x", id_, 0)
+            for n in ("1", "2"):  # of the first, nobody has told us that it arrived
+                error = await romeo.expect(f"<message from='juliet@b.example/y' type='error' id='{n}'/>")
+                assert error.find(f".//{{{STANZAS}}}forbidden") is not None
+            await a.kernel.db.flushed()
+            assert await rows(a) == 0
