@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from tests.modules.presence.conftest import Elsewhere
 
 from beamish.core.services import RosterItem, RosterService
 from beamish.modules.presence.visible import LATE, PATIENCE
+from beamish.storage.api import Cursor
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing import Client, World
 from beamish.testing.world import PASSWORD
@@ -229,3 +231,27 @@ async def test_contacts_of_other_servers_are_asked_after_every_restart() -> None
             await resume(new, juliet, id_, count=0)
             await new.settle()
             assert elsewhere(new) == []
+
+
+async def test_who_leaves_while_the_dead_are_looked_for_is_gone_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World(settings=CALM) as world:
+        romeo = await world.login(ROMEO, presence=True)
+        juliet = await world.login(JULIET, presence=True)
+        await world.befriend(romeo, juliet)
+        await world.pass_time(LATE)  # it is written down that they are here
+        write = world.db.write
+        pages = 0
+
+        async def write_slowly(name: str, fn: Callable[[Cursor], Any]) -> Any:
+            nonlocal pages
+            found = await write(name, fn)
+            if name == "presence.dead":
+                pages += 1
+                romeo.send("</stream:stream>")  # after the rows were read, before they are looked at
+                await romeo.expect_closed()
+            return found
+
+        monkeypatch.setattr(world.db, "write", write_slowly)
+        await world.pass_time(PATIENCE)
+        assert pages == 1
+        assert gone(juliet) == [romeo.jid]

@@ -65,6 +65,8 @@ class Visible:
         self._changed: dict[JID, tuple[Session | None, bool]] = {}
         """Address → session (None: gone), and whether there is no row of it yet."""
         self._timer: Timer | None = None
+        self._ended: set[JID] | None = None
+        """Who went in the ordinary way while the dead are looked for: a row read before that must not count."""
 
     def appeared(self, session: Session) -> None:
         """The session has become available."""
@@ -82,6 +84,8 @@ class Visible:
         """The session is not visible any more, and everybody is told."""
         if session.anonymous:
             return
+        if self._ended is not None:
+            self._ended.add(session.jid)
         before = self._changed.get(session.jid)
         if before is not None and before[0] not in (None, session):
             return  # a newer session has the address
@@ -120,6 +124,7 @@ class Visible:
     async def declare(self) -> None:
         """Say goodbye for everybody who has a row and no session; some at a time."""
         after, count = "", 0
+        self._ended = set()
         try:
             while True:
                 self.write()  # who has come back meanwhile has a row of its own
@@ -136,6 +141,8 @@ class Visible:
                     break
         except StorageError as error:
             log.warning("goodbyes_not_said", error=repr(error))
+        finally:
+            self._ended = None
         if count:
             log.info("goodbyes_said", sessions=count)
 
@@ -147,7 +154,7 @@ class Visible:
             log.error("visible_session_damaged", jid=text, error=str(error))
             self._note(JID.of("", text), None, False)
             return None
-        if self._sessions.get(jid) is not None:
+        if self._sessions.get(jid) is not None or (self._ended is not None and jid in self._ended):
             return None
         session = Session(jid, _NOWHERE)
         if available:
