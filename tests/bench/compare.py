@@ -95,12 +95,16 @@ def main(argv: list[str]) -> int:
     if missing:
         print(f"not installed: {' '.join(sorted(missing))} (see `make bench`)", file=sys.stderr)
         return 2
+    try:
+        enough_files(max((step.options.sessions for step in planned), default=0))
+    except BenchError as error:
+        print(f"{error}; fewer with --sessions", file=sys.stderr)
+        return 2
     durations = Durations(chosen.folder / "durations.json")
     seconds = sum(durations.estimate(step.cell, step.server, step.options) for step in planned)
     print(
         f"{len(planned)} measurements, about {seconds / 60:.0f} minutes; leave the machine alone meanwhile.", flush=True
     )
-    enough_files(max((step.options.sessions for step in planned), default=0))
     pin(os.getpid(), chosen.generator_core)
     began = time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
