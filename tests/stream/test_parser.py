@@ -556,3 +556,17 @@ def test_a_name_that_is_known_as_a_namespace_is_still_no_name() -> None:
     """A tag with an undeclared prefix looks to libxml2 like a name; it must not be taken for a known one."""
     data = (HEADER + "<message><x xmlns='foo:body'/></message><message><foo:body/></message>").encode()
     assert run([data])[-1] == ("error", "not-well-formed")
+
+
+def test_the_end_of_a_stream_needs_no_parser() -> None:
+    """Clients say goodbye after long silence; to make a parser for that would be a waste."""
+    parser = StreamParser(ParserLimits(), NameLedger())
+    parser.begin({None: ns.CLIENT, "stream": ns.STREAM}, "")
+    [item] = parser.feed(b"\n</stream:stream>")
+    assert isinstance(item, StreamEnd)
+    assert not parser.begun
+    assert parser._pull is None
+    other = StreamParser(ParserLimits(), NameLedger())
+    other.feed(f"<s:stream xmlns:s='{ns.STREAM}' xmlns='{ns.CLIENT}' to='a'>".encode())
+    with pytest.raises(StreamError):
+        other.feed(b"</stream:stream>")

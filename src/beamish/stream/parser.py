@@ -206,6 +206,10 @@ class StreamParser:
                 return taken  # a white space keep-alive needs no parser either
             if data[0] != 60:  # "<"
                 raise text_between()
+            if data == _END and self._prefix == "stream":
+                self._depth = 0
+                taken.append(StreamEnd())
+                return taken
         elif self._depth == 0 and taken:
             return taken  # nothing follows the end of the stream
         last = data.rfind(b"<")
