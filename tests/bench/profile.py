@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,24 +201,35 @@ def main(argv: list[str]) -> int:
         return 2
     pin(os.getpid(), chosen.generator_core)
     base = Options(seconds=chosen.seconds, repeat=1, warmup=1.0)
-    cells = [cell for cell in CELLS if cell.key in chosen.cells or "all" in chosen.cells]
-    found: list[dict[str, Any]] = []
+    path = chosen.folder / "profile.json"
+    failed = False
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        for cell in cells:
-            if cell.scenario in ("idle", "crowd"):
+        for cell in CELLS:
+            if cell.scenario in ("idle", "crowd") or not {cell.key, "all"} & set(chosen.cells):
                 continue
             changes = {**cell.changes, "rows": 0} if "rows" in cell.changes else cell.changes
-            for options in securities(cell.scenario, Options(**{**vars(base), **changes})):
+            found: list[dict[str, Any]] = []
+            for options in securities(cell.scenario, replace(base, **changes)):
                 print(f"… {cell.title}, {options.security.value}", file=sys.stderr, flush=True)
-                found.append(runner.run(profile(cell, options, program, chosen.server_core)))
-                print(text_of(found[-1]), flush=True)
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    path = chosen.folder / "profile.json"
-    kept = [old for old in _saved(path) if old["cell"] not in {new["cell"] for new in found}]
+                try:
+                    found.append(runner.run(profile(cell, options, program, chosen.server_core)))
+                except BenchError as error:
+                    print(f"FAILED {error}", file=sys.stderr, flush=True)
+                    failed = True
+                else:
+                    print(text_of(found[-1]), flush=True)
+            if found:
+                _save(path, cell, found)
+    return int(failed)
+
+
+def _save(path: Path, cell: Cell, found: list[dict[str, Any]]) -> None:
+    """Put profiles of a cell in the place of older ones; those of other cells stay."""
     order = [cell.key for cell in CELLS]
+    kept = [old for old in _saved(path) if old["cell"] != cell.key]
     profiles = sorted(kept + found, key=lambda one: order.index(one["cell"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(about() | {"profiles": profiles}, indent=1) + "\n")
-    return 0
 
 
 def _saved(path: Path) -> list[dict[str, Any]]:

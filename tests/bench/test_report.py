@@ -212,3 +212,12 @@ def test_a_profile_becomes_a_line_and_its_functions() -> None:
     text = document.profiles({"at": "2030-01-02", "python": "3.11.7", "profiles": [one]})
     assert "| ping | 60% | 40% | 20% |" in text
     assert "- **ping**: `f (x.py)` 50%" in text
+
+
+def test_a_new_profile_takes_the_place_of_the_old_one_of_its_load(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    cells = {cell.key: cell for cell in CELLS}
+    profile._save(path, cells["ping"], [{"cell": "ping", "samples": 1}])
+    profile._save(path, cells["chat"], [{"cell": "chat", "samples": 2}])
+    profile._save(path, cells["ping"], [{"cell": "ping", "samples": 3}])
+    assert profile._saved(path) == [{"cell": "chat", "samples": 2}, {"cell": "ping", "samples": 3}]
