@@ -90,7 +90,11 @@ class Device:
         self.empty = asyncio.Event()
         """Set while everything sent is acknowledged."""
         self._pings: dict[str, asyncio.Future[None]] = {}
-        self._caught_up: asyncio.Future[str] | None = None
+        self._readings: dict[str, asyncio.Future[str]] = {}
+        """Requests for pages of archives under way, by id."""
+        self._reading = ""
+        """The `queryid` of the archive that is being read; what earlier readings still bring is not of this one."""
+        self._looking = ""
         self._counter = 0
         self._stopping = False
         self.looked: dict[str, str] | None = None
@@ -125,10 +129,11 @@ class Device:
 
     def _give_up(self) -> None:
         """No answers will come to what was asked so far."""
-        for future in (*self._pings.values(), self._caught_up):
+        for future in (*self._pings.values(), *self._readings.values()):
             if future is not None and not future.done():
                 future.cancel()
         self._pings.clear()
+        self._readings.clear()
 
     async def _resume(self, client: Client) -> bool:
         client.send(f"<resume xmlns='{SM}' h='{self._received}' previd='{self._id}'/>")
@@ -300,7 +305,8 @@ class Device:
         how += "" if copy is None else " as a copy"
         self.history.append(f"seen {body} as {self._received}{stamp}{how}")
         if archived is not None:
-            self.archived.setdefault(archived.get("queryid") or "", []).append(message)
+            if archived.get("queryid") == self._reading:
+                self.archived[self._reading.partition(" ")[2]].append(message)
             return
         in_room = inner.get("type") == "groupchat"
         if delay is None:
@@ -321,9 +327,9 @@ class Device:
             raise Violation(f"{self.name}: {el.get('id')} was refused: {[str(child.tag) for child in el.iter()]}")
         roster = el.find(f"{{{ROSTER}}}query")
         if roster is not None and el.get("type") in ("set", "result"):
-            if el.get("id") == "look":
+            if el.get("id") == self._looking:
                 self.looked = {item.get("jid") or "": item.get("name") or "" for item in roster}
-            else:
+            elif not (el.get("id") or "").startswith("look"):
                 self.roster |= {item.get("jid") or "": item.get("name") or "" for item in roster}
         if el.get("type") in ("get", "set"):
             self.send(Stanza(f"<iq type='result' id='{el.get('id')}' to='{el.get('from')}'/>"))
@@ -333,9 +339,10 @@ class Device:
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
         fin = el.find(f"{{{MAM}}}fin")
-        if fin is not None and self._caught_up is not None and not self._caught_up.done():
+        reading = self._readings.pop(el.get("id") or "", None)
+        if fin is not None and reading is not None and not reading.done():
             last = fin.findtext(".//{http://jabber.org/protocol/rsm}last") or ""
-            self._caught_up.set_result("" if fin.get("complete") == "true" else last)
+            reading.set_result("" if fin.get("complete") == "true" else last)
 
     async def ping(self) -> None:
         """Wait until everything that the server has sent so far is here. Cancelled if the connection breaks."""
@@ -348,27 +355,32 @@ class Device:
     def look(self) -> None:
         """Ask for the roster, without believing the answer."""
         self.looked = None
-        self.send(Stanza(f"<iq type='get' id='look'><query xmlns='{ROSTER}'/></iq>"))
+        self._counter += 1
+        self._looking = f"look-{self._counter}"
+        self.send(Stanza(f"<iq type='get' id='{self._looking}'><query xmlns='{ROSTER}'/></iq>"))
 
     async def catch_up(self, since: str, archive: str = "") -> None:
         """Read the archive from a time on: one's own, or the room's."""
         after = ""
         self.archived[archive] = []
+        self._counter += 1
+        self._reading = f"{self._counter} {archive}"
         to = f" to='{archive}'" if archive else ""
         while True:
-            self._caught_up = asyncio.get_running_loop().create_future()
             page = f"<after>{after}</after>" if after else ""
             self._counter += 1
+            id_ = f"mam-{self._counter}"
+            self._readings[id_] = future = asyncio.get_running_loop().create_future()
             self.send(
                 Stanza(
-                    f"<iq type='set' id='mam-{self._counter}'{to}><query xmlns='{MAM}' queryid='{archive}'>"
+                    f"<iq type='set' id='{id_}'{to}><query xmlns='{MAM}' queryid='{self._reading}'>"
                     "<x xmlns='jabber:x:data' type='submit'>"
                     f"<field var='FORM_TYPE'><value>{MAM}</value></field>"
                     f"<field var='start'><value>{since}</value></field></x>"
                     f"<set xmlns='http://jabber.org/protocol/rsm'><max>200</max>{page}</set></query></iq>"
                 )
             )
-            after = await self._caught_up
+            after = await future
             if not after:
                 return
 

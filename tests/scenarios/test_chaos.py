@@ -182,11 +182,13 @@ class Chaos:
         return self._tries < 20
 
     async def _catch_up(self, device: Device, since: str, archive: str) -> None:
-        """Read an archive; a connection that just broke begins again, later."""
-        reading = asyncio.ensure_future(device.catch_up(since, archive))
-        await asyncio.wait({reading})
-        if not reading.cancelled():
-            reading.result()
+        """Read an archive, from the beginning if the connection breaks meanwhile."""
+        while True:
+            reading = asyncio.ensure_future(device.catch_up(since, archive))
+            await asyncio.wait({reading})
+            if not reading.cancelled():
+                return reading.result()
+            await self._ping(device)
 
     def _compare(self, expected: dict[str, list[Message]]) -> None:
         for device in self.devices:
