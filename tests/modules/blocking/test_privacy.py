@@ -348,6 +348,26 @@ async def test_an_active_list_goes_on_with_its_session_after_a_restart(orderly: 
             await juliet.expect("<message><body>2</body></message>")
 
 
+async def test_an_active_list_is_acknowledged_when_it_will_outlive_the_server(world: World) -> None:
+    juliet, _ = await managed(world, "juliet@example.org/balcony")
+    romeo = await world.login("romeo@example.org/orchard")
+    await privacy(juliet, f"<list name='test'>{ROMEO.format('<message/>')}</list>")
+    await world.settle()
+    juliet.inbox.clear()
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    juliet.send("<iq type='set' id='a'><query xmlns='jabber:iq:privacy'><active name='test'/></query></iq>")
+    try:
+        await world.settle()
+        romeo.send("<message to='juliet@example.org/balcony' type='headline'><body>x</body></message>")
+        await juliet.expect_nothing()  # in force, and not acknowledged
+    finally:
+        world.db.release()
+    await juliet.expect("<iq type='result' id='a'/>")
+    (state,) = await world.db.fetch("SELECT state FROM sm_session")
+    assert '"privacy.active": "test"' in state[0]
+
+
 async def test_rooms_respect_a_block(world: World) -> None:
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     romeo = await world.login("romeo@example.org/orchard", presence=True)

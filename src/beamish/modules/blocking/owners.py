@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
 from beamish.core.later import is_later
-from beamish.core.services import Roster, RosterService
+from beamish.core.services import Roster, RosterService, SessionKeeper
 from beamish.core.sessions import Session
 from beamish.modules.blocking import store
 from beamish.modules.blocking.effects import settle
@@ -157,8 +157,13 @@ class Owners:
         await settle(self._kernel, changes, await self.roster(user))
         return before
 
-    async def activate(self, session: Session, name: str | None, acknowledged: Callable[[], None]) -> None:
-        """Make a list the active one of a session, or none. Raises `StanzaError(item-not-found)`."""
+    async def activate(
+        self, session: Session, name: str | None, in_force: Callable[[], None], acknowledged: Callable[[], None]
+    ) -> None:
+        """Make a list the active one of a session, or none. Raises `StanzaError(item-not-found)`.
+
+        `in_force` is called at once; `acknowledged` when the choice will outlive the server, if the session does.
+        """
         known = self.of(session.bare)
         lists = await cast("Awaitable[Lists]", known) if is_later(known) else cast("Lists", known)
         if name is not None and name not in lists.by_name:
@@ -168,6 +173,11 @@ class Owners:
             session.notes.pop(ACTIVE, None)
         else:
             session.notes[ACTIVE] = name
+        in_force()
+        keeper = self._kernel.service_or_none(SessionKeeper)
+        if keeper is not None:
+            keeper.changed(session)
+            await self._kernel.db.write("blocking.active", lambda _: None)  # what is kept shares its commit
         acknowledged()
         await settle(self._kernel, [(session, before, effective(lists, session))], await self.roster(session.bare))
 

@@ -84,11 +84,7 @@ class Privacy:
         self._kernel.iq.answer_early(ctx, ctx.stanza.reply())
 
     async def _set_active(self, session: Session, ctx: Context, name: str | None) -> None:
-        def acknowledged() -> None:
-            self.activated(session)
-            self._done(ctx)
-
-        await self._owners.activate(session, name, acknowledged)
+        await self._owners.activate(session, name, lambda: self.activated(session), lambda: self._done(ctx))
 
     async def _set_default(self, session: Session, ctx: Context, name: str) -> None:
         def change(lists: Lists) -> None:
