@@ -255,3 +255,24 @@ async def test_who_leaves_while_the_dead_are_looked_for_is_gone_once(monkeypatch
         await world.pass_time(PATIENCE)
         assert pages == 1
         assert gone(juliet) == [romeo.jid]
+
+
+async def test_rooms_of_ours_have_said_goodbye_already() -> None:
+    room = "hall@conference.example.org"
+    async with first_world() as world:
+        romeo, id_ = await faithful(world, f"{ROMEO}/orchard")
+        romeo.send(f"<presence to='{room}/romeo'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+        await romeo.iq(
+            f"<iq type='set' id='own' to='{room}'><query xmlns='http://jabber.org/protocol/muc#owner'>"
+            "<x xmlns='jabber:x:data' type='submit'/></query></iq>"
+        )
+        juliet = await world.login(f"{JULIET}/balcony")
+        juliet.send(f"<presence to='{room}/juliet'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+        await world.settle()
+        async with after_crash(world) as new:
+            again = await resume(new, romeo, id_)
+            await new.settle()
+            assert gone(again) == [f"{room}/juliet"]
+            await new.pass_time(PATIENCE)
+            assert gone(again) == []
+            assert await rows(new) == [f"{ROMEO}/orchard"]
