@@ -47,7 +47,10 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in RAM: `pss` shares common pages out among their users, `rss` counts them whole."""
+    """Bytes in RAM: `pss` shares common pages out among their users, `rss` counts them whole.
+
+    Pages of files are left out of `pss`: the share in a library changes when any other program that uses it comes or goes.
+    """
 
     pss: int
     rss: int
@@ -55,7 +58,7 @@ class Memory:
 
 def memory(pids: Iterable[int]) -> Memory:
     """Return the memory of processes, from smaps_rollup."""
-    sums = {"Pss:": 0, "Rss:": 0}
+    sums = {"Pss_Anon:": 0, "Pss_Shmem:": 0, "Rss:": 0}
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -65,7 +68,7 @@ def memory(pids: Iterable[int]) -> Memory:
             key, *rest = line.split()
             if key in sums:
                 sums[key] += int(rest[0]) * 1024
-    return Memory(sums["Pss:"], sums["Rss:"])
+    return Memory(sums["Pss_Anon:"] + sums["Pss_Shmem:"], sums["Rss:"])
 
 
 def pin(pid: int, core: int) -> None:

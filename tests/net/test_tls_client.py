@@ -284,3 +284,15 @@ async def test_sending_may_fail(subject: tuple[Subject, Wire], context: ssl.SSLC
     assert len(connection.told) == 2
     assert not connection._out
     assert wire.sent == b""
+
+
+async def test_what_tls_says_by_itself_goes_out_at_once(subject: tuple[Subject, Wire], context: ssl.SSLContext) -> None:
+    """The answer to a change of keys (RFC 8446 §4.6.3) does not wait for something of ours."""
+    connection, wire = subject
+    peer = Peer()
+    secured(subject, context, peer)
+    assert connection._tls is not None
+    connection._tls._out.write(b"record")  # as OpenSSL does; the standard library's client cannot ask for it
+    connection.data_received(peer.say(b"<a/>"))
+    assert wire.take() == b"record"
+    assert connection.heard == [b"<a/>"]

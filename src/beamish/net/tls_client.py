@@ -86,6 +86,11 @@ class ClientTls:
             with suppress(ssl.SSLError):  # it would wait for the peer to say so, too
                 self._tls.unwrap()
 
+    @property
+    def pending(self) -> int:
+        """Bytes that `outgoing` would give."""
+        return self._out.pending
+
     def outgoing(self) -> bytes:
         """What the handshake, or the end, wants to be sent now; drains it."""
         return self._out.read()
@@ -140,8 +145,9 @@ class ClientConnection(Connection):
             self._pass_on(tls)
             self.tls_failed(error.reason or str(error))
             return
+        if tls.pending:
+            self._pass_on(tls)  # the handshake, or the answer to a change of keys
         if not before:
-            self._pass_on(tls)
             if not tls.established:
                 return
             self.secured(tls.object)
