@@ -321,3 +321,10 @@ async def test_pages_are_announced(world: World) -> None:
     romeo = await world.login("romeo@example.org/orchard")
     assert RSM in features(await ask(romeo, INFO, "example.org"))
     assert RSM in features(await ask(romeo, INFO))
+
+
+@pytest.mark.parametrize("to", ["example.net", "conference.example.org", "pubsub.example.org"])
+async def test_an_empty_list_of_a_service_has_no_pages(to: str) -> None:
+    async with World(settings={"modules": {"disable": ["muc", "pubsub"] if to == "example.net" else []}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        assert len((await page(romeo, to, "<max>5</max><after>nobody</after>"))[0]) == 0

@@ -101,6 +101,8 @@ class Discovery:
             raise StanzaError(Condition.ITEM_NOT_FOUND)
         rooms = sorted(self._public(stanza.to.domain), key=lambda room: room.jid)
         asked = rsm.Request.from_xml(query)
+        if not rooms:
+            return stanza.reply(items_bytes(()))  # XEP-0059 §2.2: an empty list has no pages
         where, page = rsm.page([str(room.jid) for room in rooms], asked, PAGE)
         items = items_bytes(DiscoItem(rooms[at].jid, "", _name(rooms[at])) for at in where)
         if asked is None and len(rooms) <= PAGE:

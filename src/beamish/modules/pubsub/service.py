@@ -318,6 +318,8 @@ def _command(session: str, status: str, inner: bytes) -> bytes:
 def _paged(items: list[DiscoItem], ids: list[str], query: Element) -> bytes:
     """A list of items, one page of it if that is asked for (XEP-0059) or if it is long."""
     wanted = Request.from_xml(query)
+    if not items:
+        return items_bytes((), query.get("node", ""))  # XEP-0059 §2.2: an empty list has no pages
     where, told = page(ids, wanted, PAGE)
     shown = items_bytes([items[at] for at in where], query.get("node", ""))
     if wanted is None and len(where) == len(items):
