@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from beamish.modules.accounts.keys import DecoyIterations, KeyTable, read_keys, store_keys
+from beamish.modules.accounts import keys as module
+from beamish.modules.accounts.keys import DecoyIterations, KeyTable, read_keys, store_keys, unpack
 from beamish.modules.accounts.module import AccountsModule
 from beamish.storage.memory import MemoryDatabase
 from beamish.stream.sasl import ALGORITHMS, ScramKeys
@@ -64,6 +65,21 @@ async def test_changes_are_seen() -> None:
     table.remove("a@example.org")
     table.remove("a@example.org")
     assert table.get("a@example.org", "SHA-1") is None
+
+
+async def test_for_nobody_as_much_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = KeyTable(10)
+    await table.load(await database({"a@example.org": made()}))
+    worked: list[bytes] = []
+
+    def counted(packed: bytes, algorithm: str) -> ScramKeys | None:
+        worked.append(packed)
+        return unpack(packed, algorithm)
+
+    monkeypatch.setattr(module, "unpack", counted)
+    assert table.get("a@example.org", "SHA-512") is not None
+    assert table.get("nobody@example.org", "SHA-512") is None
+    assert worked[0] == worked[1] != b""
 
 
 @pytest.mark.parametrize(("most", "complete"), [(0, False), (2, False), (3, True)])

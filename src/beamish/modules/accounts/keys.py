@@ -58,6 +58,7 @@ class KeyTable:
     def __init__(self, most: int) -> None:
         self._most = most
         self._packed: dict[str, bytes] = {}
+        self._sample = b""
         self.complete = False
 
     async def load(self, db: Database) -> None:
@@ -84,7 +85,7 @@ class KeyTable:
             self.complete = False
             self._packed = {}
             return
-        self._packed[user] = b"".join(
+        self._packed[user] = self._sample = b"".join(
             _HEAD.pack(ALGORITHMS.index(k.algorithm), k.iterations, len(k.salt), len(k.stored_key), len(k.server_key))
             + k.salt
             + k.stored_key
@@ -98,24 +99,33 @@ class KeyTable:
         self._packed.pop(user, None)
 
     def get(self, user: str, algorithm: str) -> ScramKeys | None:
-        """The keys of one account, None if it has none for this algorithm or there is no such account."""
-        packed = self._packed.get(user, b"")
-        at = 0
-        while at < len(packed):
-            number, iterations, salt, stored, server = _HEAD.unpack_from(packed, at)
-            at += _HEAD.size
-            end = at + salt + stored + server
-            if ALGORITHMS[number] == algorithm:
-                middle = at + salt
-                return ScramKeys(
-                    ALGORITHMS[number],
-                    packed[at:middle],
-                    iterations,
-                    packed[middle : middle + stored],
-                    packed[middle + stored : end],
-                )
-            at = end
-        return None
+        """The keys of one account, None if it has none for this algorithm or there is no such account.
+
+        For nobody somebody else's are unpacked and thrown away, so that both take the same time.
+        """
+        packed = self._packed.get(user)
+        found = unpack(self._sample if packed is None else packed, algorithm)
+        return None if packed is None else found
+
+
+def unpack(packed: bytes, algorithm: str) -> ScramKeys | None:
+    """The keys for one algorithm among those that were packed together."""
+    at = 0
+    while at < len(packed):
+        number, iterations, salt, stored, server = _HEAD.unpack_from(packed, at)
+        at += _HEAD.size
+        end = at + salt + stored + server
+        if ALGORITHMS[number] == algorithm:
+            middle = at + salt
+            return ScramKeys(
+                ALGORITHMS[number],
+                packed[at:middle],
+                iterations,
+                packed[middle : middle + stored],
+                packed[middle + stored : end],
+            )
+        at = end
+    return None
 
 
 class DecoyIterations:
