@@ -16,8 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,44 +42,61 @@ LAYERS = {
 LOOP = "loop and sockets"
 _OUTSIDE = re.compile(r"beamish/(cli/|app\.py|__main__\.py)")
 """What only starts the loop."""
+_THREAD = re.compile(r"thread \((\d+)\)")
 _FRAME = re.compile(r"^(?P<name>.*?) \((?P<file>[^()]*?)(?::\d+)?\)$")
 
 
 @dataclass
 class Samples:
-    """Stacks and how often each was seen."""
+    """Stacks, and the seconds of CPU that were spent in each."""
 
-    stacks: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    stacks: dict[tuple[str, ...], float] = field(default_factory=dict)
+    count: int = 0
     user: float = 0.0
     system: float = 0.0
 
-    def read(self, lines: Iterable[str]) -> None:
-        """Take py-spy's raw format: frames from the outermost in, joined by semicolons, then the count."""
+    def read(self, lines: Iterable[str], cpu: Mapping[int, float]) -> None:
+        """Take py-spy's raw format: thread and frames from the outermost in, joined by semicolons, then the count.
+
+        `cpu` has the seconds each thread used; its samples share these out. By their number alone a thread that waits for
+        the disk would seem to work.
+        """
+        seen: dict[int, dict[tuple[str, ...], int]] = {}
         for line in lines:
-            frames, _, count = line.rstrip("\n").rpartition(" ")
-            if frames and count.isdigit():
-                self.stacks[tuple(frames.split(";"))] += int(count)
+            text, _, count = line.rstrip("\n").rpartition(" ")
+            first, *frames = text.split(";")
+            thread = _THREAD.match(first)
+            if thread and frames and count.isdigit():
+                own = seen.setdefault(int(thread.group(1)), {})
+                own[tuple(frames)] = own.get(tuple(frames), 0) + int(count)
+        for number, own in seen.items():
+            total = sum(own.values())
+            self.count += total
+            for stack, times_seen in own.items():
+                self.stacks[stack] = self.stacks.get(stack, 0.0) + cpu.get(number, 0.0) * times_seen / total
 
     def layers(self) -> dict[str, float]:
         """The share of each layer."""
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = {}
         for stack, count in self.stacks.items():
-            sums[layer_of(stack)] += count
-        total = sum(sums.values()) or 1
-        return {layer: count / total for layer, count in sums.most_common()}
+            layer = layer_of(stack)
+            sums[layer] = sums.get(layer, 0.0) + count
+        total = sum(sums.values()) or 1.0
+        return {layer: sums[layer] / total for layer in sorted(sums, key=sums.__getitem__, reverse=True)}
 
     def functions(self, *, cumulative: bool) -> dict[str, float]:
         """The share of each function of ours: of itself and what has no Python frame below it, or of all below it."""
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = {}
         for stack, count in self.stacks.items():
             names = [name for frame in stack if (name := ours(frame))]
             if cumulative:
-                for name in set(names):
-                    sums[name] += count
+                counted = set(names)
             else:
-                sums[names[-1] if names and innermost(stack) else LOOP] += count
-        total = sum(self.stacks.values()) or 1
-        return {name: count / total for name, count in sums.most_common(TOP)}
+                counted = {names[-1] if names and innermost(stack) else LOOP}
+            for name in counted:
+                sums[name] = sums.get(name, 0.0) + count
+        total = sum(self.stacks.values()) or 1.0
+        return {name: sums[name] / total for name in sorted(sums, key=sums.__getitem__, reverse=True)[:TOP]}
 
     @property
     def kernel(self) -> float:
@@ -121,6 +137,7 @@ class Profiler:
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
         self._before = (0.0, 0.0)
+        self._threads: dict[int, float] = {}
         self.samples = Samples()
 
     def start(self, pids: Sequence[int]) -> None:
@@ -128,8 +145,9 @@ class Profiler:
         self._number += 1
         self._pid = pids[0]
         self._before = times(self._pid)
+        self._threads = thread_seconds(self._pid)
         self._process = subprocess.Popen(
-            [self._program, "record", "-p", str(self._pid), "-d", "3600", "-r", str(PER_SECOND), "-f", "raw", "-F",
+            [self._program, "record", "-p", str(self._pid), "-d", "3600", "-r", str(PER_SECOND), "-f", "raw", "-F", "-t",
              "--nonblocking", "-o", str(self._folder / f"{self._number}.raw")],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -141,13 +159,25 @@ class Profiler:
         user, system = times(self._pid)
         self.samples.user += user - self._before[0]
         self.samples.system += system - self._before[1]
+        cpu = {thread: at - self._threads.get(thread, 0.0) for thread, at in thread_seconds(self._pid).items()}
         self._process.send_signal(signal.SIGINT)  # it writes its file then
         self._process.wait(30)
         self._process = None
         raw = self._folder / f"{self._number}.raw"
         if raw.exists():
             with raw.open() as lines:
-                self.samples.read(lines)
+                self.samples.read(lines, cpu)
+
+
+def thread_seconds(pid: int) -> dict[int, float]:
+    """Seconds of CPU that each thread of a process has used."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
+        except OSError:
+            continue  # it ended in the meantime
+    return found
 
 
 def times(pid: int) -> tuple[float, float]:
@@ -176,13 +206,12 @@ async def profile(cell: Cell, options: Options, program: str, core: int) -> dict
         profiler = Profiler(program, Path(folder))
         rows: list[Row] = await measure(cell.scenario, OWN, options, core=core, profiler=profiler)
     seen = profiler.samples
-    count = sum(seen.stacks.values())
-    if not count:
+    if not seen.count:
         raise BenchError(f"py-spy saw nothing of {cell.title}: may it attach to other processes?")
     return {
         "cell": cell.key,
         "variant": options.security.value,
-        "samples": count,
+        "samples": seen.count,
         "us_per_unit": rows[0].us_per_unit,
         "unit": rows[0].unit,
         "kernel": seen.kernel,

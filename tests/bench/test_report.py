@@ -149,21 +149,21 @@ def test_quick_leaves_out_what_is_slow_and_peers_have_fewer_sessions() -> None:
 # ---- profiles ---------------------------------------------------------------------------------------------------------
 
 STACKS = [
-    "main (beamish/cli/__init__.py);run (asyncio/runners.py) 10",
-    "main (beamish/cli/__init__.py);data_received (beamish/net/c2s.py);feed (beamish/stream/parser.py) 30",
-    "run (asyncio/runners.py);data_received (beamish/net/c2s.py);route (beamish/core/router.py);loads (json/decoder.py) 40",
-    "_thread (threading.py);commit (beamish/storage/commits.py:12) 20",
+    "thread (7): MainThread;main (beamish/cli/__init__.py);run (asyncio/runners.py) 10",
+    "thread (7): MainThread;data_received (beamish/net/c2s.py);feed (beamish/stream/parser.py) 30",
+    "thread (7): MainThread;data_received (beamish/net/c2s.py);route (beamish/core/router.py);loads (json.py) 40",
+    "thread (8): storage;_thread (threading.py);commit (beamish/storage/commits.py:12) 300",
 ]
 
 
 def sampled() -> Samples:
     samples = Samples(user=3.0, system=1.0)
-    samples.read(STACKS)
+    samples.read(STACKS, {7: 8.0, 8: 2.0})
     return samples
 
 
 def test_a_sample_counts_for_the_innermost_layer_of_ours() -> None:
-    assert sampled().layers() == {"route": 0.4, "parse, stream, SASL": 0.3, "storage": 0.2, LOOP: 0.1}
+    assert sampled().layers() == pytest.approx({"route": 0.4, "parse, stream, SASL": 0.3, "storage": 0.2, LOOP: 0.1})
 
 
 def test_functions_by_themselves_and_with_what_they_call() -> None:
@@ -176,6 +176,11 @@ def test_functions_by_themselves_and_with_what_they_call() -> None:
     }
     assert cumulative["data_received (net/c2s.py)"] == 0.7
     assert not any("cli" in name for name in cumulative)
+
+
+def test_a_thread_counts_for_the_cpu_it_used_however_often_it_was_seen() -> None:
+    assert sampled().count == 380
+    assert sum(sampled().stacks.values()) == pytest.approx(10.0)
 
 
 def test_the_share_of_the_kernel() -> None:
