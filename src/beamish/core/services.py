@@ -306,7 +306,7 @@ class SessionKeeper(Protocol):
         """What a module wants to have kept with the session has changed; it is written with the next commit."""
 
     def hold(self, session: Session, data: bytes, message: Stanza) -> object:
-        """A message is held back from the client: keep it as if it were on its way. The result stands for it below.
+        """A message (or a push) is held back from the client: keep it as if it were on its way. The result stands for it below.
 
         As after `Outlet.deliver`, `Session.stored` says up to where the database must be durable.
         """

@@ -542,3 +542,42 @@ async def test_who_has_a_copy_gets_none_when_the_session_ends() -> None:
         ]
         assert copies == [True]
         await late.expect("<message><received xmlns='urn:xmpp:carbons:2'/></message>")
+
+
+@pytest.mark.parametrize("attributes", ["name='N'", "subscription='remove'"])
+async def test_no_crash_comes_between_a_change_of_the_roster_and_its_push(attributes: str) -> None:
+    async with first_world() as world:
+        phone = await world.login("juliet@example.org/phone", presence=True, roster=True)
+        desk = await world.login("juliet@example.org/desk")
+        item = "<iq type='set' id='{}'><query xmlns='jabber:iq:roster'><item jid='nurse@example.org' {}/></query></iq>"
+        await desk.iq(item.format("r", ""))
+        id_ = await enable(phone)
+        count = sent_to(world, phone)
+        db = world.db
+        assert isinstance(db, MemoryDatabase)
+        left: list[MemoryDatabase] = []
+        settle = db._settle
+
+        def committed(outcome: Any) -> None:
+            left.append(db.copy())
+            settle(outcome)
+
+        db._settle = committed  # type: ignore[method-assign]
+        before = await db.fetch("SELECT name FROM roster WHERE owner = 'juliet@example.org'")
+        desk.send(item.format("s", attributes))
+        await world.settle()
+        changed = [
+            crashed
+            for crashed in left
+            if await crashed.fetch("SELECT name FROM roster WHERE owner = 'juliet@example.org'") != before
+        ]
+        for crashed in left:
+            if crashed is not changed[0]:
+                await crashed.close()
+        async with changed[0], World(database=changed[0], settings={"c2s": CALM}) as new:
+            again = await resume(new, phone, id_, count)
+            await again.expect(
+                f"<iq type='set'><query xmlns='jabber:iq:roster'><item jid='nurse@example.org' {attributes}/></query></iq>"
+            )
+            await new.settle()
+            assert not [el for el in again.inbox if el.tag == "{jabber:client}iq"]

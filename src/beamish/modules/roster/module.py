@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from asyncio import shield
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
@@ -28,7 +28,7 @@ from beamish.core.events import (
 )
 from beamish.core.later import is_later
 from beamish.core.module import IqAnswer, Module, Scope, Xep, iq, on
-from beamish.core.services import RosterItem, RosterService
+from beamish.core.services import RosterItem, RosterService, SessionKeeper
 from beamish.core.sessions import Session
 from beamish.modules.roster import store
 from beamish.modules.roster.memory import MemoryRoster
@@ -39,6 +39,7 @@ from beamish.modules.roster.wire import (
     contact_of,
     item_bytes,
     new_id,
+    push_for,
     push_to,
     query_bytes,
     removed_bytes,
@@ -55,6 +56,9 @@ from beamish.xmpp.xml import Element
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+Push = tuple[Session, Stanza, object]
+"""Whom a push is for, the push, and what it is to stream management until the change is committed."""
 
 OTHERS: Final = 1000
 """Rosters kept in memory for accounts without sessions."""
@@ -204,11 +208,12 @@ class RosterModule(Module):
             else:
                 cursor.run(store.PUT_ITEM_SILENTLY, *row, number)
 
-        await self._commit(user, "roster.change", put)
+        pushes = self._pushes(user, item_bytes(item), number) if push else []
+        await self._commit(user, "roster.change", put, pushes)
         if first is not None:
             first()
         if push:
-            self._push(user, item_bytes(item), number)
+            self._push(pushes)
             if self._changed.rows:
                 self._changed.run(RosterChanged(user, item.jid, item))
         await self._tell(user, item.jid, before, item)
@@ -240,12 +245,13 @@ class RosterModule(Module):
             cursor.run(store.PUT_REMOVAL, owner, str(contact), number)
             return store.trim_removals(cursor, owner, floor)
 
-        kept = await self._commit(user, "roster.remove", delete)
+        pushes = self._pushes(user, removed_bytes(contact), number) if push and before.listed else []
+        kept = await self._commit(user, "roster.remove", delete, pushes)
         roster.floor = max(roster.floor, kept)
         if first is not None:
             first()
         if push and before.listed:
-            self._push(user, removed_bytes(contact), number)
+            self._push(pushes)
             if self._changed.rows:
                 self._changed.run(RosterChanged(user, contact, None))
         await self._tell(user, contact, before, None)
@@ -269,16 +275,18 @@ class RosterModule(Module):
         else:
             roster.number += 1
 
-    async def _commit(self, user: JID, name: str, work: Callable[[Cursor], T]) -> T:
-        """Write, and forget the roster if that fails: memory was changed already."""
+    async def _commit(self, user: JID, name: str, work: Callable[[Cursor], T], pushes: Sequence[Push] = ()) -> T:
+        """Write, and forget the roster and the pushes if that fails: memory was changed already."""
         self._in_flight[user] += 1
         try:
             return await self.db.write(name, work)
         except StorageBusy as error:
             self._forget(user)
+            self._let_go(pushes)
             raise StanzaError(Condition.RESOURCE_CONSTRAINT) from error
         except Exception:
             self._forget(user)
+            self._let_go(pushes)
             raise
         finally:
             self._in_flight[user] -= 1
@@ -294,11 +302,29 @@ class RosterModule(Module):
             if is_later(outcome):
                 await cast("Awaitable[object]", outcome)
 
-    def _push(self, user: JID, item: bytes, number: int) -> None:
-        """RFC 6121 §2.1.6, to every interested session."""
+    def _pushes(self, user: JID, item: bytes, number: int) -> list[Push]:
+        """RFC 6121 §2.1.6: a push for every interested session.
+
+        Where stream management keeps them they join the commit of the change: no crash comes between the two.
+        """
+        keeper = self.kernel.service_or_none(SessionKeeper)
+        pushes: list[Push] = []
         for session in self.kernel.sessions.of(user).all:
             if session.interested:
-                push_to(session, item, number)
+                stanza = push_for(session, item, number)
+                pushes.append((session, stanza, keeper and keeper.hold(session, stanza.to_wire(), stanza)))
+        return pushes
+
+    def _push(self, pushes: list[Push]) -> None:
+        for session, stanza, _ in pushes:
+            session.send(stanza)
+        self._let_go(pushes)
+
+    def _let_go(self, pushes: Sequence[Push]) -> None:
+        keeper = self.kernel.service_or_none(SessionKeeper)
+        for *_, held in pushes:
+            if held is not None and keeper is not None:
+                keeper.let_go(held)
 
     async def _farewell(self, user: JID, item: RosterItem) -> None:
         """RFC 6121 §2.5.2: end what subscriptions and requests there were with a contact that is no longer listed."""

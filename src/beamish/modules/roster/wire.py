@@ -41,10 +41,14 @@ def query_bytes(items: bytes, number: int) -> bytes:
     return b"<query xmlns='jabber:iq:roster' ver='%d'>%b</query>" % (number, items)
 
 
-def push_to(session: Session, item: bytes, number: int) -> None:
+def push_for(session: Session, item: bytes, number: int) -> Stanza:
     """A roster push (RFC 6121 §2.1.6), implicitly from the account."""
-    content = query_bytes(item, number)
-    session.send(Stanza.build(IQ, "set", id=new_id("rp"), to=session.jid, content=content))
+    return Stanza.build(IQ, "set", id=new_id("rp"), to=session.jid, content=query_bytes(item, number))
+
+
+def push_to(session: Session, item: bytes, number: int) -> None:
+    """Push to a session."""
+    session.send(push_for(session, item, number))
 
 
 def shown(item: RosterItem | None) -> tuple[object, ...] | None:
