@@ -61,7 +61,7 @@ CELLS = (
     Cell("archive", "archive, pages of 50", "archive", {"rows": 1_000_000}, goal=4, fixed=(26, 8, 25)),
     Cell("mixed", "mixed, 90 % presence", "mixed", fixed=(10, 8, 13)),
     Cell("idle", "idle sessions", "idle", {"sessions": 10_000}, peers={"sessions": 1_000}, fixed=(70, 10, 14)),
-    Cell("crowd", "chat in a crowd", "crowd", {"sessions": 10_000, "repeat": 4}, servers=(OWN,), fixed=(25,)),
+    Cell("crowd", "chat in a crowd", "crowd", {"sessions": 10_000, "pairs": 50, "repeat": 4}, servers=(OWN,), fixed=(25,)),
 )  # fmt: skip
 
 THOROUGH = Options(seconds=4.0, repeat=3, warmup=1.0, settle=20.0)
