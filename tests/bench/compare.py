@@ -17,7 +17,7 @@ from tests.bench.load import Options
 from tests.bench.measure import Row, pin
 from tests.bench.plan import CELLS, OWN, QUICK, THOROUGH, Cell, Durations
 from tests.bench.report import markdown
-from tests.bench.runs import about, measure, securities
+from tests.bench.runs import about, end_cleanly, measure, securities
 from tests.bench.scenarios.idle import enough_files
 from tests.bench.servers import SERVERS
 from tests.bench.wire import BenchError
@@ -105,6 +105,7 @@ def main(argv: list[str]) -> int:
     print(
         f"{len(planned)} measurements, about {seconds / 60:.0f} minutes; leave the machine alone meanwhile.", flush=True
     )
+    end_cleanly()
     pin(os.getpid(), chosen.generator_core)
     began = time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -25,7 +25,7 @@ import uvloop
 from tests.bench.load import Options
 from tests.bench.measure import Row, pin
 from tests.bench.plan import CELLS, OWN, Cell
-from tests.bench.runs import about, measure, securities
+from tests.bench.runs import about, end_cleanly, measure, securities
 from tests.bench.wire import BenchError
 
 FOLDER = Path("var/bench")
@@ -228,6 +228,7 @@ def main(argv: list[str]) -> int:
     if program is None:
         print("py-spy is missing: pip install '.[bench]'", file=sys.stderr)
         return 2
+    end_cleanly()
     pin(os.getpid(), chosen.generator_core)
     base = Options(seconds=chosen.seconds, repeat=1, warmup=1.0)
     path = chosen.folder / "profile.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import time
 from dataclasses import replace
 from typing import Any
@@ -101,6 +102,11 @@ def table(rows: list[Row]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def end_cleanly() -> None:
+    """Make SIGTERM end a run as Ctrl-C does, so that no server and no directory is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def about() -> dict[str, Any]:
