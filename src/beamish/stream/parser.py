@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from lxml import etree
 
@@ -30,7 +30,7 @@ from beamish.stream.gate import (
 from beamish.stream.items import Item, Nonza, StreamEnd, StreamHeader, Unaddressable
 from beamish.stream.markup import CDATA, LOOSE, TAG, UNFINISHED, is_uri, start_of_open
 from beamish.stream.names import NameLedger
-from beamish.stream.pull import first_failure, malformed, new_pull, too_many_names
+from beamish.stream.pull import first_failure, header_of, malformed, new_pull, too_many_names
 from beamish.stream.quick import QuickReader, reader_for
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -539,22 +539,8 @@ class StreamParser:
         self._nsmap = dict(root.nsmap)
         self._choose()
         self._aliased = any(prefix not in (None, "stream", "xml") for prefix in self._nsmap)
-        if cast("Any", root.getroottree().docinfo).doctype:
-            raise restricted()
         self.lang = root.get(ns.XML_LANG, "")
-        header = StreamHeader(
-            to=root.get("to", ""),
-            sender=root.get("from", ""),
-            version=root.get("version", ""),
-            lang=self.lang,
-            id=root.get("id", ""),
-            content_ns=self._nsmap.get(None, ""),
-        )
-        if root.tag == f"{{{ns.STREAM}}}stream":
-            return header
-        if str(root.tag).endswith("}stream"):
-            raise refuse(StreamErrorCondition.INVALID_NAMESPACE, f"the stream's namespace is {ns.STREAM}")
-        raise refuse(StreamErrorCondition.BAD_FORMAT, "the first element of a stream is <stream:stream>")
+        return header_of(root)
 
     def _take(self, el: Element, taken: list[Item]) -> None:
         """A top-level element is complete: freeze it, then free its place in the tree."""

@@ -7,7 +7,10 @@ from typing import Any, Final, cast
 from lxml import etree
 
 from beamish.stream.gate import encoding_error, refuse, restricted
+from beamish.stream.items import StreamHeader
+from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
+from beamish.xmpp.xml import Element
 
 _EVENTS: Final = ("start", "end", "start-ns", "comment", "pi")
 _FATAL: Final = 3
@@ -30,6 +33,24 @@ def new_pull() -> etree.XMLPullParser:
         remove_blank_text=False,
         collect_ids=False,  # libxml2 would keep every xml:id
     )
+
+
+def header_of(root: Element) -> StreamHeader:
+    """The stream header that a document's root element is. Raises `StreamError` if it is none (RFC 6120 §4.8, §11.1)."""
+    if cast("Any", root.getroottree().docinfo).doctype:
+        raise restricted()
+    if root.tag == f"{{{ns.STREAM}}}stream":
+        return StreamHeader(
+            to=root.get("to", ""),
+            sender=root.get("from", ""),
+            version=root.get("version", ""),
+            lang=root.get(ns.XML_LANG, ""),
+            id=root.get("id", ""),
+            content_ns=root.nsmap.get(None, ""),
+        )
+    if str(root.tag).endswith("}stream"):
+        raise refuse(StreamErrorCondition.INVALID_NAMESPACE, f"the stream's namespace is {ns.STREAM}")
+    raise refuse(StreamErrorCondition.BAD_FORMAT, "the first element of a stream is <stream:stream>")
 
 
 def first_failure(pull: etree.XMLPullParser) -> int:
