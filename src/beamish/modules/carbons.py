@@ -10,12 +10,11 @@ Not here: the archive, whose ids are on the copies if the module `mam` runs.
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from typing import Any, Final
 
 from beamish.core import events
-from beamish.core.content import CARBONS, Holds, content_of, survey
+from beamish.core.content import CARBONS, STANZA_ID_TAG, Holds, content_of, survey
 from beamish.core.events import Context, Delivery, SessionClosed, SessionEvent
 from beamish.core.hooks import STOP, Outcome
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
@@ -49,9 +48,6 @@ _IM: Final = int(
 """Payloads of instant messaging, which make messages of any type but `groupchat` and `error` eligible."""
 _BODY: Final = int(Holds.BODY)
 _MUC_USER: Final = int(Holds.MUC_USER)
-
-
-_ARCHIVED: Final = re.compile(rb"<stanza-id xmlns='urn:xmpp:sid:0' id='([0-9a-f]+)' by='([^']*)'/>")
 
 
 class CarbonsModule(Module):
@@ -260,9 +256,9 @@ def eligible(type_: str, content: int) -> bool:
 
 def _name_of(stanza: Stanza, session: Session) -> str | None:
     """What tells a message from all others to the account: its id in the archive, or that of its sender."""
-    found = _ARCHIVED.search(stanza.body)
-    if found is not None and found[2] == session.bare.wire:
-        return found[1].decode()
+    for child in stanza.el.iterfind(STANZA_ID_TAG):
+        if child.get("by") == session.bare:
+            return child.get("id")
     return f"{stanza.sender} {stanza.id}".replace("\n", " ") if stanza.id else None
 
 
