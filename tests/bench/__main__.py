@@ -7,18 +7,16 @@ Run it from the repository's root. docs/performance.md says what is measured and
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import uvloop
 from tests.bench import compare, document, profile, yardstick
 from tests.bench.load import Options
 from tests.bench.measure import Row, pin
-from tests.bench.runs import about, end_cleanly, measure, securities, table
+from tests.bench.runs import about, drive, measure, securities, table
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.servers import SERVERS
 from tests.bench.wire import BenchError, Security
@@ -97,10 +95,8 @@ def main() -> int:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         return COMMANDS[sys.argv[1]](sys.argv[2:])
     chosen = arguments().parse_args()
-    end_cleanly()
     pin(os.getpid(), chosen.generator_core)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows, failures = runner.run(run(chosen))
+    rows, failures = drive(run(chosen))
     if rows:
         print(table(rows))
     if chosen.json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -12,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from tests.bench.load import Options
 from tests.bench.measure import Row, pin
 from tests.bench.plan import CELLS, OWN, QUICK, THOROUGH, Cell, Durations
 from tests.bench.report import markdown
-from tests.bench.runs import about, end_cleanly, measure, securities
+from tests.bench.runs import about, drive, measure, securities
 from tests.bench.scenarios.idle import enough_files
 from tests.bench.servers import SERVERS
 from tests.bench.wire import BenchError
@@ -105,11 +103,9 @@ def main(argv: list[str]) -> int:
     print(
         f"{len(planned)} measurements, about {seconds / 60:.0f} minutes; leave the machine alone meanwhile.", flush=True
     )
-    end_cleanly()
     pin(os.getpid(), chosen.generator_core)
     began = time.monotonic()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(run(planned, durations, chosen))
+    result = drive(run(planned, durations, chosen))
     took = time.monotonic() - began
     report = about() | {"quick": chosen.quick, "seconds": round(took), "estimated": round(seconds)} | result
     chosen.folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ A sample counts for the layer of the innermost function of ours; what the loop, 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -21,11 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from tests.bench.load import Options
 from tests.bench.measure import Row, pin
 from tests.bench.plan import CELLS, OWN, Cell
-from tests.bench.runs import about, end_cleanly, measure, securities
+from tests.bench.runs import about, drive, measure, securities
 from tests.bench.wire import BenchError
 
 FOLDER = Path("var/bench")
@@ -228,28 +226,26 @@ def main(argv: list[str]) -> int:
     if program is None:
         print("py-spy is missing: pip install '.[bench]'", file=sys.stderr)
         return 2
-    end_cleanly()
     pin(os.getpid(), chosen.generator_core)
     base = Options(seconds=chosen.seconds, repeat=1, warmup=1.0)
     path = chosen.folder / "profile.json"
     failed = False
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        for cell in CELLS:
-            if cell.scenario in ("idle", "crowd") or not {cell.key, "all"} & set(chosen.cells):
-                continue
-            changes = {**cell.changes, "rows": 0} if "rows" in cell.changes else cell.changes
-            found: list[dict[str, Any]] = []
-            for options in securities(cell.scenario, replace(base, **changes)):
-                print(f"… {cell.title}, {options.security.value}", file=sys.stderr, flush=True)
-                try:
-                    found.append(runner.run(profile(cell, options, program, chosen.server_core)))
-                except BenchError as error:
-                    print(f"FAILED {error}", file=sys.stderr, flush=True)
-                    failed = True
-                else:
-                    print(text_of(found[-1]), flush=True)
-            if found:
-                _save(path, cell, found)
+    for cell in CELLS:
+        if cell.scenario in ("idle", "crowd") or not {cell.key, "all"} & set(chosen.cells):
+            continue
+        changes = {**cell.changes, "rows": 0} if "rows" in cell.changes else cell.changes
+        found: list[dict[str, Any]] = []
+        for options in securities(cell.scenario, replace(base, **changes)):
+            print(f"… {cell.title}, {options.security.value}", file=sys.stderr, flush=True)
+            try:
+                found.append(drive(profile(cell, options, program, chosen.server_core)))
+            except BenchError as error:
+                print(f"FAILED {error}", file=sys.stderr, flush=True)
+                failed = True
+            else:
+                print(text_of(found[-1]), flush=True)
+        if found:
+            _save(path, cell, found)
     return int(failed)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import signal
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import uvloop
 from tests.bench.load import Bench, Options
 from tests.bench.measure import Profiled, Row
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.servers import SERVERS, Setting
 from tests.bench.wire import BenchError
+
+T = TypeVar("T")
 
 GENERATOR_LIMIT = 0.9
 
@@ -104,9 +109,20 @@ def table(rows: list[Row]) -> str:
     )
 
 
-def end_cleanly() -> None:
-    """Make SIGTERM end a run as Ctrl-C does, so that no server and no directory is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop of its own; SIGTERM cancels it, so that no server and no directory is left behind."""
+
+    async def until_stopped() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(until_stopped())
+        except asyncio.CancelledError:
+            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def about() -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -241,3 +244,16 @@ async def test_what_a_server_printed_is_told_when_it_does_not_start(monkeypatch:
 
 def test_every_server_is_known_by_its_name() -> None:
     assert all(name == server.name for name, server in SERVERS.items())
+
+
+def test_a_run_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench", "chat", "--server", "relay", "--seconds", "60", "--pairs", "2"]
+    command += ["--server-core", "999", "--generator-core", "999"]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE
+    ) as bench:
+        assert bench.stderr is not None
+        bench.stderr.readline()  # it has begun
+        bench.terminate()
+        assert bench.wait(30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
