@@ -418,11 +418,9 @@ async def test_what_was_held_survives_an_orderly_restart() -> None:
         async with World(database=db) as new:
             again = await resume(new, id, 0)
             await new.settle()
-            assert told(again) == [
-                "message one",
-                "message two",
-                "romeo unavailable",
-            ]  # the latest: he had no such session
-            again.send(f"<a xmlns='{SM}' h='3'/>")
+            got = told(again)  # romeo, who had no such session, left before or after juliet was cut off
+            assert [entry for entry in got if entry.startswith("message")] == ["message one", "message two"]
+            assert got[-1] == "romeo unavailable"
+            again.send(f"<a xmlns='{SM}' h='{len(got)}'/>")
             await new.pass_time(1.0)
             assert await new.db.fetch("SELECT id FROM sm_message") == []

@@ -158,6 +158,10 @@ class CarbonsModule(Module):
         if copied is None:
             return
         sessions = self.kernel.sessions
+        before = ctx.note("sm.when")
+        if isinstance(before, float):  # an ended session has left it: whoever is available has it or has just got it
+            self._received(ctx, stanza, copied, (*sessions.of(to.bare).routable, *_since_then(copied, before)))
+            return
         direct = sessions.get(to) if to.resource else None
         served = (direct,) if direct is not None else sessions.of(to.bare).routable
         self._received(ctx, stanza, copied, served)
@@ -174,9 +178,10 @@ class CarbonsModule(Module):
             return
         # one that an ended session has left was copied when it came, to those who had asked for that by then
         before = ctx.note("sm.when")
-        served = tuple(s for s in copied if _since(s) <= before) if isinstance(before, float) else ()
-        for session in self._received(ctx, stanza, copied, served):
-            self._has_had(session, stanza)
+        served = _since_then(copied, before) if isinstance(before, float) else ()
+        for session in (*self._received(ctx, stanza, copied, served), *served):
+            if self.copies(session, stanza):
+                self._has_had(session, stanza)
 
     def _has_had(self, session: Session, stanza: Stanza) -> None:
         """Note that a session has a copy of what may be stored for the account; it may be the one that gets the stored one."""
@@ -252,6 +257,10 @@ def eligible(type_: str, content: int) -> bool:
     if type_ == "chat":
         return True
     return bool(content & (_IM if type_ == "headline" else _IM | _BODY))
+
+
+def _since_then(copied: tuple[Session, ...], when: float) -> tuple[Session, ...]:
+    return tuple(session for session in copied if _since(session) <= when)
 
 
 def _name_of(stanza: Stanza, session: Session) -> str | None:

@@ -501,6 +501,24 @@ async def test_who_had_a_copy_before_being_available_does_not_get_it_again(to: s
         assert bodies(late) == ["x"]
 
 
+async def test_a_copy_of_what_a_session_got_is_not_followed_by_the_message() -> None:
+    """As a copy when it came, then out of the store, where it went when its receiver had ended: once is enough."""
+    async with World(settings={"c2s": CALM}) as world:
+        await managed(world, JULIET)
+        desk = await world.login("juliet@example.org/desk")
+        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await world.pass_time(1.0)
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        await world.pass_time(1.0)
+        await world.login(JULIET)  # takes the address over
+        await world.settle()
+        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
+        desk.inbox.clear()
+        desk.send("<presence/>")
+        await world.settle()
+        assert bodies(desk) == []
+
+
 async def test_a_copy_of_what_a_session_leaves_is_not_followed_by_the_message() -> None:
     """First as a copy, because nobody is available, then out of the store: once is enough."""
     async with World(settings={"c2s": CALM}) as world:
@@ -521,3 +539,26 @@ async def test_a_copy_of_what_a_session_leaves_is_not_followed_by_the_message() 
         desk.send(f"<a xmlns='{SM}' h='2'/>")
         await world.pass_time(1.0)
         assert await world.db.fetch("SELECT id FROM offline_message") == []
+
+
+async def test_what_goes_from_one_ended_session_to_the_next_reaches_everybody_once() -> None:
+    async with World(settings={"c2s": CALM}) as world:
+        await managed(world, JULIET)
+        await world.pass_time(1.0)
+        say(await world.login("romeo@example.org/orchard"), BARE, "x")
+        await world.pass_time(1.0)
+        later, _ = await managed(world, "juliet@example.org/later")
+        desk = await world.login("juliet@example.org/desk")
+        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await world.pass_time(1.0)
+        await world.login(JULIET)  # takes the address over
+        await world.settle()
+        assert bodies(later) == ["x"]
+        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
+        desk.inbox.clear()
+        await world.pass_time(1.0)
+        await world.login("juliet@example.org/later")
+        await world.settle()
+        desk.send("<presence/>")
+        await world.settle()
+        assert bodies(desk) == []

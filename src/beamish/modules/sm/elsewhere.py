@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from beamish.core import events
 from beamish.core.clock import stamp
 from beamish.core.events import Context
+from beamish.core.later import is_later
 from beamish.core.services import CopiesService
 from beamish.core.sessions import Session
 from beamish.modules.sm.outlet import Sent
@@ -102,6 +104,9 @@ async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -
     ctx.notes[WHEN] = when
     try:
         if parcel.others and router.hand_over(ctx, parcel.others):
+            outcome = sm.kernel.hooks[events.delivered].run(ctx)  # copies, for those who lack it and are not available
+            if is_later(outcome):
+                await outcome  # type: ignore[misc]
             return
         rest = router.keep(ctx)
         if rest is not None:
