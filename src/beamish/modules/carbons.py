@@ -27,7 +27,7 @@ _RULES: Final = "urn:xmpp:carbons:rules:0"
 _NOTE: Final = "carbons.enabled"
 _HAD: Final = "carbons.had"
 """Note of a session: messages that nobody took, of which it has copies; one in each line."""
-_HAD_KEPT: Final = 200
+_HAD_KEPT: Final = 1_000
 _SENT_KEPT: Final = 10_000
 """Messages whose error answers would be copied, too (§6.1); about 300 bytes each."""
 
