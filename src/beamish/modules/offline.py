@@ -25,6 +25,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.clock import stamp
+from beamish.core.content import Holds, survey
 from beamish.core.events import AccountEvent, Context, Delivery, PresenceChanged, SessionClosed, SessionNotes
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.iq import IqTimeout
@@ -55,6 +56,8 @@ _HINTS: Final = "{urn:xmpp:hints}"
 _BODY: Final = f"{{{ns.CLIENT}}}body"
 _THREAD: Final = f"{{{ns.CLIENT}}}thread"
 _DELAY: Final = f"{{{ns.DELAY}}}delay"
+_NO_STORE: Final = _HINTS + "no-store"
+_HAS_BODY: Final = int(Holds.BODY)
 _STANZA_ID: Final = "{urn:xmpp:sid:0}stanza-id"
 _NO_CONTENT: Final = (
     "{http://jabber.org/protocol/chatstates}",
@@ -512,6 +515,11 @@ def worth_keeping(stanza: Stanza, domain: str) -> Stanza | None:
     forbids it; `no-permanent-store` is about archives and does not. Stamps that claim to be from `domain`, ours,
     are forged and taken out (XEP-0203 §5).
     """
+    tags = stanza.known_tags
+    if tags is not None and _DELAY not in tags:  # no tree need be made
+        if not any(_means_something(tag) for tag in tags) and not survey(stanza) & _HAS_BODY:
+            return None
+        return None if _NO_STORE in tags else stanza
     worth = False
     forged = []
     for child in stanza.el:
@@ -521,15 +529,18 @@ def worth_keeping(stanza: Stanza, domain: str) -> Stanza | None:
         elif tag == _DELAY:
             if _is_own_delay(child, domain):
                 forged.append(child)
-        elif tag.startswith(_HINTS):
-            if tag == _HINTS + "no-store":
-                return None
-            worth = worth or tag == _HINTS + "store"
-        elif tag != _THREAD and not tag.startswith(_NO_CONTENT):
-            worth = True
+        elif tag == _NO_STORE:
+            return None
+        else:
+            worth = worth or _means_something(tag)
     if not worth:
         return None
     return stanza.without(*forged) if forged else stanza
+
+
+def _means_something(tag: str) -> bool:
+    """Whether a child that is neither a body nor a stamp makes a message worth keeping."""
+    return tag == _HINTS + "store" or (tag not in (_THREAD, _BODY) and not tag.startswith(_NO_CONTENT))
 
 
 def _archived_receipt(stanza: Stanza, account: JID) -> bool:

@@ -198,14 +198,19 @@ class Stanza:
             self._tags,
         )
 
-    def with_child(self, child: bytes) -> Stanza:
-        """The stanza with one more child at its end; `child` is free-standing XML with a namespace of its own."""
+    def with_child(self, child: bytes, tag: str = "") -> Stanza:
+        """The stanza with one more child at its end; `child` is free-standing XML with a namespace of its own.
+
+        With its `tag` the new stanza's `known_tags` are known if the old one's were; the child must be as plain then.
+        """
         if self.body == b"/>":
             body = b">" + child + b"</" + self.name.encode() + b">"
         else:
             cut = len(self.body) - len(self.name) - 3
             body = self.body[:cut] + child + self.body[cut:]
-        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, body)
+        known = self._tags if tag and self._el is None else None
+        tags = None if known is None else (*known, tag)
+        return Stanza(self.name, self.type, self.id, self.sender, self.to, self.lang, self.head, body, None, tags)
 
     def without(self, *children: Element) -> Stanza:
         """The stanza without some of its children (forged ids, hints that end here). The elements are those of `el`."""

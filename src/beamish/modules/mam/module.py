@@ -21,7 +21,7 @@ import structlog
 from pydantic import Field
 
 from beamish.core import events
-from beamish.core.content import HINTS, RETRACT, RETRACT_TAG, SID, Holds, content_of
+from beamish.core.content import HINTS, RETRACT, RETRACT_TAG, SID, STANZA_ID_TAG, Holds, content_of
 from beamish.core.events import AccountEvent, Context
 from beamish.core.hooks import STOP, Outcome, Verdict
 from beamish.core.later import is_later
@@ -259,7 +259,7 @@ class MamModule(LegacyArchive):
         except StorageBusy:
             return self._again(ctx, owner, peer, False)
         ctx.notes["mam.received"] = number
-        ctx.stanza = ctx.stanza.with_child(_ID % (number, salt, owner.wire))
+        ctx.stanza = ctx.stanza.with_child(_ID % (number, salt, owner.wire), STANZA_ID_TAG)
         return self._breathe() if ctx.settled - self.db.durable > _BACKLOG else None
 
     async def _breathe(self) -> None:
