@@ -8,6 +8,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 # Clients from the distribution that the interoperability tests drive, besides Gajim's library; those tests are skipped where
 # they are missing.
 CLIENTS   := go-sendxmpp profanity tmux
+# Test files that run at a time: they mostly wait for the servers that they start, so there may be more than there are cores.
+WORKERS   ?= 3
 # make bench BENCH=--quick; `python -m tests.bench compare --help` lists what else there is.
 BENCH     ?=
 
@@ -21,7 +23,7 @@ test: $(VENV)/.installed-test clients check
 
 # What `test` does once everything is installed.
 check: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

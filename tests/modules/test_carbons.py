@@ -322,3 +322,27 @@ async def test_what_was_stored_is_not_given_to_who_has_a_copy(archive: bool) -> 
                 juliet.send(f"<iq type='result' id='{el.get('id')}' to='{el.get('from')}'/>")
         await world.settle()
         assert await world.db.fetch("SELECT id FROM offline_message") == []
+
+
+async def test_what_waits_behind_stored_messages_is_not_given_to_who_has_a_copy(world: World) -> None:
+    """Another device has a copy of it; its own breaks off before it gets it, and the other one is served from the store."""
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    romeo.send("<message to='juliet@example.org' type='chat' id='1'><body>before</body></message>")
+    phone = await world.login("juliet@example.org/phone")
+    await switch(phone)
+    desk = await world.login("juliet@example.org/desk")
+    await world.settle()
+    world.db.hold()  # the stored one is being read
+    desk.send("<presence/>")
+    await world.settle()
+    romeo.send("<message to='juliet@example.org/desk' type='chat' id='2'><body>behind</body></message>")
+    await world.settle()
+    assert [el.find(f"{{{CARBONS}}}received") is not None for el in phone.inbox] == [True]
+    phone.inbox.clear()
+    desk.drop()
+    await world.settle()
+    world.db.release()
+    await world.settle()
+    phone.send("<presence/>")
+    await world.settle()
+    assert [el.findtext("{*}body") for el in phone.inbox if el.tag == "{jabber:client}message"] == ["before"]

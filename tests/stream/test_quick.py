@@ -112,7 +112,9 @@ def elements(draw: st.DrawFn, names: tuple[str, ...] = NAMES, depth: int = 4) ->
 
 
 stanzas = elements(("message", "presence", "iq"))
-streams = st.lists(st.one_of(stanzas, stanzas, st.sampled_from(MARKUP + TEXTS)), max_size=4).map("".join)
+# a reference to white space between stanzas is refused where it begins a read, as it does behind a plain one
+BETWEEN = tuple(text for text in TEXTS if text != "&#10;")
+streams = st.lists(st.one_of(stanzas, stanzas, st.sampled_from(MARKUP + BETWEEN)), max_size=4).map("".join)
 
 
 @given(streams)

@@ -164,7 +164,10 @@ class CarbonsModule(Module):
             return
         direct = sessions.get(to) if to.resource else None
         served = (direct,) if direct is not None else sessions.of(to.bare).routable
-        self._received(ctx, stanza, copied, served)
+        lacking = self._received(ctx, stanza, copied, served)
+        if lacking and ctx.note("offline.held"):  # should its receiver break off, the stored one may come to any of them
+            for session in lacking:
+                self._has_had(session, stanza)
 
     @on(events.undelivered, at=10, only=(MESSAGE,))  # before whoever keeps it, and says STOP
     def undelivered(self, ctx: Context) -> None:

@@ -387,6 +387,7 @@ class OfflineModule(Module):
             self._append(delivery.context, worthy, box, self.kernel.clock.now(), lambda: _ignore(session.send(worthy)))
         except StanzaError:
             return None  # full, or no storage: rather out of order than not at all
+        delivery.context.notes["offline.held"] = True
         return STOP
 
     # ---- delivering -------------------------------------------------------------------------------------------------
