@@ -165,7 +165,9 @@ class CarbonsModule(Module):
         direct = sessions.get(to) if to.resource else None
         served = (direct,) if direct is not None else sessions.of(to.bare).routable
         lacking = self._received(ctx, stanza, copied, served)
-        if lacking and ctx.note("offline.held"):  # should its receiver break off, the stored one may come to any of them
+        if lacking and ctx.note(
+            "offline.held"
+        ):  # it may come to any of them from the store, should its receiver break off
             for session in lacking:
                 self._has_had(session, stanza)
 
