@@ -7,6 +7,7 @@ answer at once when they can (cached state), so that the hot path needs no task;
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -125,6 +126,24 @@ class Roster(Protocol):
     def subscriptions(self) -> tuple[JID, ...]:
         """Contacts whose presence this user receives (`to`, `both`)."""
 
+    def subscribers_among(self, accounts: Mapping[str, object]) -> AbstractSet[JID]:
+        """The subscribers that are in a table of local accounts, as `SessionTable.by_user` is one.
+
+        It costs as much as the smaller of the two: who is there is found without looking at everybody who is not.
+        """
+
+    def subscriptions_among(self, accounts: Mapping[str, object]) -> AbstractSet[JID]:
+        """The same of the subscriptions."""
+
+    def subscribers_elsewhere(self) -> tuple[JID, ...]:
+        """Those of the subscribers that are no accounts of this server's: of other servers, services, bare domains."""
+
+    def subscriptions_elsewhere(self) -> tuple[JID, ...]:
+        """Those of the subscriptions that are no accounts of this server's."""
+
+    def pending(self) -> tuple[RosterItem, ...]:
+        """Items with a request that awaits an answer, the contact's or the user's; also those that are not listed."""
+
 
 @runtime_checkable
 class RosterService(Protocol):
@@ -239,6 +258,11 @@ class BlockingService(Protocol):
 
     def shows(self, session: Session) -> Callable[[JID], bool] | None:
         """Tells of an address whether it may get the session's presence. None, which is the rule: everybody may."""
+
+    def asks(self, session: Session) -> Callable[[JID], bool] | None:
+        """Tells of an address whether the server may ask it something in the session's name (a probe would tell that the
+        user is there): not if presence passes neither way. None, which is the rule: it may ask everybody.
+        """
 
     def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """Whether a local account, as a whole, does not show its presence to `peer`."""

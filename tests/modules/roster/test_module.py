@@ -226,6 +226,46 @@ async def test_a_write_that_fails_changes_nothing(world: World, expected_errors:
     assert items_of(await romeo.iq(get()))["a@b.c"].get("name") == "before"
 
 
+async def test_the_whole_roster_is_that_of_the_moment_after_any_change(world: World) -> None:
+    romeo = await world.login("romeo@example.org/a", roster=True)
+    juliet = await world.login("juliet@example.org/b", roster=True)
+    seen = []
+    changes = (
+        put("<item jid='juliet@example.org'/>"),
+        put("<item jid='juliet@example.org' name='J'/>"),
+        put("<item jid='juliet@example.org' name='J'><group>Capulets</group></item>"),
+        "<presence to='juliet@example.org' type='subscribe'/>",
+        "<presence to='juliet@example.org' type='subscribed'/>",
+        put("<item jid='nurse@example.org'/>"),
+        put("<item jid='nurse@example.org' subscription='remove'/>"),
+        "<presence to='juliet@example.org' type='unsubscribe'/>",
+        put("<item jid='juliet@example.org' subscription='remove'/>"),
+    )
+    for change in changes:
+        for _ in range(2):
+            await romeo.iq(get())
+        romeo.send(change)
+        await world.settle()
+        romeo.inbox.clear()
+        juliet.inbox.clear()
+        seen.append(sorted(tuple(sorted(i.items())) + tuple(g.text for g in i) for i in (await romeo.iq(get()))[0]))
+    one = ("jid", "juliet@example.org"), ("name", "J"), ("subscription", "none"), "Capulets"
+    asked = ("ask", "subscribe"), *one
+    approved = ("approved", "true"), *asked
+    nurse = ("jid", "nurse@example.org"), ("subscription", "none")
+    assert seen == [
+        [(one[0], one[2])],
+        [one[:3]],
+        [one],
+        [asked],
+        [approved],
+        sorted([approved, nurse]),
+        [approved],
+        [(approved[0], *one)],
+        [],
+    ]
+
+
 # ---- §2.6 ---------------------------------------------------------------------------------------------------------------
 
 

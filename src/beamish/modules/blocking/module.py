@@ -234,6 +234,16 @@ class BlockingModule(Module):
         roster = self._rosters.cached(user)
         return lambda peer: peer.bare == user or allows(rules, Kind.PRESENCE_OUT, peer, roster)
 
+    def asks(self, session: Session) -> Callable[[JID], bool] | None:
+        """See `BlockingService.asks`."""
+        user = session.bare
+        lists = self.owners.peek(user) if user in self.owners else None
+        rules = effective(lists, session) if lists is not None else None
+        if rules is None:
+            return None
+        roster = self._rosters.cached(user)
+        return lambda peer: any(allows(rules, kind, peer, roster) for kind in (Kind.PRESENCE_IN, Kind.PRESENCE_OUT))
+
     def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """See `BlockingService.hidden`."""
         if owner not in self.owners or peer.bare == owner:

@@ -8,7 +8,7 @@ from the router. Those from whom a user hides (XEP-0016) get nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 import structlog
@@ -33,19 +33,6 @@ SLICE: Final = 500
 """Contacts served before the loop gets its turn."""
 
 
-class Audience:
-    """The subscribers of one user, told apart by how they are reached. `key` is the roster's tuple it was made from."""
-
-    __slots__ = ("accounts", "key", "others")
-
-    def __init__(self, key: tuple[JID, ...], is_account: Callable[[JID], bool]) -> None:
-        self.key = key
-        self.accounts: tuple[JID, ...] = tuple(filter(is_account, key))
-        if len(self.accounts) == len(key):
-            self.accounts = key  # the same object, for memory's sake
-        self.others: tuple[JID, ...] = tuple(jid for jid in key if not is_account(jid))
-
-
 class Broadcast:
     """Sends presence to subscribers and to other lists of addresses."""
 
@@ -54,53 +41,46 @@ class Broadcast:
         self._by_user = kernel.sessions.by_user
         self._incoming = kernel.hooks[events.incoming]
         self._delivering = kernel.hooks[events.delivering]
-        self._audiences: dict[JID, Audience] = {}
 
     def is_account(self, jid: JID) -> bool:
         """Whether the address is one of our accounts', by its form and domain."""
         return bool(jid.local) and self._kernel.is_local_domain(jid.domain)
 
-    def audience(self, user: JID, roster: Roster) -> Audience:
-        """The subscribers of a user with sessions. `forget` it with the last session."""
-        key = roster.subscribers()
-        known = self._audiences.get(user)
-        if known is None or known.key is not key:
-            known = self._audiences[user] = Audience(key, self.is_account)
-        return known
-
-    def forget(self, user: JID) -> None:
-        """Drop what is kept of a user who has no session any more."""
-        self._audiences.pop(user, None)
-
     def to_subscribers(
-        self, stanza: Stanza, user: JID, roster: Roster, origin: Session, current: Callable[[], bool]
+        self, stanza: Stanza, roster: Roster, origin: Session, current: Callable[[], bool]
     ) -> Awaitable[None] | None:
         """Send a presence to all subscribers. `current` tells whether it has not been overtaken by a newer one.
 
-        Awaitable only for more than `SLICE` subscribers, or if a handler of `incoming` has to be waited for.
+        It costs as much as there are contacts with sessions, and contacts elsewhere. Awaitable only for more than `SLICE`
+        of these, or if a handler of `incoming` has to be waited for.
         """
-        audience = self.audience(user, roster)
+        accounts: Collection[JID] = roster.subscribers_among(self._by_user)
+        others: Collection[JID] = roster.subscribers_elsewhere()
         blocking = self._kernel.service_or_none(BlockingService)
         shows = blocking.shows(origin) if blocking is not None else None
         if shows is not None:
-            shown = tuple(filter(shows, audience.key))
-            if len(shown) < len(audience.key):
-                audience = Audience(shown, self.is_account)
-        if len(audience.key) > SLICE:
-            return self._in_slices(stanza, audience, origin, current)
-        self._to_others(stanza, audience.others)
-        return self.to_accounts(stanza, audience.accounts, origin)
+            accounts = tuple(filter(shows, accounts))
+            others = tuple(filter(shows, others))
+        if len(accounts) > SLICE or len(others) > SLICE:
+            return self._in_slices(stanza, tuple(accounts), tuple(others), origin, current)
+        self._to_others(stanza, others)
+        return self.to_accounts(stanza, accounts, origin)
 
     async def _in_slices(
-        self, stanza: Stanza, audience: Audience, origin: Session, current: Callable[[], bool]
+        self,
+        stanza: Stanza,
+        accounts: tuple[JID, ...],
+        others: tuple[JID, ...],
+        origin: Session,
+        current: Callable[[], bool],
     ) -> None:
-        for at in range(0, max(len(audience.accounts), len(audience.others)), SLICE):
+        for at in range(0, max(len(accounts), len(others)), SLICE):
             if at:
                 await asyncio.sleep(0)
                 if not current():  # whoever overtook it has told, or will tell, everybody
                     return
-            self._to_others(stanza, audience.others[at : at + SLICE])
-            rest = self.to_accounts(stanza, audience.accounts[at : at + SLICE], origin)
+            self._to_others(stanza, others[at : at + SLICE])
+            rest = self.to_accounts(stanza, accounts[at : at + SLICE], origin)
             if rest is not None:
                 await rest
 

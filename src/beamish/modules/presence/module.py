@@ -125,7 +125,7 @@ class PresenceModule(Module):
         waiting: list[Awaitable[None]] = []
         _add(
             waiting,
-            self.broadcast.to_subscribers(stanza, user, roster, session, lambda: session.presence is kept),
+            self.broadcast.to_subscribers(stanza, roster, session, lambda: session.presence is kept),
         )
         if not was:
             _add(waiting, self.probes.introduce(session, roster))
@@ -135,10 +135,12 @@ class PresenceModule(Module):
     def _requests(self, session: Session, roster: Roster) -> Awaitable[None] | None:
         """What has been waiting for an available resource: requests to the user, and unanswered ones by the user."""
         pending: list[JID] = []
-        for item in roster.items():
+        blocking = self.kernel.service_or_none(BlockingService)
+        asks = blocking.asks(session) if blocking is not None else None
+        for item in roster.pending():
             if item.pending_in:
                 pending.append(item.jid)
-            if item.pending_out:
+            if item.pending_out and (asks is None or asks(item.jid)):
                 # §3.1.2: once more, in case the first one got lost on its way to another domain, or the server died
                 # between the commits at its two ends; who has it already does not hear of it again (§3.1.3)
                 self.kernel.router.post(
@@ -186,7 +188,6 @@ class PresenceModule(Module):
             waiting,
             self.broadcast.to_subscribers(
                 stanza,
-                session.bare,
                 roster,
                 session,
                 # a newer session with the same address may have become available; it has told everybody
@@ -194,8 +195,6 @@ class PresenceModule(Module):
             ),
         )
         self._to_directed(stanza, directed, roster)
-        if session.bare not in self.kernel.sessions.by_user:
-            self.broadcast.forget(session.bare)
         return self._then_tell(waiting, PresenceChanged(session, stanza, was=True, initial=False))
 
     def _to_directed(self, stanza: Stanza, directed: set[JID] | None, roster: Roster | None) -> None:
@@ -332,10 +331,7 @@ class PresenceModule(Module):
 
     @on(events.session_closed)
     def _session_closed(self, event: SessionClosed) -> Awaitable[None] | None:
-        rest = self.sessions_closed(event.session)
-        if event.session.bare not in self.kernel.sessions.by_user:
-            self.broadcast.forget(event.session.bare)
-        return rest
+        return self.sessions_closed(event.session)
 
     @on(events.subscription_changed)
     async def _subscription_changed(self, event: SubscriptionChanged) -> None:

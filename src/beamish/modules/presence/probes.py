@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from beamish.core.clock import stamp
@@ -92,27 +92,35 @@ class Probes:
         for other in self._kernel.sessions.of(session.bare).available:
             if other is not session:
                 self._broadcast.hand_over(Context(self.current(other).replace(to=session.bare)), (session,))
-        contacts = roster.subscriptions()
-        if len(contacts) > SLICE:
-            return self._introduce_slowly(session, contacts)
-        return self._introduce(session, contacts)
+        # Somebody who comes in between hears of the session, and the session of them, by their own presence.
+        accounts = roster.subscriptions_among(self._kernel.sessions.by_user)
+        others = roster.subscriptions_elsewhere()
+        if len(accounts) > SLICE or len(others) > SLICE:
+            return self._introduce_slowly(session, tuple(accounts), others)
+        self._probe(session, others)
+        return self._introduce(session, accounts)
 
-    async def _introduce_slowly(self, session: Session, contacts: tuple[JID, ...]) -> None:
-        for at in range(0, len(contacts), SLICE):
-            rest = self._introduce(session, contacts[at : at + SLICE])
+    async def _introduce_slowly(self, session: Session, accounts: tuple[JID, ...], others: tuple[JID, ...]) -> None:
+        for at in range(0, max(len(accounts), len(others)), SLICE):
+            self._probe(session, others[at : at + SLICE])
+            rest = self._introduce(session, accounts[at : at + SLICE])
             if rest is not None:
                 await rest
             await asyncio.sleep(0)
             if not session.available:
                 return
 
-    def _introduce(self, session: Session, contacts: tuple[JID, ...]) -> Awaitable[None] | None:
+    def _probe(self, session: Session, contacts: Iterable[JID]) -> None:
+        """RFC 6121 §4.3.1; not those with whom the user has nothing to do (XEP-0191), who would learn of the login."""
+        blocking = self._kernel.service_or_none(BlockingService)
+        asks = blocking.asks(session) if blocking is not None else None
+        for contact in filter(asks, contacts) if asks is not None else contacts:
+            self._kernel.router.post(Stanza.build(PRESENCE, "probe", id=new_id(), sender=session.bare, to=contact))
+
+    def _introduce(self, session: Session, contacts: Iterable[JID]) -> Awaitable[None] | None:
         by_user = self._kernel.sessions.by_user
         waiting: list[Awaitable[None]] = []
         for contact in contacts:
-            if not self._broadcast.is_account(contact):
-                self._kernel.router.post(Stanza.build(PRESENCE, "probe", id=new_id(), sender=session.bare, to=contact))
-                continue
             user = by_user.get(contact)
             if user is None or not user.available:
                 continue
@@ -124,11 +132,10 @@ class Probes:
 
     async def ask_elsewhere(self, session: Session, roster: Roster) -> None:
         """Probe the contacts of a session's user at other servers (§4.3.1)."""
-        for number, contact in enumerate(roster.subscriptions(), 1):
-            if not self._broadcast.is_account(contact):
-                self._kernel.router.post(Stanza.build(PRESENCE, "probe", id=new_id(), sender=session.bare, to=contact))
-            if number % SLICE == 0:
-                await asyncio.sleep(0)
+        others = roster.subscriptions_elsewhere()
+        for at in range(0, len(others), SLICE):
+            self._probe(session, others[at : at + SLICE])
+            await asyncio.sleep(0)
 
     async def name_absent(self, session: Session, roster: Roster) -> None:
         """Tell a session which of its user's local contacts are not there (§4.3.2 rule 4); the others answer probes."""

@@ -36,6 +36,7 @@ from beamish.modules.roster.wire import (
     GROUP,
     ITEM,
     QUERY,
+    WholeRosters,
     contact_of,
     item_bytes,
     new_id,
@@ -64,6 +65,8 @@ OTHERS: Final = 1000
 """Rosters kept in memory for accounts without sessions."""
 OTHERS_ITEMS: Final = 100_000
 """Items in those rosters together, about 30 MB at most."""
+WHOLE_BYTES: Final = 8 << 20
+"""Whole rosters as bytes that are kept for the next login."""
 REQUESTS: Final = 500
 """Requests of strangers kept for one account (RFC 6121 §3.1.3, security warning); they do not use up its contacts."""
 FEW_PUSHES: Final = 8
@@ -85,9 +88,11 @@ class RosterModule(Module):
 
     def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
+        self._domains = frozenset(self.kernel.domains)
         self._pinned: dict[JID, MemoryRoster] = {}
         self._others: OrderedDict[JID, MemoryRoster] = OrderedDict()
         self._others_items = 0
+        self._whole_rosters = WholeRosters(WHOLE_BYTES)
         self._loads: dict[JID, Any] = {}
         self._in_flight: Counter[JID] = Counter()
         self._changed = self.kernel.hooks[events.roster_changed]
@@ -126,7 +131,7 @@ class RosterModule(Module):
         finally:
             del self._loads[user]
         number, floor = version or (0, 0)
-        self._keep(user, MemoryRoster(map(store.item_of, items), number, floor))
+        self._keep(user, MemoryRoster(map(store.item_of, items), number, floor, self._domains))
 
     def _keep(self, user: JID, roster: MemoryRoster) -> None:
         if user in self.kernel.sessions.by_user:
@@ -142,6 +147,7 @@ class RosterModule(Module):
     def _forget(self, user: JID) -> None:
         """Drop what memory holds, because the database may differ from it."""
         self._pinned.pop(user, None)
+        self._whole_rosters.drop(user)
         other = self._others.pop(user, None)
         if other is not None:
             self._others_items -= other.size
@@ -374,8 +380,7 @@ class RosterModule(Module):
 
     def _whole(self, ctx: Context, session: Session, roster: MemoryRoster) -> Stanza:
         session.interested = True
-        items = b"".join(item_bytes(item) for item in roster.items() if item.listed)
-        return ctx.stanza.reply(query_bytes(items, roster.number))
+        return ctx.stanza.reply(query_bytes(self._whole_rosters.items(session.bare, roster), roster.number))
 
     async def _changes_since(self, ctx: Context, session: Session, known: int) -> IqAnswer:
         """RFC 6121 §2.6.3: an empty result, then one push for each item changed since, in the order of the changes."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import count
 from typing import Final
 
 from beamish.core.services import RosterItem
 from beamish.core.sessions import Session
+from beamish.modules.roster.memory import MemoryRoster
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
@@ -17,6 +19,7 @@ QUERY: Final = f"{{{ns.ROSTER}}}query"
 ITEM: Final = f"{{{ns.ROSTER}}}item"
 GROUP: Final = f"{{{ns.ROSTER}}}group"
 
+_ENTRY: Final = 300
 _ids = count(1)
 
 
@@ -34,6 +37,41 @@ def item_bytes(item: RosterItem) -> bytes:
         return (text + "/>").encode()
     groups = "".join(f"<group>{escape_text(group)}</group>" for group in item.groups)
     return f"{text}>{groups}</item>".encode()
+
+
+class WholeRosters:
+    """Rosters as their owners' clients get them, for the next login: making the bytes costs more than sending them.
+
+    Kept by account, as long as the roster's `state` is the same, within `most` bytes in all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[JID, tuple[int, bytes]] = OrderedDict()
+        self.size = 0
+        """What is kept, in bytes, with a rough allowance for the table itself."""
+
+    def items(self, user: JID, roster: MemoryRoster) -> bytes:
+        """Every listed item, in the order of the roster."""
+        kept = self._kept.get(user)
+        if kept is not None:
+            if kept[0] == roster.state:
+                self._kept.move_to_end(user)
+                return kept[1]
+            self.drop(user)
+        data = b"".join(item_bytes(item) for item in roster.items() if item.listed)
+        if data:
+            self._kept[user] = roster.state, data
+            self.size += len(data) + _ENTRY
+            while self.size > self._most:
+                self.drop(next(iter(self._kept)))
+        return data
+
+    def drop(self, user: JID) -> None:
+        """Keep nothing of an account."""
+        kept = self._kept.pop(user, None)
+        if kept is not None:
+            self.size -= len(kept[1]) + _ENTRY
 
 
 def query_bytes(items: bytes, number: int) -> bytes:
