@@ -65,7 +65,63 @@ def test_a_run_of_rows_takes_few_steps(conn: sqlite3.Connection) -> None:
     rows = [Row("n", "INSERT INTO item (text) VALUES (?)", (f"{n}",), None, 0) for n in range(512 + 64 + 8 + 1)]
     assert Engine(conn).commit(rows).failures == {}
     assert sum(statement.startswith("INSERT") for statement in seen) == 4
+    assert not any(statement.startswith("SAVEPOINT") for statement in seen)
     assert sum(statement.startswith("COMMIT") for statement in seen) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_a_few_rows_of_one_kind_are_one_statement(conn: sqlite3.Connection, count: int) -> None:
+    seen: list[str] = []
+    conn.set_trace_callback(seen.append)
+    rows = [Row("n", "INSERT INTO item (text) VALUES (?)", (f"{n}",), None, 0) for n in range(count)]
+    engine = Engine(conn)
+    assert engine.commit(rows).failures == {}
+    assert len(seen) == 1
+    assert not conn.in_transaction
+    assert conn.execute("SELECT count(*) FROM item").fetchone() == (count,)
+    timings = Timings.read([engine.timings])
+    assert (timings["n"].count, timings["(commit)"].count) == (count, 1)
+
+
+def test_rows_that_give_something_back_are_committed_all_the_same(conn: sqlite3.Connection) -> None:
+    seen: list[str] = []
+    conn.set_trace_callback(seen.append)
+    rows = [Row("n", "INSERT INTO item (text) VALUES (?) RETURNING id", ("a",), None, 0)]
+    assert Engine(conn).commit(rows).failures == {}
+    assert [statement.split()[0] for statement in seen] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+def test_only_the_bad_one_of_a_few_rows_is_missing(conn: sqlite3.Connection) -> None:
+    rows = [Row("n", "INSERT INTO item (text) VALUES (?)", (text,), None, 0) for text in ("a", "b", "a", "c")]
+    outcome = Engine(conn).commit(rows)
+    assert {index: type(exc) for index, exc in outcome.failures.items()} == {2: ConstraintViolated}
+    assert conn.execute("SELECT text FROM item ORDER BY id").fetchall() == [("a",), ("b",), ("c",)]
+
+
+def test_jobs_get_savepoints_only_when_one_has_failed(conn: sqlite3.Connection) -> None:
+    seen: list[str] = []
+    conn.set_trace_callback(seen.append)
+    runs: list[str] = []
+
+    def store(name: str, *texts: str) -> Work:
+        def fn(c: SqliteCursor) -> str:
+            runs.append(name)
+            for text in texts:
+                c.run("INSERT INTO item (text) VALUES (?)", text)
+            return f"{name} {runs.count(name)}"
+
+        return Work(name, fn, None, None)
+
+    good = [store("a", "1", "2"), store("b", "3")]
+    assert Engine(conn).commit(good).failures == {}
+    assert [statement.split()[0] for statement in seen] == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
+    runs.clear()
+    jobs = [store("c", "4"), store("d", "5", "1"), store("e", "6")]
+    outcome = Engine(conn).commit(jobs)
+    assert {index: type(exc) for index, exc in outcome.failures.items()} == {1: ConstraintViolated}
+    assert [job.result for job in jobs] == ["c 2", None, "e 1"]
+    assert runs == ["c", "d", "c", "d", "e"]
+    assert [text for (text,) in conn.execute("SELECT text FROM item ORDER BY text")] == ["1", "2", "3", "4", "6"]
 
 
 @pytest.mark.parametrize(

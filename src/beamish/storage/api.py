@@ -94,8 +94,8 @@ class Database(Protocol):
     """A database. All calls are made on the event loop; functions handed in run elsewhere and touch only their cursor.
 
     Writes, appends and submits share one queue and take effect in the order of the calls, many to a commit. Each is
-    all or nothing by itself and fails by itself. A function may be run a second time, if the commit it belonged
-    to could not be made; only its last run counts.
+    all or nothing by itself and fails by itself. A function may be run again, if the commit it belonged to could not be
+    made as it was, be it that another job failed; only its last run counts.
     """
 
     durable: int

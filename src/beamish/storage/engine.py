@@ -21,7 +21,8 @@ T = TypeVar("T")
 NAMES_LIMIT = 512
 """Names that are timed one by one; what comes later is counted under `(other)`."""
 WIDE = (512, 64, 8)
-"""Rows per widened INSERT, largest first. Each size is one more prepared statement per table."""
+"""Rows per widened INSERT, largest first; what remains of them goes in one, too. Each size is one more prepared statement
+per table."""
 
 _NOT_OUR_FAULT = frozenset(
     {
@@ -38,7 +39,13 @@ _NOT_OUR_FAULT = frozenset(
     }
 )
 _VALUES = re.compile(r"\bVALUES\s*(\(\s*\?(?:\s*,\s*\?)*\s*\))", re.IGNORECASE)
+_CHANGE = re.compile(r"\s*(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _CONTROL = re.compile(r"\s*(?:BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+
+
+def _code(exc: sqlite3.Error) -> int:
+    """The primary result code: the low byte of an extended one."""
+    return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def storage_error(exc: Exception) -> Exception:
@@ -48,7 +55,7 @@ def storage_error(exc: Exception) -> Exception:
     kind = StorageError
     if isinstance(exc, sqlite3.IntegrityError):
         kind = ConstraintViolated
-    elif (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF in _NOT_OUR_FAULT:  # the low byte of an extended code
+    elif _code(exc) in _NOT_OUR_FAULT:
         kind = StorageUnavailable
     error = kind(str(exc))
     error.__cause__ = exc
@@ -75,6 +82,12 @@ def widened(sql: str, rows: int) -> tuple[str, int] | None:
 @lru_cache(maxsize=1024)
 def _controls_transactions(sql: str) -> bool:
     return _CONTROL.match(sql) is not None
+
+
+@lru_cache(maxsize=1024)
+def _changes_in_one_step(sql: str) -> bool:
+    """Whether a statement outside of transactions is committed when its first step is done: not before rows are fetched."""
+    return _CHANGE.match(sql) is not None and "returning" not in sql.lower()
 
 
 def only_reading(cursor: Cursor, fn: Callable[[Cursor], T]) -> T:
@@ -129,7 +142,20 @@ def bulk(conn: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> N
             conn.execute(wide_sql, tuple(chain.from_iterable(rows[done : done + size])))
             done += size
     if done < len(rows):
-        conn.executemany(sql, rows[done:])
+        few = _few(sql, rows[done:])
+        if few is not None:
+            conn.execute(*few)
+        else:
+            conn.executemany(sql, rows[done:])
+
+
+def _few(sql: str, rows: Sequence[Sequence[Any]]) -> tuple[str, Sequence[Any]] | None:
+    """One statement, with its parameters, that does what a statement does for each of up to `WIDE[-1]` rows; or None."""
+    if len(rows) == 1:
+        return sql, rows[0]
+    if len(rows) > WIDE[-1] or (wide := widened(sql, len(rows))) is None or any(len(row) != wide[1] for row in rows):
+        return None
+    return wide[0], tuple(chain.from_iterable(rows))
 
 
 class SqliteCursor:
@@ -228,15 +254,48 @@ class Engine:
             self.timings.add(name, 1, perf_counter() - started)
 
     def commit(self, jobs: Sequence[Job]) -> Outcome:
-        """Run all jobs in one commit; if that cannot be made, each in its own. Never raises for what a job does."""
-        if len(jobs) > 1:
-            failures = self._together(jobs)
-            if failures is not None:
-                return Outcome(jobs, failures)
-        return Outcome(jobs, self._one_by_one(jobs))
+        """Run all jobs in one commit; if that cannot be made, each in its own. Never raises for what a job does.
 
-    def _together(self, jobs: Sequence[Job]) -> dict[int, BaseException] | None:
-        """Failures by index, or None if nothing was committed."""
+        A few rows of one kind are one statement, which is a transaction by itself. Otherwise all jobs are first run as if
+        none could fail; only if one does, all are run again with a savepoint for each.
+        """
+        few = self._single(jobs)
+        if few is not None:
+            failures = self._at_once(jobs, *few)
+        else:
+            failures = self._together(jobs, guarded=False) if len(jobs) > 1 else None
+        if failures is None and len(jobs) > 1:
+            failures = self._together(jobs, guarded=True)
+        return Outcome(jobs, self._one_by_one(jobs) if failures is None else failures)
+
+    def _single(self, jobs: Sequence[Job]) -> tuple[str, Sequence[Any]] | None:
+        """The one statement that these jobs come to, with its parameters."""
+        first = jobs[0]
+        if len(jobs) > WIDE[-1] or not isinstance(first, Row) or not _changes_in_one_step(first.sql):
+            return None
+        rows = []
+        for job in jobs:
+            if not isinstance(job, Row) or job.sql != first.sql or job.name != first.name:
+                return None
+            rows.append(job.params)
+        return _few(first.sql, rows)
+
+    def _at_once(self, jobs: Sequence[Job], sql: str, params: Sequence[Any]) -> dict[int, BaseException] | None:
+        """Failures by index, or None if the rows have to be run one by one to know whose fault it is."""
+        started = perf_counter()
+        try:
+            self._conn.execute(sql, params)
+        except Exception as exc:
+            self._rollback()
+            if isinstance(exc, sqlite3.Error) and _code(exc) == sqlite3.SQLITE_BUSY:
+                return self._all_failed(jobs, 0, exc)
+            return None
+        self.timings.add(jobs[0].name, len(jobs), 0.0)
+        self.timings.add("(commit)", 1, perf_counter() - started)
+        return {}
+
+    def _together(self, jobs: Sequence[Job], *, guarded: bool) -> dict[int, BaseException] | None:
+        """Failures by index, or None if nothing was committed. Unless `guarded`, the first failure is the end of it."""
         failures: dict[int, BaseException] = {}
         try:
             self._statement("BEGIN IMMEDIATE")
@@ -244,18 +303,34 @@ class Engine:
             return self._all_failed(jobs, 0, exc)
         try:
             for start, run in _runs(jobs):
-                if isinstance(run, Work):
+                if not guarded:
+                    self._trusted(run)
+                elif isinstance(run, Work):
                     self._guarded_work(start, run, failures)
                 else:
-                    self._rows(start, run, failures)
+                    self._guarded_rows(start, run, failures)
             self._commit()
         except (TransactionLost, sqlite3.Error):
             self._rollback()
             return None
         except BaseException:
             self._rollback()
+            if not guarded:
+                return None
             raise
         return failures
+
+    def _trusted(self, run: Work | Sequence[Row]) -> None:
+        """Run what can be expected to succeed; what is raised is the end of the transaction."""
+        started = perf_counter()
+        if isinstance(run, Work):
+            run.result = run.fn(SqliteCursor(self._conn))
+            if not self._conn.in_transaction:
+                raise TransactionLost
+            self.timings.add(run.name, 1, perf_counter() - started)
+        else:
+            bulk(self._conn, run[0].sql, [row.params for row in run])
+            self.timings.add(run[0].name, len(run), perf_counter() - started)
 
     def _one_by_one(self, jobs: Sequence[Job]) -> dict[int, BaseException]:
         failures: dict[int, BaseException] = {}
@@ -298,7 +373,7 @@ class Engine:
             self._statement("RELEASE job")
         self.timings.add(job.name, 1, perf_counter() - started)
 
-    def _rows(self, start: int, run: Sequence[Row], failures: dict[int, BaseException]) -> None:
+    def _guarded_rows(self, start: int, run: Sequence[Row], failures: dict[int, BaseException]) -> None:
         started = perf_counter()
         if len(run) == 1:
             self._row(start, run[0], failures)
