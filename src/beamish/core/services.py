@@ -267,6 +267,9 @@ class BlockingService(Protocol):
     def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """Whether a local account, as a whole, does not show its presence to `peer`."""
 
+    def has_lists(self, owner: JID) -> bool:
+        """Whether there is anything to ask about a local account; without lists, which is the rule, it hides from nobody."""
+
 
 @runtime_checkable
 class DiscoService(Protocol):

@@ -244,6 +244,8 @@ class SessionTable:
     def __init__(self) -> None:
         self._full: dict[str, Session] = {}
         self._users: dict[str, UserSessions] = {}
+        self.changes = 0
+        """Counts sessions that came or went, or became available or no longer: while it stays the same, who is there does."""
 
     def __len__(self) -> int:
         return len(self._full)
@@ -279,12 +281,14 @@ class SessionTable:
             user = self._users[session.bare] = UserSessions()
         user.all = (*user.all, session)
         user.refresh()
+        self.changes += 1
 
     def remove(self, session: Session) -> bool:
         """Take a session out. False if it was not there (any more)."""
         if self._full.get(session.jid) is not session:
             return False
         del self._full[session.jid]
+        self.changes += 1
         user = self._users[session.bare]
         user.all = tuple(s for s in user.all if s is not session)
         if user.all:
@@ -296,6 +300,8 @@ class SessionTable:
 
     def presence_changed(self, session: Session, priority: int | None, presence: Stanza | None) -> None:
         """Note a session's new availability; `priority` None means unavailable."""
+        if session.available != (priority is not None):
+            self.changes += 1
         session.priority = priority
         session.presence = presence
         user = self._users.get(session.bare)

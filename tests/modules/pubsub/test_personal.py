@@ -433,6 +433,9 @@ async def test_blocked_contacts_are_not_told(stage: Stage, later: bool) -> None:
         def shows(self, session: object) -> None:
             return None
 
+        def has_lists(self, owner: JID) -> bool:
+            return owner == "juliet@example.org"
+
         def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
             blocked = owner == "juliet@example.org" and peer in ("romeo@example.org", "mercutio@example.org")
             return blocked if self.loaded else self._load(blocked)

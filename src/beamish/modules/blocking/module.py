@@ -250,6 +250,10 @@ class BlockingModule(Module):
             return False
         return then(self.owners.of(owner), lambda lists: self._hidden(lists, owner, peer))
 
+    def has_lists(self, owner: JID) -> bool:
+        """See `BlockingService.has_lists`."""
+        return owner in self._known
+
     def _hidden(self, lists: Lists, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         sessions = self.kernel.sessions.of(owner).available
         if sessions:

@@ -187,7 +187,7 @@ class Engine:
     def _hides(self, host: Host) -> Hides | Awaitable[Hides]:
         """Tells of an entity whether the account has blocked it (XEP-0163 §4.3.3); at once if its lists are in memory."""
         blocking = self.kernel.service_or_none(BlockingService)
-        if blocking is None:
+        if blocking is None or not blocking.has_lists(host.jid):
             return None
         # The account itself is asked about only to have the lists loaded.
         loaded = blocking.hidden(host.jid, host.jid)
@@ -213,7 +213,7 @@ class Engine:
             cast("Coroutine[object, object, Hides]", hides).close()
             return None
         of = relations(node, (roster,))
-        return self.outbox.plan(host, node, of, roster.subscribers(), cast("Hides", hides)), of
+        return self.outbox.plan_again(host, node, of, roster.subscribers(), cast("Hides", hides)), of
 
     # ---- making nodes -----------------------------------------------------------------------------------------------
 

@@ -260,6 +260,7 @@ class PubsubModule(Module):
     def _caps(self) -> None:
         if self._outbox.caps is None:
             self._outbox.caps = self.kernel.service_or_none(CapsService)
+            self._outbox.forget_plans()
 
     @on(events.presence_changed)
     def _presence_changed(self, event: PresenceChanged) -> None:
@@ -280,6 +281,7 @@ class PubsubModule(Module):
         self._left(event.session)
 
     def _left(self, session: Session) -> None:
+        self._outbox.forget_plans()
         for service in self._services.values():
             host = self._hosts.cached(service.jid)
             if host is None or host.count_of(session.bare):
@@ -308,6 +310,7 @@ class PubsubModule(Module):
     @on(events.caps_known)
     def _caps_known(self, event: CapsKnown) -> None:
         self._caps()
+        self._outbox.forget_plans()
         self._personal.caps_known(event)
 
     @on(events.contact_presence)

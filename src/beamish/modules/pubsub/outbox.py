@@ -18,6 +18,7 @@ from beamish.core.kernel import new_id
 from beamish.core.sessions import Session
 from beamish.modules.pubsub import wire
 from beamish.modules.pubsub.access import STRANGER, Relation, may_follow, may_receive
+from beamish.modules.pubsub.config import NodeConfig
 from beamish.modules.pubsub.model import Host, Item, Node, Subscription
 from beamish.modules.pubsub.names import NOTIFY, Affiliation, State
 from beamish.modules.pubsub.presences import Presences
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 TRACKED: Final = 20_000
 """Notifications whose errors can be told to a node."""
+PLANS: Final = 256
+"""Nodes whose recipients are remembered."""
 
 Relations = Callable[[JID], Relation]
 Hides = Callable[[JID], bool] | None
@@ -81,6 +84,8 @@ class Outbox:
         self._presences = presences
         self._delivering = kernel.hooks[events.delivering]
         self._tracked: OrderedDict[str, tuple[JID, str]] = OrderedDict()
+        self._plans: dict[Node, tuple[NodeConfig, Iterable[JID], Plan]] = {}
+        self._plans_at = (0, 0)
         self.caps: CapsService | None = None
 
     # ---- choosing ---------------------------------------------------------------------------------------------------
@@ -137,6 +142,42 @@ class Outbox:
             plan.sessions = [session for session in plan.sessions if session.jid not in named]
             plan.others = [jid for jid in plan.others if jid not in named]
         return plan
+
+    def plan_again(
+        self, host: Host, node: Node, relation: Relations, contacts: tuple[JID, ...], hides: Hides = None
+    ) -> Plan:
+        """As `plan` for a node of an account, from memory as long as it would come out the same.
+
+        Remembered are nodes that everybody who sees the presence of the account may follow, without subscriptions or
+        affiliations but its owner's, of accounts that have blocked nobody. Then only a few things can change a plan: the
+        contacts (another tuple), the configuration (another value), who is there, wherever on the server, and what
+        interests are known (`forget_plans`).
+        """
+        config = node.config
+        if (
+            hides is not None
+            or node.subscriptions
+            or config.access_model not in ("open", "presence")
+            or len(node.affiliations) > 1
+        ):
+            return self.plan(host, node, relation, contacts, hides)
+        plans = self._plans
+        at = (self._kernel.sessions.changes, self._presences.changes)
+        if at != self._plans_at:
+            plans.clear()
+            self._plans_at = at
+        known = plans.get(node)
+        if known is not None and known[0] is config and known[1] is contacts:
+            return known[2]
+        if len(plans) >= PLANS:
+            plans.clear()
+        plan = self.plan(host, node, relation, contacts)
+        plans[node] = (config, contacts, plan)
+        return plan
+
+    def forget_plans(self) -> None:
+        """Somebody's interests changed, or somebody is gone whom plans must not hold on to."""
+        self._plans.clear()
 
     def reaches(self, host: Host, node: Node, s: Subscription) -> bool:
         """Whether the options of a subscription, and the presence they ask for, let a notification through now."""

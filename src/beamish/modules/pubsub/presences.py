@@ -69,6 +69,8 @@ class Presences:
         self._known: dict[JID, OrderedDict[JID, Watcher]] = {}
         self._by_entity: dict[JID, set[JID]] = {}
         self._total = 0
+        self.changes = 0
+        """Counts resources that came or went."""
 
     # ---- what arrives -----------------------------------------------------------------------------------------------
 
@@ -90,6 +92,7 @@ class Presences:
         watcher = known[full] = Watcher(show_of(stanza), since_of(stanza, self._kernel.clock.now()))
         self._by_entity.setdefault(full, set()).add(at)
         self._total += 1
+        self.changes += 1
         return watcher
 
     def gone(self, at: JID, full: JID) -> bool:
@@ -98,6 +101,7 @@ class Presences:
         if known is None or known.pop(full, None) is None:
             return False
         self._total -= 1
+        self.changes += 1
         if not known:
             del self._known[at]
         where = self._by_entity.get(full)

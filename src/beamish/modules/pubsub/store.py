@@ -172,11 +172,30 @@ def put_items(c: Cursor, node: int, items: Sequence[Item], keep: int, *, reject:
     Returns the ids of the items that had to go, and by how many bytes the node has grown. Raises `NodeFull`.
     """
     grown = 0
+    more = False
     for item in items:
-        old = c.value("SELECT length(payload) FROM pubsub_item WHERE node = ? AND item = ?", node, item.id)
+        old = c.row(
+            "SELECT seq, length(payload), seq = (SELECT max(seq) FROM pubsub_item WHERE node = ?) "
+            "FROM pubsub_item WHERE node = ? AND item = ?",
+            node,
+            node,
+            item.id,
+        )
+        grown += len(item.payload)
         if old is not None:
-            c.run("DELETE FROM pubsub_item WHERE node = ? AND item = ?", node, item.id)
-            grown -= old
+            seq, size, newest = old
+            grown -= size
+            if newest:  # it stays that: no index changes, and one page of the file instead of four
+                c.run(
+                    "UPDATE pubsub_item SET publisher = ?, published = ?, payload = ? WHERE seq = ?",
+                    str(item.publisher),
+                    item.published,
+                    item.payload,
+                    seq,
+                )
+                continue
+            c.run("DELETE FROM pubsub_item WHERE seq = ?", seq)
+        more = True
         c.run(
             "INSERT INTO pubsub_item (node, item, publisher, published, payload) VALUES (?, ?, ?, ?, ?)",
             node,
@@ -185,7 +204,8 @@ def put_items(c: Cursor, node: int, items: Sequence[Item], keep: int, *, reject:
             item.published,
             item.payload,
         )
-        grown += len(item.payload)
+    if not more:
+        return [], grown
     gone, shrunk = trim(c, node, keep, look_only=reject)
     if gone and reject:
         raise NodeFull

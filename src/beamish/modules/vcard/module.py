@@ -171,17 +171,20 @@ class VcardModule(Module):
             await pep.publish(user, METADATA, {_CURRENT: f"<metadata xmlns='{METADATA}'/>".encode()}, _OPEN)
 
     @on(events.pep_published)
-    async def _published(self, event: Published) -> None:
+    def _published(self, event: Published) -> Awaitable[None] | None:
         if self._pep is None or event.node not in (METADATA, VCARD4_NODE):
-            return
+            return None  # without a task: most publications are about something else
+        return self._take_over(self._pep, event)
+
+    async def _take_over(self, pep: PepService, event: Published) -> None:
         user = event.user
         payload = event.items[-1][1] if event.items else b""
         if event.node == METADATA:
             if payload:
-                await self._avatar_published(self._pep, user, from_bytes(payload))
+                await self._avatar_published(pep, user, from_bytes(payload))
             elif event.purged or event.removed:
-                await self._avatar_gone(self._pep, user)
-        elif payload and await self._pep.access(user, VCARD4_NODE) == "open":
+                await self._avatar_gone(pep, user)
+        elif payload and await pep.access(user, VCARD4_NODE) == "open":
             await self._vcard4_published(user, from_bytes(payload))
 
     async def _avatar_published(self, pep: PepService, user: JID, metadata: Element) -> None:
