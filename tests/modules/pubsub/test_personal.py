@@ -433,6 +433,9 @@ async def test_blocked_contacts_are_not_told(stage: Stage, later: bool) -> None:
         def shows(self, session: object) -> None:
             return None
 
+        def asks(self, session: object) -> None:
+            return None
+
         def has_lists(self, owner: JID) -> bool:
             return owner == "juliet@example.org"
 
