@@ -179,6 +179,8 @@ class Link(HeldConnection):
         if self._task is None:
             self.handle(self.machine.receive_eof())
             self.answer()
+        if self._closing:
+            self.finish()  # our last words are read, or never will be
         return True
 
     def resume_writing(self) -> None:
@@ -321,7 +323,10 @@ class Link(HeldConnection):
             else:
                 self.why = Unreachable(Cause.STREAM, f"we closed the stream: {error}")
         self.answer()
-        self._end()
+        if event.by_peer:
+            self.finish()  # it does not wait for more from us than our goodbye
+        else:
+            self._end()
 
     def _end(self) -> None:
         """Everything is said; give the peer a moment to read it, then cut."""
