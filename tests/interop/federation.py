@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import pytest_asyncio
 from tests.interop.foreign import ForeignServer
+from tests.watched import until
 
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
@@ -275,18 +276,19 @@ class Federates:
         a, p = both
         romeo, juliet = await self.exchange(a, p)
         await p.forge("x@evil.example", "romeo@a.example/x")
-        async with asyncio.timeout(20):
-            while not any(self._caught(record) for record in caplog.records):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until(lambda: self._caught(caplog.records), 20)
         juliet.send("<message to='romeo@a.example/x' type='chat' id='9'><body>Honest</body></message>")
         while (got := await romeo.receive(20)).get("id") != "9":
             assert got.get("from") != "x@evil.example", show(got)
         await romeo.expect_nothing()
 
-    def _caught(self, record: Any) -> bool:
-        if record.getMessage() == "s2s_stream_error":
-            return str(record.error) == "invalid-from"
-        return record.getMessage() == "s2s_auth_failed" and record.remote == "evil.example"
+    def _caught(self, records: list[Any]) -> bool:
+        """Whether the stream in the other's name was refused, or their own was ended for it, and they know."""
+        events = [(record.getMessage(), record) for record in records]
+        if any(event == "s2s_auth_failed" and record.remote == "evil.example" for event, record in events):
+            return True
+        ended = any(event == "s2s_stream_error" and str(record.error) == "invalid-from" for event, record in events)
+        return ended and any(event == "s2s_disconnected" for event, _ in events)
 
     async def test_unreachable_domains(self, ca: Authority, dns: NameServer) -> None:
         """One that does not exist, asked for over DNS, and one whose server has just ended."""

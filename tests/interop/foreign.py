@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
 import tempfile
 import urllib.request
 from abc import ABC, abstractmethod
-from contextlib import closing
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from json import dumps
 from pathlib import Path
 from typing import ClassVar
+
+from tests.watched import until
 
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority
@@ -26,6 +31,19 @@ from beamish.xmpp.jid import JID
 
 PASSWORD = "correct horse"
 START_SECONDS = 40.0
+LINES = 1_000
+"""Of a log, kept to be shown when something fails."""
+
+
+async def lines(output: asyncio.StreamReader) -> AsyncIterator[str]:
+    """The lines of a log, without their ends; of one that is longer than the reader holds, pieces."""
+    rest = b""
+    while data := await output.read(65_536):
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            yield line.decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def free_port() -> int:
@@ -64,6 +82,10 @@ class ForeignServer(ABC):
         self.c2s_port, self.s2s_port = free_port(), free_port()
         self.names = names
         self._process: asyncio.subprocess.Process | None = None
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._reading: asyncio.Task[None] | None = None
+        self._silent: set[int] = set()
+        """Ports of which the log has not said that it listens there."""
         self._clients: list[Client] = []
 
     @abstractmethod
@@ -73,6 +95,10 @@ class ForeignServer(ABC):
     @abstractmethod
     def command(self) -> list[str]:
         """What runs it in the foreground."""
+
+    @abstractmethod
+    def listens(self, line: str) -> int:
+        """The port at which it listens now, if this line of its log says so, else 0."""
 
     @abstractmethod
     async def forge(self, sender: str, to: str) -> None:
@@ -102,48 +128,56 @@ class ForeignServer(ABC):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def start(self) -> None:
-        with (self.folder / "output.log").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command(),
-                cwd=self.folder,
-                env=os.environ | self.environment(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        for port in (self.c2s_port, self.s2s_port):
-            await self.listening(port)
+        """Run it, and read its log until it listens at every port."""
+        self._silent = self.ports()
+        self._process = await asyncio.create_subprocess_exec(
+            *self.command(),
+            cwd=self.folder,
+            env=os.environ | self.environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._reading = reading = asyncio.create_task(self._read(self._process.stdout))
+        with suppress(TimeoutError):
+            await until(lambda: not self._silent or reading.done(), START_SECONDS)
+        assert not self._silent, f"{self.program} does not listen at {self._silent}: {self.log()}"
 
-    async def listening(self, port: int) -> None:
-        ends = asyncio.get_running_loop().time() + START_SECONDS
-        while asyncio.get_running_loop().time() < ends and self._process and self._process.returncode is None:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.1)
-            else:
-                writer.close()
-                return
-        raise AssertionError(f"{self.program} does not listen: {self.log()}")
+    async def _read(self, output: asyncio.StreamReader) -> None:
+        """Keep the end of the log, and see what it says of ports, as long as the program runs."""
+        async for line in lines(output):
+            self._lines.append(line)
+            if self._silent:
+                self._silent.discard(self.listens(line))
+
+    def ports(self) -> set[int]:
+        """Where it will listen."""
+        return {self.c2s_port, self.s2s_port}
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
         for client in self._clients:
             client.drop()
         self._clients.clear()
         process, self._process = self._process, None
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        for each in (number, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, each)  # it leads a session of its own
-                await asyncio.wait_for(process.wait(), 20)
-            except (ProcessLookupError, TimeoutError):
-                continue
-            return
+        if process.returncode is None:
+            for each in (number, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, each)  # it leads a session of its own
+                    await asyncio.wait_for(process.wait(), 20)
+                except (ProcessLookupError, TimeoutError):
+                    continue
+                break
+        if self._reading is not None:
+            self._reading.cancel()  # a process that it has started may still hold the pipe
+            await asyncio.wait({self._reading})
 
     def log(self) -> str:
-        return (self.folder / "output.log").read_text(errors="replace")[-6000:]
+        """The end of what it said."""
+        return "\n".join(self._lines)[-6000:]
 
     async def client(self, address: str, *, presence: bool = False) -> Client:
         jid = JID.parse(address)
@@ -219,6 +253,10 @@ Component "conference.{self.domain}" "muc"
         client = await self.client(f"{self.users[0]}@{self.domain}/forger")
         client.send(f"<message to='{self.domain}'><body>{sender} {to}</body></message>")
 
+    def listens(self, line: str) -> int:
+        found = re.search(r"Activated service '\w+' on \[127\.0\.0\.1\]:(\d+)", line)
+        return int(found[1]) if found else 0
+
     def command(self) -> list[str]:
         return ["prosody", "-F", "--config", str(self.folder / "prosody.cfg.lua")]
 
@@ -286,6 +324,13 @@ modules:
 """
         )
 
+    def ports(self) -> set[int]:
+        return super().ports() | {self._http}
+
+    def listens(self, line: str) -> int:
+        found = re.search(r"Start accepting TCP connections at 127\.0\.0\.1:(\d+) ", line)
+        return int(found[1]) if found else 0
+
     def command(self) -> list[str]:
         options = ["+K", "true", "-noinput", "-kernel", "inetrc", f'"{self.folder}/inetrc"']
         return ["erl", *options, "-mnesia", "dir", f'"{self.folder}/mnesia"', "-s", "ejabberd"]
@@ -300,7 +345,6 @@ modules:
         }
 
     async def add_accounts(self) -> None:
-        await self.listening(self._http)
         for user in self.users:
             await self.ask("register", user=user, host=self.domain, password=PASSWORD)
 
@@ -318,7 +362,3 @@ modules:
         """It believes that it is evil.example, too; the DNS does not."""
         stanza = "<message type='chat' id='forged'><body>Hi</body></message>"
         await self.ask("send_stanza", **{"from": sender, "to": to, "stanza": stanza})
-
-    def log(self) -> str:
-        own = self.folder / "ejabberd.log"
-        return super().log() + (own.read_text(errors="replace")[-6000:] if own.exists() else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ import aioxmpp.node
 import pytest
 from tests.interop.conftest import PATIENCE, AioxmppPeer, Peer, SlixmppPeer
 from tests.system.conftest import Daemon
+from tests.watched import until
 
 ROUNDS = int(os.environ.get("BEAMISH_RESTART_ROUNDS", "2"))
 BURST = 20
@@ -58,7 +58,7 @@ class Slixmpp(SlixmppPeer):
 
     async def come_back(self) -> None:
         """Connect again; by itself it would wait longer and longer."""
-        await until(lambda: not self.client.is_connected())
+        await until(lambda: not self.client.is_connected(), PATIENCE)
         self.client.cancel_connection_attempt()
         self.client.connect(self.server.host, self.server.port)
 
@@ -107,23 +107,6 @@ async def server(directory: Path) -> AsyncIterator[Daemon]:
         yield daemon
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that happens in a library, which tells nobody."""
-    loop = asyncio.get_running_loop()
-    happened: asyncio.Future[None] = loop.create_future()
-
-    def look() -> None:
-        if happened.done():
-            return
-        if condition():
-            happened.set_result(None)
-        else:
-            loop.call_later(0.01, look)
-
-    look()
-    await asyncio.wait_for(happened, PATIENCE)
-
-
 async def hear(peer: Peer, count: int) -> list[str]:
     """The bodies of the next messages."""
     return [(await peer.hears()).body for _ in range(count)]
@@ -168,7 +151,7 @@ async def test_streams_go_on_over_restarts(
                 await daemon.start()
                 for peer in (juliet, romeo):
                     await peer.come_back()
-                await until(lambda number=number: juliet.resumed == romeo.resumed == number)
+                await until(lambda number=number: juliet.resumed == romeo.resumed == number, PATIENCE)
             for speaker, listener in pairs:
                 speaker.say(listener.bare, "last")
             wanted = [*map(str, range(said)), "last"]

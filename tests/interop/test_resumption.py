@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import aioxmpp
 import pytest
 import slixmpp
 from tests.interop.conftest import LIBRARIES, PATIENCE, AioxmppPeer, Login
+from tests.watched import until
 
 from beamish.testing import LiveServer
 from beamish.xmpp.jid import JID
@@ -24,23 +24,6 @@ def waiting(server: LiveServer, address: str) -> Any:
     session = server.kernel.sessions.get(JID.parse(address))
     assert session is not None
     return session.outlet
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that happens on sockets, and tells nobody."""
-    loop = asyncio.get_running_loop()
-    happened: asyncio.Future[None] = loop.create_future()
-
-    def look() -> None:
-        if happened.done():
-            return
-        if condition():
-            happened.set_result(None)
-        else:
-            loop.call_later(0.01, look)
-
-    look()
-    await asyncio.wait_for(happened, PATIENCE)
 
 
 async def test_slixmpp_resumes(live_server: LiveServer, login: Login) -> None:
@@ -59,26 +42,26 @@ async def test_slixmpp_resumes(live_server: LiveServer, login: Login) -> None:
     client.connect(live_server.host, live_server.port)
     try:
         await asyncio.wait_for(enabled, PATIENCE)
-        await until(lambda: live_server.kernel.sessions.of(JID.parse("juliet@example.org")).routable)
+        await until(lambda: live_server.kernel.sessions.of(JID.parse("juliet@example.org")).routable, PATIENCE)
         romeo = await login("aioxmpp", ROMEO)
         await romeo.becomes_available()
         romeo.say("juliet@example.org", "before")
-        await until(lambda: heard == ["before"])
+        await until(lambda: heard == ["before"], PATIENCE)
         managed = waiting(live_server, JULIET)
         client.abort()
-        await until(lambda: managed.link is None)
+        await until(lambda: managed.link is None, PATIENCE)
         client.send_message(mto="romeo@example.org", mbody="from the other side", mtype="chat")
         romeo.say("juliet@example.org", "meanwhile")
-        await until(lambda: len(managed.queue) > 0)
+        await until(lambda: len(managed.queue) > 0, PATIENCE)
         client.connect(live_server.host, live_server.port)
         await asyncio.wait_for(resumed, PATIENCE)
-        await until(lambda: heard == ["before", "meanwhile"])
+        await until(lambda: heard == ["before", "meanwhile"], PATIENCE)
         assert waiting(live_server, JULIET) is managed
         client.send_message(mto="romeo@example.org", mbody="after", mtype="chat")
         bodies = [(await romeo.hears()).body]
         while bodies[-1] != "after":
             bodies.append((await romeo.hears()).body)
-        await until(lambda: len(managed.queue) == 0)
+        await until(lambda: len(managed.queue) == 0, PATIENCE)
     finally:
         if client.is_connected():
             await asyncio.wait_for(client.disconnect(), PATIENCE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from beamish.testing.client import Client
@@ -30,13 +28,6 @@ async def exchange(a: FederatedServer, b: FederatedServer) -> tuple[Client, Clie
     juliet.send("<message to='romeo@a.example/x' type='chat' id='2'><body>Ho</body></message>")
     await romeo.expect("<message from='juliet@b.example/y' id='2'><body>Ho</body></message>")
     return romeo, juliet
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens between the servers, and that no client is told."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def only(server: FederatedServer, direction: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.net.federated import Two, exchange, only, pair, until
+from tests.net.federated import Two, exchange, only, pair
+from tests.watched import until
 
 from beamish.core.events import Context
 from beamish.net.certificate import read_certificate
@@ -271,8 +272,8 @@ async def test_idle_streams_close_and_come_back(ca: Authority, names: Directory)
     async with a, b:
         romeo, juliet = await exchange(a, b)
         [link] = a.federation.links
-        await asyncio.sleep(0.01)  # the idle time, by the clock of the machine
-        link.sweep(a.federation.now())
+        await until(lambda: link._timer is None)
+        link.sweep(a.federation.now() + 1.0)
         await until(lambda: not a.federation.links and not b.federation.links)
         assert link.why is None
         romeo.send("<message to='juliet@b.example/y' type='chat' id='9'><body>Again</body></message>")

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.net.federated import exchange, only, pair, until
+from tests.net.federated import exchange, only, pair
+from tests.watched import until
 
 from beamish.net import dns
 from beamish.net.dns import LookupFailed, Srv

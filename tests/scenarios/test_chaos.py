@@ -24,6 +24,7 @@ import pytest
 import pytest_asyncio
 from tests.scenarios.devices import ROOM, Device, Ledger, Message, Violation
 from tests.system.conftest import Daemon
+from tests.watched import until
 
 from beamish.testing import Client
 from beamish.testing.live import connect
@@ -143,11 +144,11 @@ class Chaos:
             await device.empty.wait()
 
     async def _ping(self, device: Device) -> None:
-        """Cancelled pings, of a connection that just broke, are no end of the test."""
+        """Wait for a ping's answer; if the connection breaks meanwhile, for the next one."""
         ping = asyncio.ensure_future(device.ping())
         await asyncio.wait({ping})
         if ping.cancelled():
-            await asyncio.sleep(0.01)
+            await until(lambda: device.client is not None, PATIENCE)
 
     async def _check(self, since: str) -> None:
         expected = self.ledger.acknowledged

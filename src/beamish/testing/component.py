@@ -7,7 +7,7 @@ import hashlib
 
 from beamish.testing.client import Client
 from beamish.testing.federated import FederatedServer
-from beamish.testing.live import connect
+from beamish.testing.live import _Link
 from beamish.xmpp import ns
 
 _HEADER = "<?xml version='1.0'?><stream:stream xmlns='{content}' xmlns:stream='{ns}' to='{to}'>"
@@ -15,8 +15,8 @@ _PATIENCE = 10.0
 
 
 async def open_component(server: FederatedServer, domain: str) -> Client:
-    """A connection that has sent a component's stream header and has the server's."""
-    client = await connect(server.host, server.component_port, domain)
+    """A connection that has sent a component's stream header and has the server's; it is cut before the server stops."""
+    client = await _Link(server._links, None, domain).open(server.host, server.component_port, False)
     client.send(_HEADER.format(content=ns.COMPONENT, ns=ns.STREAM, to=domain))
     async with asyncio.timeout(_PATIENCE):
         while client.header is None and not client.disconnected:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from time import perf_counter
 
 from tests.bench.load import Bench, Options, TooSlow, at_rate, in_turns
 from tests.bench.measure import Row, Span, settled
 from tests.bench.scenarios.chat import MARK, Pair
+from tests.bench.servers.base import polled
 from tests.bench.servers.beamish import Beamish
 from tests.bench.wire import BenchError, Client, Tally, stanza_id, stanza_type
 
@@ -183,11 +185,9 @@ async def _large(bench: Bench) -> list[Row]:
     await server.stop()
     await asyncio.to_thread(server.grow_archive, server.accounts[0].bare, options.rows)
     await server.start()
-    ends = perf_counter() + INDEX_SECONDS
-    while not await asyncio.to_thread(server.archive_indexed):
-        if perf_counter() > ends:
-            raise BenchError(f"the archive's index is not complete after {INDEX_SECONDS:.0f} s")
-        await asyncio.sleep(0.5)
+    await polled(
+        partial(asyncio.to_thread, server.archive_indexed), INDEX_SECONDS, "the archive's index is not complete"
+    )
     await settled(server.pids)
     clients = await _sessions(bench)
     ids = await asyncio.to_thread(server.some_archive_ids, server.accounts[0].bare)

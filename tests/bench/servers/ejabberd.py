@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 
 import aiohttp
-from tests.bench.servers.base import DOMAIN, NO_LIMIT, START_SECONDS, Server, Setting, free_port, run, self_signed
+from tests.bench.servers.base import (
+    DOMAIN,
+    NO_LIMIT,
+    START_SECONDS,
+    Server,
+    Setting,
+    free_port,
+    polled,
+    run,
+    self_signed,
+)
 from tests.bench.wire import BenchError
 
 # Copies the first account's keys to all others and writes rosters, inside the virtual machine: thousands of requests over
@@ -148,14 +157,13 @@ modules:
         script = _SEED.format(host=DOMAIN, accounts=len(self.accounts), rosters=rosters)
         (self.folder / "seed.tmp").write_text(script)
         (self.folder / "seed.tmp").rename(self.folder / "seed.erl")
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + START_SECONDS
-        while not (self.folder / "seeded").exists():
-            failed = self.folder / "failed"
-            if failed.exists() or loop.time() > ends:
-                reason = failed.read_text() if failed.exists() else "it takes too long"
-                raise BenchError(f"ejabberd could not be given its accounts: {reason}")
-            await asyncio.sleep(0.05)
+
+        async def seeded() -> bool:
+            if (failed := self.folder / "failed").exists():
+                raise BenchError(f"ejabberd could not be given its accounts: {failed.read_text()}")
+            return (self.folder / "seeded").exists()
+
+        await polled(seeded, START_SECONDS, "ejabberd has not got its accounts")
 
     async def version(self) -> str:
         """Ask the package manager."""
