@@ -13,6 +13,7 @@ from stat import S_IMODE
 import pytest
 from structlog.testing import capture_logs
 
+from beamish.storage import sqlite
 from beamish.storage.api import Cursor, StorageBusy, StorageError, StorageUnavailable
 from beamish.storage.sqlite import SqliteDatabase
 
@@ -97,6 +98,31 @@ async def test_jobs_that_wait_share_a_commit(tmp_path: Path) -> None:
         before = db.timings["(commit)"].count
         await asyncio.gather(*(db.write("w", lambda c, n=n: c.run(INSERT, f"{n}")) for n in range(100)))
         assert db.timings["(commit)"].count == before + 1
+
+
+async def test_commits_under_load_keep_a_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever follows on a commit that several shared waits for others; a lone job after a lone job does not."""
+    waits: list[float] = []
+    monkeypatch.setattr(sqlite, "PACE", 60.0)
+    monkeypatch.setattr(sqlite, "sleep", waits.append)
+    async with SqliteDatabase.open(tmp_path / "db") as db:
+        await db.write("make", lambda c: c.run("CREATE TABLE item (text TEXT)"))
+        for text in "abc":
+            db.append("put", "INSERT INTO item VALUES (?)", (text,))
+            await db.flushed()
+        assert waits == []
+        for text in "de":
+            db.append("put", "INSERT INTO item VALUES (?)", (text,))
+        await db.flushed()
+        assert waits == []
+        db.append("put", "INSERT INTO item VALUES (?)", ("f",))
+        await db.flushed()
+        assert len(waits) == 1
+        assert 0 < waits[0] <= 60.0
+        db.append("put", "INSERT INTO item VALUES (?)", ("g",))
+        await db.flushed()
+        assert len(waits) == 1
+        assert len(await db.fetch("SELECT text FROM item")) == 7
 
 
 async def test_a_file_locked_by_another_process_fails_every_caller(
