@@ -1,45 +1,24 @@
 """Devices that lose their connections and come back, and remember everything that they sent, saw and were told.
 
-Each speaks XEP-0198 as a careful client does: it keeps what is not acknowledged, resumes, sends again what the server has
-not handled, and starts a new stream when there is nothing to resume. It has carbons on, is in a room, and follows the pushes
-of its account's roster without ever asking for it again.
+Each has carbons on, is in a room, and follows the pushes of its account's roster without ever asking for it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from beamish.testing import Client, ClientError
-from beamish.xmpp.jid import JID
+from tests.system.resuming import BODY, DELAY, Connect, Resuming, Stanza, Violation
+
 from beamish.xmpp.xml import Element
 
-SM = "urn:xmpp:sm:3"
 MAM = "urn:xmpp:mam:2"
 CARBONS = "urn:xmpp:carbons:2"
 ROSTER = "jabber:iq:roster"
 ROOM = "hall@conference.example.org"
-BODY = "{jabber:client}body"
-DELAY = "{urn:xmpp:delay}delay"
-PATIENCE = 60.0
 
 Message = tuple[str, int]
 """The device that sent it, and its number there."""
-
-
-class Violation(AssertionError):
-    """The server broke its promise."""
-
-
-@dataclass
-class Stanza:
-    """Something sent and not acknowledged; `message` and `accounts` (whose devices must see it) if it is a message."""
-
-    xml: str
-    message: Message | None = None
-    accounts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -50,30 +29,16 @@ class Ledger:
     """Account or room → messages to it or from it that the server has acknowledged."""
     uncertain: set[Message] = field(default_factory=set)
     """Sent a second time because nobody could tell whether the first was handled (XEP-0198 §4 allows for that)."""
-    resumed: int = 0
-    begun: int = 0
     repeated: int = 0
 
 
-class Device:
+class Device(Resuming[Message]):
     """One device of one account."""
 
-    def __init__(
-        self, address: str, password: str, connect: Callable[[], Awaitable[Client]], ledger: Ledger, mam: bool
-    ) -> None:
-        self.jid = JID.parse(address)
-        self.name = f"{self.jid.local}/{self.jid.resource}"
+    def __init__(self, address: str, password: str, connect: Connect, ledger: Ledger) -> None:
+        super().__init__(address, password, connect)
         self.account = str(self.jid.bare)
-        self._password = password
-        self._connect = connect
         self._ledger = ledger
-        self._mam = mam
-        self.client: Client | None = None
-        self._id = ""
-        self._received = 0
-        self._acknowledged = 0
-        self._unacknowledged: deque[Stanza] = deque()
-        self._sent = 0
         self._numbers = 0
         self.seen: set[Message] = set()
         """In all streams, since the last check; what it sent itself included."""
@@ -87,8 +52,6 @@ class Device:
         self._latest: dict[str, int] = {}
         self.fresh = True
         """A stream has begun since the last check: what came before it was for others."""
-        self.empty = asyncio.Event()
-        """Set while everything sent is acknowledged."""
         self._pings: dict[str, asyncio.Future[None]] = {}
         self._readings: dict[str, asyncio.Future[str]] = {}
         """Requests for pages of archives under way, by id."""
@@ -96,87 +59,15 @@ class Device:
         """The `queryid` of the archive that is being read; what earlier readings still bring is not of this one."""
         self._looking = ""
         self._counter = 0
-        self._stopping = False
         self.looked: dict[str, str] | None = None
         """The roster as the server has it, once `look` was answered."""
-        self.history: deque[str] = deque(maxlen=400)
-        """What happened last, for whoever looks for the cause of a violation."""
 
     # ---- the stream -------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Be connected whenever that is possible, until `stop`."""
-        while not self._stopping:
-            try:
-                client = await self._connect()
-            except OSError:
-                continue
-            try:
-                await client.open_stream(self.jid.domain)
-                await client.authenticate(self.jid.local, self._password)
-                if not self._id or not await self._resume(client):
-                    await self._begin(client)
-                self.client = client
-                while True:
-                    self._take(await client.receive(PATIENCE))
-            except ClientError as error:
-                if not client.disconnected and not client.closed:
-                    raise Violation(f"{self.name}: {error}") from error
-            finally:
-                self.client = None
-                client.drop()
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """No answers will come to what was asked so far."""
-        for future in (*self._pings.values(), *self._readings.values()):
-            if future is not None and not future.done():
-                future.cancel()
-        self._pings.clear()
-        self._readings.clear()
-
-    async def _resume(self, client: Client) -> bool:
-        client.send(f"<resume xmlns='{SM}' h='{self._received}' previd='{self._id}'/>")
-        got = await client.receive(PATIENCE)
-        h = got.get("h")
-        self.history.append(f"resume h={self._received} → {str(got.tag)[15:]} h={h}, {self._id}")
-        if got.tag == f"{{{SM}}}resumed":
-            assert h is not None
-            self._told(int(h))
-            self._ledger.resumed += 1
-            for stanza in self._unacknowledged:
-                client.send(stanza.xml)
-                self._ledger.repeated += stanza.message is not None
-                self.history.append(f"again {stanza.message}")
-            client.send(f"<r xmlns='{SM}'/>")
-            return True
-        if got.find("{urn:ietf:params:xml:ns:xmpp-streams}system-shutdown") is not None:
-            client.closed = True
-            raise ClientError("the server stops")
-        if got.tag != f"{{{SM}}}failed":
-            raise Violation(f"{self.name}: {got.tag} as the answer to <resume/>")
-        if h is not None:
-            self._told(int(h))
-        else:
-            self._ledger.uncertain |= {s.message for s in self._unacknowledged if s.message is not None}
-        return False
-
-    async def _begin(self, client: Client) -> None:
-        await client.bind(self.jid.resource)
-        client.send(f"<enable xmlns='{SM}' resume='true'/>")
-        while (got := await client.receive(PATIENCE)).tag != f"{{{SM}}}enabled":
-            pass
-        self._id = got.get("id") or ""
-        self.history.append(f"begin {self._id}")
-        again = [stanza for stanza in self._unacknowledged if stanza.message is not None]
-        self._unacknowledged.clear()
-        self._give_up()
-        self._received = self._sent = self._acknowledged = 0
+    def _greet(self) -> None:
         self._stream = set()
         self._latest = {}
         self.fresh = True
-        self._ledger.begun += 1
-        self.client = client
         self.roster = {}
         self.send(Stanza(f"<iq type='get' id='roster'><query xmlns='{ROSTER}'/></iq>"))
         self.send(Stanza(f"<iq type='set' id='carbons'><enable xmlns='{CARBONS}'/></iq>"))
@@ -188,40 +79,26 @@ class Device:
                 "<history maxstanzas='0'/></x></presence>"
             )
         )
-        for stanza in again:
-            self.send(stanza)
-        self.request()
 
-    def forget(self) -> None:
-        """The app is started anew: it knows of no stream, and of nothing that it has not been told."""
-        if self.client is None:
-            return
-        self.history.append("forget")
-        self._id = ""
-        self._unacknowledged.clear()
-        self.cut()
+    def _done(self, stanza: Stanza[Message]) -> None:
+        assert stanza.message is not None
+        for account in stanza.accounts:
+            self._ledger.acknowledged.setdefault(account, []).append(stanza.message)
 
-    def cut(self) -> None:
-        """The network breaks the connection."""
-        if self.client is not None:
-            self.client.drop()
+    def _again(self, stanza: Stanza[Message]) -> None:
+        self._ledger.repeated += stanza.message is not None
 
-    async def stop(self) -> None:
-        """Come back no more."""
-        self._stopping = True
-        self.cut()
+    def _forgotten(self) -> None:
+        self._ledger.uncertain |= {s.message for s in self._unacknowledged if s.message is not None}
+
+    def _give_up(self) -> None:
+        for future in (*self._pings.values(), *self._readings.values()):
+            if not future.done():
+                future.cancel()
+        self._pings.clear()
+        self._readings.clear()
 
     # ---- sending ----------------------------------------------------------------------------------------------------
-
-    def send(self, stanza: Stanza) -> None:
-        """Send a stanza, now or when there is a connection again."""
-        self._unacknowledged.append(stanza)
-        self.empty.clear()
-        self._sent += 1
-        if self.client is not None:
-            self.client.send(stanza.xml)
-        if stanza.message is not None:
-            self.history.append(f"say {stanza.message[1]} as {self._sent}, connected: {self.client is not None}")
 
     def say(self, to: str) -> None:
         """A message to an account, one of its devices, or the room."""
@@ -242,40 +119,10 @@ class Device:
         item = f"<item jid='{contact}' name='{name}'/>"
         self.send(Stanza(f"<iq type='set' id='set-{self._counter}'><query xmlns='{ROSTER}'>{item}</query></iq>"))
 
-    def request(self) -> None:
-        """Ask for an acknowledgement."""
-        if self.client is not None:
-            self.client.send(f"<r xmlns='{SM}'/>")
-
-    def _told(self, h: int) -> None:
-        if not self._acknowledged <= h <= self._sent:
-            raise Violation(f"{self.name}: h={h} after {self._acknowledged}, with {self._sent} sent")
-        for _ in range(h - self._acknowledged):
-            stanza = self._unacknowledged.popleft()
-            if stanza.message is not None:
-                self.history.append(f"acknowledged {stanza.message[1]}")
-                for account in stanza.accounts:
-                    self._ledger.acknowledged.setdefault(account, []).append(stanza.message)
-        self._acknowledged = h
-        if not self._unacknowledged:
-            self.empty.set()
-
     # ---- receiving --------------------------------------------------------------------------------------------------
 
-    def _take(self, el: Element) -> None:
+    def _handle(self, el: Element) -> None:
         tag = str(el.tag)
-        if not self._id:
-            return  # forgotten, with the connection on which it comes
-        if tag == f"{{{SM}}}r":
-            if self.client is not None:
-                self.client.send(f"<a xmlns='{SM}' h='{self._received}'/>")
-            return
-        if tag == f"{{{SM}}}a":
-            self._told(int(el.get("h") or "-1"))
-            return
-        if not tag.startswith("{jabber:client}"):
-            return
-        self._received += 1
         if tag == "{jabber:client}message":
             self._message(el)
         elif tag == "{jabber:client}iq":

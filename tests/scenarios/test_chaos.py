@@ -22,8 +22,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.scenarios.devices import ROOM, Device, Ledger, Message, Violation
+from tests.scenarios.devices import ROOM, Device, Ledger, Message
 from tests.system.conftest import Daemon
+from tests.system.resuming import Violation
 from tests.watched import until
 
 from beamish.testing import Client
@@ -85,7 +86,7 @@ class Chaos:
         self.choose = choose
         self.ledger = Ledger()
         self.devices = [
-            Device(f"{account}@example.org/{name}", PASSWORD, self.network.connect, self.ledger, ARCHIVE)
+            Device(f"{account}@example.org/{name}", PASSWORD, self.network.connect, self.ledger)
             for account in ACCOUNTS
             for name in DEVICES
         ]
@@ -263,8 +264,9 @@ async def test_nothing_acknowledged_is_lost_or_doubled(daemon: Daemon, tmp_path:
             task.cancel()
         await asyncio.wait(tasks, timeout=PATIENCE)
     ledger = chaos.ledger
+    resumed, begun = (sum(each) for each in zip(*((d.resumed, d.begun) for d in chaos.devices), strict=True))
     print(  # noqa: T201
         f"\n{ROUNDS} rounds, seed {SEED}: {chaos.messages} acknowledged messages, {chaos.ends}, "
-        f"{ledger.resumed} resumed, {ledger.begun} begun, {ledger.repeated} repeated, {len(ledger.uncertain)} uncertain"
+        f"{resumed} resumed, {begun} begun, {ledger.repeated} repeated, {len(ledger.uncertain)} uncertain"
     )
     assert chaos.messages > 0

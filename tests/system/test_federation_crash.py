@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.system.correspondents import Correspondent, Violation
+from tests.system.correspondents import Correspondent
 from tests.system.federated import Server, two_servers
+from tests.system.resuming import Violation
 
 ROUNDS = int(os.environ.get("BEAMISH_CRASH_ROUNDS", "6"))
 SEED = int(os.environ.get("BEAMISH_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
@@ -86,7 +87,7 @@ class Play:
     async def _settle(self) -> None:
         for device in self.devices:
             device.request()
-            await device.settled.wait()
+            await device.empty.wait()
 
     async def _check(self) -> None:
         for sender, receiver in ((self.romeo, self.juliet), (self.juliet, self.romeo)):
