@@ -20,7 +20,7 @@ CONFIG = """\
 domains = ["{domain}"]
 data_dir = "data"
 shutdown_grace = 5
-log = {{ level = "info", format = "json" }}
+log = {{ level = "{level}", format = "json" }}
 [c2s]
 listen = ["127.0.0.1:0"]
 direct_tls = []
@@ -36,10 +36,14 @@ trust = "{trust}"
 retry_seconds = 60
 hosts = {{ "{other}" = "127.0.0.1:{other_port}" }}
 stanzas_per_second = 1000000
+bytes_per_second = 1000000000
 [limits]
 stanzas_per_second = 1000000
 stanza_burst = 1000000
+bytes_per_second = 1000000000
+bytes_burst = 1000000000
 connections_per_address = 10000
+{rest}
 """
 
 
@@ -55,9 +59,20 @@ def free_ports(number: int) -> list[int]:
 
 
 class Server(Daemon):
-    """One of the two."""
+    """One of the two. `rest` is more configuration, from the table that it names on."""
 
-    def __init__(self, root: Path, authority: Authority, domain: str, port: int, other: str, other_port: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        authority: Authority,
+        domain: str,
+        port: int,
+        other: str,
+        other_port: int,
+        *,
+        level: str = "info",
+        rest: str = "",
+    ) -> None:
         directory = root / domain
         directory.mkdir()
         super().__init__(directory)
@@ -72,6 +87,8 @@ class Server(Daemon):
             trust=authority.file,
             other=other,
             other_port=other_port,
+            level=level,
+            rest=rest,
         )
 
     async def open(self) -> Client:
@@ -92,13 +109,13 @@ class Server(Daemon):
 
 
 @asynccontextmanager
-async def two_servers(directory: Path) -> AsyncIterator[tuple[Server, Server]]:
+async def two_servers(directory: Path, *, level: str = "info", rest: str = "") -> AsyncIterator[tuple[Server, Server]]:
     """Neither is started yet; both are killed in the end."""
     authority = Authority(directory)
     ports = free_ports(2)
     async with (
-        Server(directory, authority, "a.example", ports[0], "b.example", ports[1]) as a,
-        Server(directory, authority, "b.example", ports[1], "a.example", ports[0]) as b,
+        Server(directory, authority, "a.example", ports[0], "b.example", ports[1], level=level, rest=rest) as a,
+        Server(directory, authority, "b.example", ports[1], "a.example", ports[0], level=level, rest=rest) as b,
     ):
         assert isinstance(a, Server) and isinstance(b, Server)
         yield a, b
