@@ -6,17 +6,17 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aioxmpp.connector
 import aioxmpp.node
 import pytest
-from tests.interop.conftest import PATIENCE, AioxmppPeer, Peer, SlixmppPeer
+from tests.interop.conftest import PATIENCE, Peer
+from tests.interop.returning import RETURNING
 from tests.system.conftest import Daemon
 from tests.watched import until
 
@@ -34,62 +34,6 @@ class Place:
     port: int
     tls_port: int
     ca: Path
-
-
-class Slixmpp(SlixmppPeer):
-    """slixmpp that comes back when its connection breaks off."""
-
-    async def login(self, password: str) -> None:
-        self.resumed = 0
-        self.begun = 0
-        await super().login(password)
-        assert self.client.plugin["xep_0198"].enabled_out
-
-    def _made(self, client: Any) -> None:
-        client.register_plugin("xep_0198")
-        client.add_event_handler("session_resumed", self._resumed)
-        client.add_event_handler("session_start", self._began)
-
-    def _resumed(self, _: Any) -> None:
-        self.resumed += 1
-
-    def _began(self, _: Any) -> None:
-        self.begun += 1
-
-    async def come_back(self) -> None:
-        """Connect again; by itself it would wait longer and longer."""
-        await until(lambda: not self.client.is_connected(), PATIENCE)
-        self.client.cancel_connection_attempt()
-        self.client.connect(self.server.host, self.server.port)
-
-
-class Aioxmpp(AioxmppPeer):
-    """aioxmpp as it is by itself: it comes back when its stream breaks off."""
-
-    async def login(self, password: str) -> None:
-        self.resumed = 0
-        self.begun = 0
-        await super().login(password)
-        self.begun = 1
-        self.client.backoff_start = timedelta(seconds=0.1)
-        self.client.on_stream_resumed.connect(self._resumed)
-        self.client.on_stream_established.connect(self._began)
-        assert self.client.stream.sm_enabled
-
-    def _suspended(self, _reason: BaseException | None) -> None:
-        pass
-
-    async def come_back(self) -> None:
-        """It does by itself."""
-
-    def _resumed(self) -> None:
-        self.resumed += 1
-
-    def _began(self) -> None:
-        self.begun += 1
-
-
-KINDS: dict[str, Callable[..., Any]] = {"slixmpp": Slixmpp, "aioxmpp": Aioxmpp}
 
 
 @asynccontextmanager
@@ -129,7 +73,7 @@ async def test_streams_go_on_over_restarts(
         # while nobody listens, aioxmpp looks in the DNS, and gives up if there is none
         monkeypatch.setattr(aioxmpp.node, "discover_connectors", discovered)
         juliet, romeo = (
-            KINDS[library](place, f"{account}/here", False)
+            RETURNING[library](place, f"{account}/here", False)
             for library, account in zip(libraries, (JULIET, ROMEO), strict=True)
         )
         pairs = ((juliet, romeo), (romeo, juliet))
