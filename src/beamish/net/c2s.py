@@ -19,6 +19,7 @@ from beamish.net.c2s_stream import C2SStream
 from beamish.net.connection import Flusher
 from beamish.net.deadlines import Deadlines
 from beamish.net.heap import trim
+from beamish.net.resting import Resting, in_slices
 from beamish.net.throttle import LoginThrottle
 from beamish.net.tls import CertificateStore
 from beamish.net.wirelog import WireLog
@@ -29,10 +30,6 @@ _SWEEP: Final = 10.0
 """Seconds between two looks at all connections for silent ones."""
 _LINGER: Final = 3.0
 """Seconds that a peer has to close its side after we closed ours, so that it can read why."""
-_REST: Final = 0.5
-"""Seconds between two looks at the connections that have received something."""
-_TRIM_AFTER: Final = 64
-"""Parsers freed before memory is given back to the system, at a quiet moment (about 1 ms for 10 MB); busy: 16 times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +72,8 @@ class C2SServer:
     """Connections without a session, which must have one in time."""
     leaving: Deadlines[C2SStream] = field(init=False)
     """Connections that are closed on our side."""
+    resting: Resting = field(init=False)
     _sweeper: Any = None
-    _awake: list[C2SStream] = field(default_factory=list)
-    _resting: list[C2SStream] = field(default_factory=list)
-    _parked: int = 0
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -90,6 +85,7 @@ class C2SServer:
         )
         self.newcomers = Deadlines(self.kernel.clock, limits.unauthenticated_seconds, C2SStream.login_timeout)
         self.leaving = Deadlines(self.kernel.clock, _LINGER, C2SStream.abort)
+        self.resting = Resting(self.kernel.clock, trim)
         self.accounts = self.kernel.service(AccountsService)
         self.kernel.hooks[account_removed].add(Row(50, "c2s", self._account_removed))
 
@@ -104,28 +100,8 @@ class C2SServer:
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
 
     def _sweep(self) -> None:
-        for connection in tuple(self.connections):
-            connection.sweep(_SWEEP)
+        in_slices(self.kernel.clock, tuple(self.connections), lambda connection: connection.sweep(_SWEEP))
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
-
-    def awake(self, connection: C2SStream) -> None:
-        """Note a connection that has received something; its parser is freed when it has been quiet for a while."""
-        if not self._awake and not self._resting:
-            self.kernel.clock.call_later(_REST, self._rest)
-        self._awake.append(connection)
-
-    def _rest(self) -> None:
-        """Park what was noted one look ago. Who goes on talking makes a new parser (8 µs) every other look."""
-        resting, self._resting, self._awake = self._resting, self._awake, []
-        for connection in resting:
-            connection.park()
-        self._parked += len(resting)
-        quiet = not self._resting and not self._awake
-        if self._parked >= (_TRIM_AFTER if quiet else 16 * _TRIM_AFTER):
-            self._parked = 0
-            trim()  # freed parsers leave holes of ten KiB that the C library keeps
-        if self._resting or self._awake:
-            self.kernel.clock.call_later(_REST, self._rest)
 
     def connection(self, direct_tls: bool = False) -> C2SConnection:
         """A new protocol object for an accepted connection."""

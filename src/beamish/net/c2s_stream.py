@@ -107,6 +107,7 @@ class C2SStream(ClientConnection):
         server.per_network[self._network] = held
         self._machine = C2SMachine(server.settings)
         server.newcomers.put(self)
+        server.resting.newcomer()
         if self._direct:
             self._machine.begin_tls()
             self._begin_tls("")
@@ -123,7 +124,7 @@ class C2SStream(ClientConnection):
         self._heard = True
         if not self._busy:
             self._busy = True
-            self._server.awake(self)
+            self._server.resting.awake(self)
         machine = self._machine
         if self._closing and data.rstrip().endswith(b"stream>"):
             self.finish()  # RFC 6120 §4.4: both sides have closed the stream, so the connection may go
@@ -455,11 +456,11 @@ class C2SStream(ClientConnection):
         if self._task is None:
             self.start_reading()
 
-    def park(self) -> None:
-        """Nothing has arrived for a moment: give back the memory of the parser."""
+    def park(self) -> bool:
+        """Nothing has arrived for a moment: give back the memory of the parser. False if there was none."""
         self._busy = False
-        if self._machine is not None:
-            self._machine.park()
+        machine = self._machine
+        return machine is not None and not machine.idle and machine.park()
 
     def sweep(self, seconds: float) -> None:
         """Look for silence: ask whether the client lives, then give it up.

@@ -174,6 +174,11 @@ class C2SMachine(Opening):
         """The stream is over and will be fed no more: free its parser."""
         self._parser.discard()
 
+    @property
+    def idle(self) -> bool:
+        """True while no parser is held."""
+        return self._parser.idle
+
     def park(self) -> bool:
         """Free the parser while the stream is idle between stanzas; see `StreamParser.park`."""
         return self.state is State.BOUND and self._parser.park()
