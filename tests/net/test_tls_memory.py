@@ -5,7 +5,8 @@ import pytest
 from OpenSSL import SSL
 
 from beamish.net.certificate import Certificate, read_certificate
-from beamish.net.tls_memory import MemoryTls, TlsContexts, TlsFailed
+from beamish.net.tls_connection import TlsFailed
+from beamish.net.tls_memory import MemoryTls, TlsContexts
 from beamish.testing.federated import Authority
 
 
@@ -52,8 +53,7 @@ def test_bytes_go_through_whole(ca: Authority, size: int, piece: int) -> None:
     server = MemoryTls(both.server("a.example"), server=True)
     shake(client, server)
     data = bytes(n % 251 for n in range(size))
-    client.send(data)
-    wire = client.outgoing()
+    wire = client.send(data)
     got = b"".join(server.receive(wire[at : at + piece]) for at in range(0, len(wire), piece))
     assert got == data
     assert data not in wire or size == 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import deque
 from collections.abc import Awaitable
 from functools import lru_cache
@@ -120,7 +119,7 @@ class C2SStream(ClientConnection):
             self.close(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN), "shutdown")
 
     def plain_received(self, data: bytes) -> None:
-        """See `ClientConnection.plain_received`."""
+        """See `TlsConnection.plain_received`."""
         self._heard = True
         if not self._busy:
             self._busy = True
@@ -307,15 +306,15 @@ class C2SStream(ClientConnection):
         self._backlog = None  # nothing of what came in plain text may survive; from here on input is decrypted
         self.begin_tls(certificates.context_for(domain) if domain else certificates.server_context(XMPP_CLIENT))
 
-    def secured(self, tls: ssl.SSLObject) -> None:
-        """See `ClientConnection.secured`: the stream begins anew, with what the certificate binds it to."""
-        machine, certificates = self._machine, self._server.certificates
-        if machine is not None and certificates is not None:
-            used = certificates.end_point_binding(tls)
+    def secured(self) -> None:
+        """See `TlsConnection.secured`: the stream begins anew, with what the certificate binds it to."""
+        machine, certificates, tls = self._machine, self._server.certificates, self._tls
+        if machine is not None and certificates is not None and tls is not None:
+            used = certificates.end_point_binding(tls.object)
             machine.tls_established(None if used is None else _binding_of(used))
 
     def tls_failed(self, reason: str) -> None:
-        """See `ClientConnection.tls_failed`."""
+        """See `TlsConnection.tls_failed`."""
         self._tell(logging.INFO, "tls_handshake_failed" if self.shaking else "tls_failed", reason=reason)
         self._given_up()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from beamish.net.connection import Flusher
-from beamish.net.tls_memory import TlsConnection
+from beamish.net.tls_memory import ServerConnection
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class HeldConnection(TlsConnection):
-    """A `TlsConnection` that keeps its order when some of the output must be committed first.
+class HeldConnection(ServerConnection):
+    """A `ServerConnection` that keeps its order when some of the output must be committed first.
 
     Bounds are the caller's business; `waiting` is how many pieces wait.
     """

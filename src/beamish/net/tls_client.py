@@ -10,7 +10,7 @@ import ssl
 from contextlib import suppress
 from typing import Final, cast
 
-from beamish.net.connection import Connection, Flusher
+from beamish.net.tls_connection import TlsConnection, TlsFailed
 
 _PIECE: Final = 4_096
 """Bytes that go through OpenSSL's memory buffers at a time: these never shrink again."""
@@ -20,7 +20,7 @@ _room: Final = memoryview(bytearray(_RECORD))
 
 
 class ClientTls:
-    """The server's side of one TLS connection: bytes of the network in and out, plain bytes in and out."""
+    """The server's side of a client's TLS connection; see `TlsLayer`."""
 
     __slots__ = ("_in", "_out", "_tls", "ended", "established")
 
@@ -39,7 +39,7 @@ class ClientTls:
         return self._tls
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes of the network; the plain bytes they held. Raises `ssl.SSLError`, with `outgoing` still to be sent."""
+        """See `TlsLayer.receive`."""
         if len(data) <= _PIECE:
             return self._take(data)
         return b"".join([self._take(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)])
@@ -64,20 +64,25 @@ class ClientTls:
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
+        except ssl.SSLError as error:
+            raise TlsFailed(error.reason or str(error)) from error
         return plain[0] if len(plain) == 1 else b"".join(plain)
 
     def send(self, data: bytes) -> bytes:
-        """Encrypt plain bytes for the network. Raises `ssl.SSLError`."""
+        """See `TlsLayer.send`."""
         tls, out = self._tls, self._out
-        if len(data) <= _PIECE:
-            tls.write(data)
-            return out.read()
-        parts: list[bytes] = []
-        at = 0
-        view = memoryview(data)
-        while at < len(data):
-            at += tls.write(view[at : at + _PIECE])
-            parts.append(out.read())
+        try:
+            if len(data) <= _PIECE:
+                tls.write(data)
+                return out.read()
+            parts: list[bytes] = []
+            at = 0
+            view = memoryview(data)
+            while at < len(data):
+                at += tls.write(view[at : at + _PIECE])
+                parts.append(out.read())
+        except ssl.SSLError as error:
+            raise TlsFailed(error.reason or str(error)) from error
         return b"".join(parts)
 
     def close(self) -> None:
@@ -96,102 +101,12 @@ class ClientTls:
         return self._out.read()
 
 
-class ClientConnection(Connection):
-    """A connection that speaks TLS from the start or from any point on.
+class ClientConnection(TlsConnection[ClientTls]):
+    """A client's connection, with or without TLS."""
 
-    Subclasses implement `plain_received`, `secured` and `tls_failed` on top of what `Connection` asks for.
-    """
-
-    __slots__ = ("_tls",)
-
-    def __init__(self, flusher: Flusher, unsent_limit: int) -> None:
-        super().__init__(flusher, unsent_limit)
-        self._tls: ClientTls | None = None
-
-    def plain_received(self, data: bytes) -> None:
-        """Bytes arrived, decrypted if need be."""
-
-    def secured(self, tls: ssl.SSLObject) -> None:
-        """The handshake is done."""
-
-    def tls_failed(self, reason: str) -> None:
-        """TLS failed; the connection is of no use any more."""
-
-    @property
-    def secure(self) -> bool:
-        """Whether what is sent is encrypted."""
-        return self._tls is not None and self._tls.established
-
-    @property
-    def shaking(self) -> bool:
-        """Whether a handshake is under way, so that nothing can be said."""
-        return self._tls is not None and not self._tls.established
+    __slots__ = ()
 
     def begin_tls(self, context: ssl.SSLContext) -> None:
         """From now on speak TLS; what was written before goes out in the clear first."""
         self.flush()
-        self._tls = ClientTls(context)
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        tls = self._tls
-        if tls is None:
-            self.plain_received(data)
-            return
-        before = tls.established
-        try:
-            plain = tls.receive(data)
-        except ssl.SSLError as error:
-            self._pass_on(tls)
-            self.tls_failed(error.reason or str(error))
-            return
-        if tls.pending:
-            self._pass_on(tls)  # the handshake, or the answer to a change of keys
-        if not before:
-            if not tls.established:
-                return
-            self.secured(tls.object)
-            if self._out:
-                self.flush()
-        if plain:
-            self.plain_received(plain)
-        if tls.ended and self.transport is not None and not self.eof_received():
-            self.transport.close()
-
-    def flush(self) -> None:
-        """See `Connection.flush`."""
-        tls = self._tls
-        if tls is None:
-            super().flush()
-            return
-        self._dirty = False
-        transport = self.transport
-        out = self._out
-        if transport is None or self._blocked or not out or not tls.established:
-            return
-        try:
-            data = tls.send(out[0] if len(out) == 1 else b"".join(out))
-        except ssl.SSLError as error:
-            out.clear()
-            self._out_bytes = 0
-            self.tls_failed(error.reason or str(error))
-            return
-        out.clear()
-        self._out_bytes = 0
-        transport.write(data)
-
-    def finish(self) -> None:
-        """See `Connection.finish`; TLS is closed in order as well."""
-        tls = self._tls
-        if tls is not None and self.transport is not None:
-            self._closing = True
-            self._blocked = False
-            self.flush()
-            tls.close()
-            self._pass_on(tls)
-        super().finish()
-
-    def _pass_on(self, tls: ClientTls) -> None:
-        data = tls.outgoing()
-        if data and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
+        self.go_on_in(ClientTls(context))

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 
 from beamish.net.certificate import SECURITY_LEVEL, Certificate
-from beamish.net.connection import Connection, Flusher
 from beamish.net.tls import XMPP_SERVER
+from beamish.net.tls_connection import TlsConnection, TlsFailed
 
 _CIPHERS: Final = f"{SECURITY_LEVEL}:ECDHE+AESGCM:ECDHE+CHACHA20".encode()
 _OPTIONS: Final = SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
@@ -27,10 +27,6 @@ _RECORD: Final = 16_384
 _MAX_CHAIN: Final = 10
 _KEPT_CONTEXTS: Final = 64
 _ALPN: Final = XMPP_SERVER.encode()
-
-
-class TlsFailed(Exception):
-    """The TLS connection cannot be made or went wrong; the text is OpenSSL's."""
 
 
 class TlsContexts:
@@ -94,16 +90,21 @@ def _choose_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes
 
 
 class MemoryTls:
-    """One TLS connection without a socket: bytes of the network in and out, plain bytes in and out."""
+    """One TLS connection with another server, in either role; see `TlsLayer`."""
 
-    __slots__ = ("_connection", "ended", "established")
+    __slots__ = ("_connection", "ended", "established", "pending")
 
     def __init__(self, context: SSL.Context, *, server: bool, name: str = "", direct: bool = False) -> None:
         """`name` is the server's for SNI; `direct` announces the protocol by ALPN (XEP-0368)."""
         self._connection = connection = SSL.Connection(context, None)
         self.established = False
+        """The handshake is done."""
         self.ended = False
         """The peer closed the TLS connection in order."""
+        self.pending = 0
+        """Not 0 while the handshake has something to say. What comes later (a change of keys) goes out with what is sent
+        next; to ask for it each time would cost more than the rest.
+        """
         if server:
             connection.set_accept_state()
         else:
@@ -115,7 +116,7 @@ class MemoryTls:
             self._shake()
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes of the network; the plain bytes they held. Raises `TlsFailed`; even then `outgoing` may have some."""
+        """See `TlsLayer.receive`."""
         connection = self._connection
         at = 0
         plain: list[bytes] = []
@@ -136,6 +137,7 @@ class MemoryTls:
         return plain[0] if len(plain) == 1 else b"".join(plain)
 
     def _shake(self) -> bool:
+        self.pending = 1
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -145,14 +147,15 @@ class MemoryTls:
         self.established = True
         return True
 
-    def send(self, data: bytes) -> None:
-        """Encrypt plain bytes; raises `TlsFailed`."""
+    def send(self, data: bytes) -> bytes:
+        """See `TlsLayer.send`."""
         connection = self._connection
         try:
             for at in range(0, len(data), _RECORD):
                 connection.sendall(data[at : at + _RECORD])
         except SSL.Error as error:
             raise TlsFailed(_text(error)) from error
+        return self.outgoing()
 
     def close(self) -> None:
         """Say that nothing more follows."""
@@ -161,7 +164,8 @@ class MemoryTls:
                 self._connection.shutdown()
 
     def outgoing(self) -> bytes:
-        """What must be sent over the network now; drains it."""
+        """See `TlsLayer.outgoing`."""
+        self.pending = 0
         parts: list[bytes] = []
         while True:
             try:
@@ -189,92 +193,12 @@ def _text(error: SSL.Error) -> str:
     return "the connection broke off" if isinstance(error, SSL.SysCallError) else type(error).__name__
 
 
-class TlsConnection(Connection):
-    """A connection that may become encrypted at any stanza boundary, on the same socket and with the same object.
+class ServerConnection(TlsConnection[MemoryTls]):
+    """A connection with another server, which may become encrypted at any stanza boundary."""
 
-    Subclasses implement `plain_received`, `secured` and `tls_failed` on top of what `Connection` asks for.
-    """
-
-    __slots__ = ("_tls",)
-
-    def __init__(self, flusher: Flusher, unsent_limit: int) -> None:
-        super().__init__(flusher, unsent_limit)
-        self._tls: MemoryTls | None = None
-
-    def plain_received(self, data: bytes) -> None:
-        """Bytes arrived, decrypted if need be."""
-
-    def secured(self) -> None:
-        """The handshake is done."""
-
-    def tls_failed(self, reason: str) -> None:
-        """TLS failed; the connection is of no use any more."""
-
-    @property
-    def tls(self) -> MemoryTls | None:
-        """The TLS layer, once there is one."""
-        return self._tls
+    __slots__ = ()
 
     def begin_tls(self, context: SSL.Context, *, server: bool, name: str = "", direct: bool = False) -> None:
         """From now on speak TLS; what was written before goes out in the clear first."""
         self.flush()
-        self._tls = MemoryTls(context, server=server, name=name, direct=direct)
-        self._pass_on()
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        tls = self._tls
-        if tls is None:
-            self.plain_received(data)
-            return
-        before = tls.established
-        try:
-            plain = tls.receive(data)
-        except TlsFailed as failure:
-            self._pass_on()
-            self.tls_failed(str(failure))
-            return
-        if not before:
-            self._pass_on()
-            if tls.established:
-                self.secured()
-                self.flush()
-        if plain:
-            self.plain_received(plain)
-        if tls.ended:
-            self.eof_received()
-
-    def flush(self) -> None:
-        """See `Connection.flush`."""
-        tls = self._tls
-        if tls is None:
-            super().flush()
-            return
-        self._dirty = False
-        transport = self.transport
-        if transport is None or self._blocked or not self._out or not tls.established:
-            return
-        try:
-            tls.send(b"".join(self._out))
-        except TlsFailed as failure:
-            self._out.clear()
-            self.tls_failed(str(failure))
-            return
-        self._out.clear()
-        self._out_bytes = 0
-        transport.write(tls.outgoing())
-
-    def finish(self) -> None:
-        """See `Connection.finish`; TLS is closed in order as well."""
-        self._closing = True
-        self._blocked = False
-        self.flush()
-        if self._tls is not None:
-            self._tls.close()
-            self._pass_on()
-        if self.transport is not None:
-            self.transport.close()
-
-    def _pass_on(self) -> None:
-        if self._tls is not None and self.transport is not None and (data := self._tls.outgoing()):
-            self.transport.write(data)
+        self.go_on_in(MemoryTls(context, server=server, name=name, direct=direct))
