@@ -35,8 +35,8 @@ Synchronous = Literal["normal", "full", "extra"]
 BATCH = 2_048
 """Jobs per commit at most: about 15 ms of work, so that those who came first do not wait for thousands behind them."""
 PACE = 0.002
-"""Seconds from the beginning of a commit that several jobs shared to that of the next: under load whoever comes in between
-shares it, and what it causes goes out together. After a lone job, or a pause, nobody waits."""
+"""Seconds between the beginnings of two commits under load, that is, while several jobs share one, or did so in the one
+before: whoever comes in between joins, and what they cause goes out together. A lone job after a lone one never waits."""
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process (`beamish user add`, a backup) that holds the file."""
 READS_LIMIT = 20_000
@@ -221,7 +221,7 @@ class SqliteDatabase(CommitQueue):
             self._inbox.put(jobs)
 
     def _write_on(self, engine: Engine) -> None:
-        ending = False
+        ending = shared = False
         due = 0.0
         while not ending:
             jobs = self._inbox.get()
@@ -235,7 +235,8 @@ class SqliteDatabase(CommitQueue):
                 while (more := self._inbox.get_nowait()) is not None:
                     jobs += more
                 ending = True
-            due = perf_counter() + PACE if len(jobs) > 1 else 0.0
+            before, shared = shared, len(jobs) > 1
+            due = perf_counter() + PACE if shared or before else 0.0
             for start in range(0, len(jobs), BATCH):
                 self._on_loop(self._settle, self._commit(engine, jobs[start : start + BATCH]))
 
