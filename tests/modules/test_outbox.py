@@ -12,6 +12,7 @@ from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
+from beamish.xmpp.errors import Condition, StanzaError
 
 pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
 
@@ -148,16 +149,51 @@ async def test_deletions_that_failed_are_made_later(
     assert not (await left(world)).waiting
 
 
-async def test_a_database_that_takes_nothing_does_not_stop_stanzas(
+async def test_a_database_that_takes_nothing_refuses_new_stanzas(
+    world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """What is on disk already goes on, and gets its place on a stream there later."""
+    expected_errors.add("outbox_not_stored")
+    key = outbox.begin("id-1", outgoing=True, pairs=PAIRS)
+    known, gone = outbox.keep(b"<known/>", None, 0), outbox.keep(b"<gone/>", None, 0)
+    await world.settle()
+    db.hold()
+    db._limit = 0
+    with pytest.raises(StanzaError) as error:
+        outbox.keep(b"<w/>", None, 0)
+    assert error.value.condition is Condition.RESOURCE_CONSTRAINT
+    assert outbox.keep(b"<known/>", key, 1, known) == known
+    assert outbox.keep(b"<gone/>", key, 2, gone) == gone
+    assert outbox.begin("id-2", outgoing=True, pairs=PAIRS) == 0
+    db._limit = 1000
+    db.release()
+    outbox.drop([gone])
+    await world.pass_time(1.1)
+    stored = await left(world)
+    assert [(number, wire) for number, _, wire, _ in stored.streams[0].stanzas] == [(1, b"<known/>")]
+    assert not stored.waiting
+
+
+async def test_refused_stanzas_are_told_before_their_position_is_durable(
     world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors
 ) -> None:
     expected_errors.add("outbox_not_stored")
-    db.hold()
-    db._limit = 0
-    assert outbox.keep(b"<w/>", None, 0) == 0
-    assert outbox.begin("id-1", outgoing=True, pairs=PAIRS) == 0
-    db._limit = 1000
-    db.release()
+    known = outbox.keep(b"<known/>", None, 0)
+    await world.settle()
+    key = outbox.begin("id-1", outgoing=True, pairs=PAIRS)
+    await world.settle()
+    told: list[tuple[str, list[int]]] = []
+    outbox.refused = lambda rows, error: told.append((error.condition.value, list(rows)))
+    db.fail_next(StorageUnavailable("disk full"), jobs=1)
+    outbox.keep(b"<known/>", key, 1, known)
+    new = [outbox.keep(b"<n1/>", key, 2), outbox.keep(b"<n2/>", None, 0)]
+    db.when_durable(outbox.position, lambda: told.append(("durable", [])))
+    await world.settle()
+    assert told == [("resource-constraint", new), ("durable", [])]
+    await world.pass_time(1.1)
+    stored = await left(world)
+    assert [(number, wire) for number, _, wire, _ in stored.streams[0].stanzas] == [(1, b"<known/>")]
+    assert not stored.waiting and not stored.doubtful
 
 
 async def test_an_ended_stream_is_remembered_for_its_peer(world: World, outbox: Outbox) -> None:

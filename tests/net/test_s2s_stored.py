@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from tests.watched import until
 
 from beamish.core.services import Outbox
 from beamish.net.s2s_stored import worth_keeping
+from beamish.storage.api import Cursor
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
 from beamish.testing.names import Directory
+from beamish.testing.plugin import ExpectedErrors
+from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
@@ -148,6 +152,106 @@ async def test_no_acknowledgement_before_the_row_is_on_disk(pair: Pair) -> None:
             then()
         await juliet.expect("<message id='2'/>")
         await romeo.expect(f"<a xmlns='{SM}' h='2'/>")
+
+
+async def resize(server: FederatedServer, pages: int) -> int:
+    """Let the disk be full (0 pages), or have room for so many more; the pages in use."""
+
+    def work(c: Cursor) -> int:
+        used = int(c.value("PRAGMA page_count"))
+        c.value(f"PRAGMA max_page_count = {used + pages}")
+        return used
+
+    return await server.kernel.db.write("resize", work)
+
+
+LARGE = "x" * 150_000
+"""More than there is room for in pages that are free."""
+
+
+@pytest.mark.parametrize("bidi", [True, False])
+@pytest.mark.parametrize("up", [True, False])
+async def test_what_the_disk_does_not_take_comes_back(
+    ca: Authority, names: Directory, expected_errors: ExpectedErrors, up: bool, bidi: bool
+) -> None:
+    """Before it is acknowledged; nothing of it goes out. What comes later is numbered as if it had never been there."""
+    expected_errors.add("outbox_not_stored")
+    only = {"disable": ("mam", "sm")}
+    names.serve("b.example", 1)
+    a, b = (
+        FederatedServer(ca, names, domains=(domain,), accounts=(account,), settings=settings)
+        for domain, account, settings in (
+            ("a.example", "romeo@a.example", {"modules": only, "s2s": {"retry_seconds": 30}}),
+            ("b.example", "juliet@b.example", {}),
+        )
+    )
+    async with a, AsyncExitStack() as later:
+        a.federation.settings = replace(a.federation.settings, bidi=bidi)
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        to = "to='juliet@b.example' type='chat'"
+        if up:
+            await later.enter_async_context(b)
+            juliet = await b.client("juliet@b.example/y", presence=True)
+            romeo.send(f"<message {to} id='0'><body>0</body></message>")
+            await juliet.expect("<message id='0'/>")
+        await resize(a, 0)
+        for n in range(1, 4):
+            romeo.send(f"<message {to} id='{n}'><body>{n} {LARGE}</body></message>")
+        for n in range(1, 4):
+            error = await romeo.expect(f"<message from='juliet@b.example' type='error' id='{n}'/>")
+            assert error.find(f".//{{{STANZAS}}}resource-constraint") is not None
+        assert await rows(a) == 0 or up
+        await resize(a, 10_000)
+        romeo.send(f"<message {to} id='4'><body>4 {LARGE}</body></message>")
+        if not up:
+            await later.enter_async_context(b)
+            juliet = await b.client("juliet@b.example/y", presence=True)
+        await juliet.expect("<message id='4'/>")
+        romeo.send(f"<message {to} id='5'><body>5</body></message>")
+        await juliet.expect("<message id='5'/>")
+        await juliet.expect_nothing()
+        await romeo.expect_nothing()
+        [link] = [link for link in a.federation.links if link.direction == "out"]
+        await until(lambda: link.acks is not None and not link.acks.pending)
+
+
+async def test_what_the_disk_does_not_take_is_withdrawn_from_the_middle(
+    pair: Pair, expected_errors: ExpectedErrors
+) -> None:
+    """What is behind it on the stream, and is safe, goes out under its new number, which a restart finds."""
+    expected_errors.add("outbox_not_stored")
+    async with pair.b() as b:
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        async with pair.a() as a:
+            romeo, _ = await managed(a, "romeo@a.example/x")
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>1</body></message>")
+            await juliet.expect("<message id='1'/>")
+            [link] = a.federation.links
+            assert link.acks is not None and a.federation.outbox is not None
+            await until(lambda: link.acks is not None and not link.acks.pending)
+            sent, outbox = link.acks.sent, a.federation.outbox
+            held: list[Callable[[], None]] = []
+            db = a.kernel.db
+            real = db.when_durable
+            db.when_durable = lambda _position, then: held.append(then)  # type: ignore[method-assign]
+            for n in (2, 3, 4):
+                romeo.send(f"<message to='juliet@b.example/y' type='chat' id='{n}'><body>{n}</body></message>")
+            await until(lambda: len(link.acks.pending if link.acks else ()) == 3)
+            refused = link.acks.pending[1][2]
+            outbox.refused([refused], StanzaError(Condition.RESOURCE_CONSTRAINT))
+            db.when_durable = real  # type: ignore[method-assign]
+            for then in held:
+                then()
+            error = await romeo.expect("<message from='juliet@b.example/y' type='error' id='3'/>")
+            assert error.find(f".//{{{STANZAS}}}resource-constraint") is not None
+            await juliet.expect("<message id='2'/>")
+            await juliet.expect("<message id='4'/>")
+            await juliet.expect_nothing()
+            await acknowledged(romeo, 4)
+            assert link.acks.sent == sent + 2
+            await until(lambda: link.acks is not None and not link.acks.pending)
+            romeo.send("<message to='juliet@b.example/y' type='chat' id='5'><body>5</body></message>")
+            await juliet.expect("<message id='5'/>")
 
 
 async def test_the_time_is_up_after_the_restart(pair: Pair) -> None:

@@ -143,3 +143,39 @@ def test_an_error_that_is_on_disk_is_kept() -> None:
     pings = PingAcks()
     pings.sent(Stanza.build("message", "error", id="e"), 0.0, row=5)
     assert pings.due
+
+
+@given(
+    st.lists(st.sampled_from(["sent", "lost", "row", "none"]), max_size=20),
+    st.integers(0, WRAP - 1),
+    st.integers(0, 20),
+)
+def test_what_is_withdrawn_was_never_counted(kinds: list[str], start: int, confirmed: int) -> None:
+    """Stanzas that went out come first: nothing of those has a row that is refused."""
+    kinds.sort(key=lambda kind: kind != "sent")
+    acks, plain = Acks(), Acks()
+    acks.sent = plain.sent = start
+    rows = {n for n, kind in enumerate(kinds, 1) if kind == "lost"}
+    for n, kind in enumerate(kinds, 1):
+        acks.count_sent(message(n), b"12345", 0 if kind == "none" else n)
+        if kind != "lost":
+            plain.count_sent(message(n), b"12345", 0 if kind == "none" else n)
+    for each in (acks, plain):
+        each.confirm((start + min(confirmed, kinds.count("sent"))) % WRAP)
+    taken, behind = acks.withdraw(rows)
+    assert [row for _, row in taken] == sorted(rows)
+    assert (acks.sent, acks.bytes) == (plain.sent, plain.bytes)
+    assert [s.id for s, *_ in acks.pending] == [s.id for s, *_ in plain.pending]
+    first = (plain.sent - len(plain.pending)) % WRAP
+    numbers = {row: (first + at) % WRAP for at, (_, _, row) in enumerate(plain.pending, 1) if row}
+    assert {row: number for number, _, row in behind} == {
+        row: number for row, number in numbers.items() if rows and row > min(rows)
+    }
+
+
+def test_pings_ask_about_nothing_that_is_withdrawn() -> None:
+    pings = PingAcks()
+    for row in (1, 0, 2):
+        pings.sent(message(row), 0.0, row)
+    assert [row for _, row in pings.withdraw({2, 7})] == [2]
+    assert [row for _, row in pings.lost(0.0)[0]] == [1, 0]

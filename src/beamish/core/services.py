@@ -16,6 +16,7 @@ from beamish.core.events import Context
 from beamish.core.sessions import Session
 from beamish.storage.api import Cursor
 from beamish.stream.sasl import ScramKeys
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
@@ -423,10 +424,17 @@ class Outbox(Protocol):
     position: int
     """In the database queue: where the latest change is committed."""
 
+    refused: Callable[[Sequence[int], StanzaError], None]
+    """Called with rows of new stanzas that the database has refused, before their position counts as durable. They must not
+    go out; the error is for their senders. Set by whoever brings stanzas to other servers.
+    """
+
     def keep(self, wire: bytes, stream: int | None, number: int, row: int = 0) -> int:
-        """Write a stanza down, or anew where `row` says; its row, 0 if that cannot be done.
+        """Write a stanza down, or anew where `row` says; its row.
 
         `stream` is None while it waits for one, 0 for one that cannot be taken up again; `number` counts on the stream.
+        A new one is not safe before `position` is durable, and `refused` may tell that it never will be. Raises
+        `StanzaError` if it cannot even be tried; what has a row already is then written down later.
         """
 
     def drop(self, rows: Iterable[int], *, soon: bool = False) -> None:

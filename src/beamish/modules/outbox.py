@@ -9,7 +9,7 @@ that holds what they caused. What is put into the rows, and what is made of them
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from pydantic import Field
 from beamish.core.module import Module, ModuleConfig, command
 from beamish.core.services import Outbox, StoredOutbox, StoredStream
 from beamish.storage.api import Cursor, Database, Migration, StorageError
+from beamish.xmpp.errors import Condition, StanzaError
 
 log = structlog.get_logger(__name__)
 
@@ -53,10 +54,12 @@ class Config(ModuleConfig):
 class _Batch:
     """What one commit writes. It grows during its tick and is the database thread's afterwards."""
 
-    __slots__ = ("after", "counts", "failed_", "gone", "jobs", "rows", "thens")
+    __slots__ = ("after", "counts", "failed_", "gone", "jobs", "new", "rows", "thens")
 
     def __init__(self) -> None:
         self.rows: dict[int, StanzaRow] = {}
+        self.new: list[int] = []
+        """Those of the rows that were never written before."""
         self.counts: dict[int, int] = {}
         self.jobs: list[tuple[str, tuple[Any, ...]]] = []
         self.gone: list[int] = []
@@ -102,6 +105,9 @@ class OutboxModule(Module):
         self.position = 0
         self._batch: _Batch | None = None
         self._gone: list[int] = []
+        self._late: dict[int, StanzaRow] = {}
+        """Rows of stanzas that are on disk, but could not be written anew with their places on streams."""
+        self.refused: Callable[[Sequence[int], StanzaError], None] = lambda _rows, _error: None
         self._tidying = False
         self._ended = 0
         self._last_row = 0
@@ -137,14 +143,23 @@ class OutboxModule(Module):
         """See `Outbox.keep`."""
         batch = self._batch or self._open()
         if batch is None:
+            if not row:
+                raise _not_kept()
+            self._late[row] = (row, stream, number, self._clock.now(), wire)
+            self._later(self._write_late)
             return row
         if not row:
             self._last_row = row = self._last_row + 1
+            batch.new.append(row)
         batch.rows[row] = (row, stream, number, self._clock.now(), wire)
         return row
 
     def drop(self, rows: Iterable[int], *, soon: bool = False) -> None:
         """See `Outbox.drop`."""
+        if self._late:
+            rows = tuple(rows)
+            for row in rows:
+                self._late.pop(row, None)
         if self._batch is not None:
             self._batch.gone += rows
             return
@@ -247,13 +262,30 @@ class OutboxModule(Module):
             then()
 
     def _failed(self, batch: _Batch, exc: Exception) -> None:
-        """The database refused. Stanzas go out all the same; counts are written later, and confirmed then."""
-        log.error("outbox_not_stored", stanzas=len(batch.rows), error=repr(exc))
+        """The database refused. Stanzas that are not on disk do not go out; those that are do, and their places on streams are
+        written later, as counts are, which are confirmed then.
+        """
+        log.error("outbox_not_stored", stanzas=len(batch.new), error=repr(exc))
         batch.failed_ = True
         self._gone += batch.gone
+        new = set(batch.new)
+        self._late = {row: entry for row, entry in batch.rows.items() if row not in new} | self._late
         self._later(partial(self._again, batch))
+        if new:
+            self.refused(batch.new, _not_kept())
+
+    def _write_late(self) -> None:
+        if not self._late:
+            return
+        batch = self._batch or self._open()
+        if batch is None:
+            self._later(self._write_late)
+            return
+        batch.rows = self._late | batch.rows
+        self._late = {}
 
     def _again(self, batch: _Batch) -> None:
+        self._write_late()
         for sql, params in batch.jobs:
             self._do(sql, *params)
         now = self._batch or self._open()
@@ -276,6 +308,11 @@ class OutboxModule(Module):
         [(stanzas, size)] = await self._db.fetch("SELECT COUNT(*), COALESCE(SUM(LENGTH(wire)), 0) FROM outbox_stanza")
         [(streams,)] = await self._db.fetch("SELECT COUNT(*) FROM outbox_stream WHERE ended IS NULL")
         return {"stanzas": int(stanzas), "bytes": int(size), "streams": int(streams)}
+
+
+def _not_kept() -> StanzaError:
+    """For a stanza that its sender would believe to be safe."""
+    return StanzaError(Condition.RESOURCE_CONSTRAINT, text="this server cannot store anything at the moment")
 
 
 def _packed(pairs: Iterable[tuple[str, str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,7 +28,8 @@ class HeldConnection(ServerConnection):
     def __init__(self, flusher: Flusher, unsent_limit: int, kernel: Kernel) -> None:
         super().__init__(flusher, unsent_limit)
         self._db = kernel.db
-        self._held: deque[tuple[int, bytes]] = deque()
+        self._held: deque[tuple[int, bytes, int]] = deque()
+        """Positions in the database queue, bytes, and the rows they are kept in, or 0."""
         self._holding = False
 
     @property
@@ -36,15 +37,30 @@ class HeldConnection(ServerConnection):
         """Pieces of output that wait for a commit."""
         return len(self._held)
 
-    def put(self, data: bytes, position: int = 0) -> None:
+    def put(self, data: bytes, position: int = 0, row: int = 0) -> None:
         """Write behind all that waits, and not before a position in the database queue is durable."""
         held = self._held
         if not held and position <= self._db.durable:
             self.write(data)
             return
-        held.append((position or held[-1][0], data))
+        held.append((position or held[-1][0], data, row))
         if not self._holding:
             self._hold()
+
+    def held_of(self, rows: Iterable[int]) -> set[int]:
+        """Which of these rows belong to something that waits here."""
+        return {row for _, _, row in self._held if row}.intersection(rows)
+
+    def withhold(self, rows: Container[int], position: int) -> None:
+        """What belongs to these rows is not written, and what is behind the first of it not before `position` is durable."""
+        kept: deque[tuple[int, bytes, int]] = deque()
+        found = False
+        for at, data, row in self._held:
+            if row and row in rows:
+                found = True
+            else:
+                kept.append((max(at, position) if found else at, data, row))
+        self._held = kept
 
     def behind(self, then: Callable[[], None]) -> None:
         """Do something behind all that waits; perhaps on a connection that was lost meanwhile."""
@@ -69,16 +85,13 @@ class HeldConnection(ServerConnection):
         try:
             self._db.when_durable(self._held[-1][0], self._release)
             self._holding = True
-        except Exception:  # too many wait already; then the promise has to do without these
+        except Exception:  # too many wait already: what cannot wait must not go out either
             log.exception("output_not_held")
-            self.write(b"".join(data for _, data in self._held))
-            self._held.clear()
+            self.abort()
 
     def _release(self) -> None:
         self._holding = False
         held = self._held
-        if not held:
-            return
         durable = self._db.durable
         out = []
         while held and held[0][0] <= durable:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -27,7 +28,7 @@ from beamish.net.s2s_out import Report, S2SOutLink
 from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.s2s_route import BROKEN, Route
-from beamish.net.s2s_stored import Dormant, in_doubt, restore, settle, worth_keeping
+from beamish.net.s2s_stored import Dormant, in_doubt, not_kept, restore, settle, worth_keeping
 from beamish.net.throttle import Bucket
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
@@ -90,6 +91,8 @@ class Federation:
             self.kernel.commands.add(Command(name, summary, OWNER, run))
         self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
         self.outbox = self.kernel.service_or_none(Outbox)
+        if self.outbox is not None:
+            self.outbox.refused = partial(not_kept, self)
         restore(self)
 
     async def stop(self, grace: float = 5.0) -> None:

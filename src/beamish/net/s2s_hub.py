@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from beamish.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
+    from beamish.core.services import Outbox
     from beamish.core.tasks import TaskGroup
     from beamish.net.connection import Flusher
     from beamish.net.s2s_link import Link
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from beamish.net.s2s_presence import RemotePresence
     from beamish.net.throttle import Bucket
     from beamish.net.wirelog import WireLog
+    from beamish.stream.s2s_acks import Acks
 
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 120), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 _USER_TIMEOUT: Final = 60_000
@@ -30,6 +33,16 @@ def keep_alive(sock: Any) -> None:
         for option, value in _KEEPALIVE:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
+
+
+def renumbered(outbox: Outbox | None, acks: Acks, stanzas: Iterable[tuple[int, bytes, int]]) -> int:
+    """Write down that stanzas (number, bytes, row) have other numbers on a stream now; the position of that."""
+    position = 0
+    if outbox is not None:
+        for number, data, row in stanzas:
+            outbox.keep(data, acks.key, number, row)
+            position = outbox.position
+    return position
 
 
 class Hub(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -20,7 +20,7 @@ from beamish.core.later import is_later
 from beamish.core.services import Outbox
 from beamish.net.address import format_peer, network_of
 from beamish.net.held import HeldConnection
-from beamish.net.s2s_hub import Hub, keep_alive
+from beamish.net.s2s_hub import Hub, keep_alive, renumbered
 from beamish.stream.parser import Nonza, Unaddressable
 from beamish.stream.s2s import SM, Event, ServerStream, Stage, StreamClosed, StreamFailed
 from beamish.stream.s2s_acks import WRAP, Acks, PingAcks, read_count
@@ -458,7 +458,7 @@ class Link(HeldConnection):
 
         Until the peer has confirmed it, `acks` or `pings` has it. The result is the position in the database queue that
         must be durable before the sender is told that it was taken; 0 if it need not wait. Raises `StanzaError` for one
-        that is larger than the peer has said it takes (XEP-0478 §4).
+        that is larger than the peer has said it takes (XEP-0478 §4), or that cannot be kept.
         """
         data = stanza.to_wire()
         most = self.machine.peer_bytes
@@ -480,7 +480,7 @@ class Link(HeldConnection):
             acks.count_sent(stanza.detached(), data, row)
         if self.federation.wire_log.enabled:
             self.federation.wire_log.sent(self.id, None, data)
-        self.put(data, position)
+        self.put(data, position, row)
         if acks is not None:
             self._unasked += 1
             if self._unasked >= _ASK_EVERY:
@@ -501,6 +501,22 @@ class Link(HeldConnection):
     def released(self) -> None:
         """See `HeldConnection.released`."""
         self._drain()
+
+    def withdraw(self, rows: Collection[int]) -> list[tuple[Stanza, int]]:
+        """The disk has refused these rows: the stanzas that wait for it here do not go out, and are the result."""
+        rows = self.held_of(rows)
+        if not rows:
+            return []
+        taken: list[tuple[Stanza, int]] = []
+        position = 0
+        if self.acks is not None:
+            taken, behind = self.acks.withdraw(rows)
+            position = renumbered(self._outbox, self.acks, behind)
+        if self.pings is not None:
+            taken += self.pings.withdraw(rows)
+        self.withhold(rows, position)
+        self.stanzas_out -= len(taken)
+        return taken
 
     def _ask_due(self) -> None:
         self._ask_timer = None
@@ -577,10 +593,13 @@ class Link(HeldConnection):
         for _, data, row in acks.pending:
             number += 1
             position = 0
-            if renumber and row and self._outbox is not None:
-                self._outbox.keep(data, acks.key, number % WRAP, row)
-                position = self._outbox.position
-            self.put(data, position)
+            if row and self._outbox is not None:
+                if renumber:
+                    self._outbox.keep(data, acks.key, number % WRAP, row)
+                position = (
+                    self._outbox.position
+                )  # the stream may have ended while this was still on its way to the disk
+            self.put(data, position, row)
         if acks.pending:
             self.ask()
 

@@ -97,6 +97,11 @@ class S2SOutLink(Link):
         if self.why is not None:
             self._tell(self.why)
 
+    @property
+    def to_resume(self) -> Acks | None:
+        """The counters of the stream that this one shall resume, while that is not settled."""
+        return self._resuming
+
     def _give_back(self) -> None:
         """The stream cannot be resumed here; perhaps on the next connection."""
         if self._resuming is not None and self.route is not None and not self._resuming.settled:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -140,6 +141,19 @@ class Route:
             self._queue.extendleft(reversed(entries))
         self.drain()
         self.wake()
+
+    def withdraw(self, rows: Container[int]) -> list[tuple[Stanza, int]]:
+        """The disk has refused these rows: the stanzas that wait here do not wait any longer, and are the result."""
+        kept: deque[tuple[Stanza, int, int]] = deque()
+        taken: list[tuple[Stanza, int]] = []
+        for stanza, size, row in self._queue:
+            if row and row in rows:
+                taken.append((stanza, row))
+                self._bytes -= size
+            else:
+                kept.append((stanza, size, row))
+        self._queue = kept
+        return taken
 
     def drain(self) -> None:
         """Send what waits, as far as the stream takes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from beamish.core.clock import stamp
 from beamish.core.kernel import Kernel
 from beamish.core.services import StoredStream
+from beamish.net.s2s_hub import renumbered
 from beamish.net.s2s_out import S2SOutLink
 from beamish.stream.s2s import Pair
 from beamish.stream.s2s_acks import Acks
@@ -138,6 +140,35 @@ def _thawed(federation: Federation, since: float, wire: bytes, row: int) -> Stan
         return stanza
     delay = f"<delay xmlns='{ns.DELAY}' from='{stanza.sender.domain}' stamp='{stamp(since)}'/>"
     return stanza.with_child(delay.encode())
+
+
+def not_kept(federation: Federation, rows: Sequence[int], error: StanzaError) -> None:
+    """The disk has refused new stanzas, wherever they wait: they go back to their senders, who are told before anything
+    counts as handled.
+    """
+    refused = set(rows)
+    taken: list[tuple[Stanza, int]] = []
+    for link in federation.links:
+        taken += link.withdraw(refused)
+    over: dict[int, Acks] = {}
+    for route in federation.routes.values():
+        taken += route.withdraw(refused)
+        for acks in (route.held, None if route.holder is None else route.holder.acks):
+            if acks is not None:
+                over[id(acks)] = acks
+    for left in federation.resumable.values():
+        if left.gone and left.acks is not None:
+            over[id(left.acks)] = left.acks
+    for link in federation.links:
+        if isinstance(link, S2SOutLink) and (resuming := link.to_resume) is not None:
+            over[id(resuming)] = resuming
+        over.pop(id(link.acks), None)  # these have been asked
+    for acks in over.values():
+        some, behind = acks.withdraw(refused)
+        renumbered(federation.outbox, acks, behind)
+        taken += some
+    for stanza, row in sorted(taken, key=lambda each: each[1]):
+        federation.refuse(stanza, error, row)
 
 
 def in_doubt(federation: Federation, stanza: Stanza, row: int, why: Unreachable) -> None:

@@ -7,7 +7,7 @@ is lost or sent twice. On a bidirectional stream both counters move, on others o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -133,6 +133,30 @@ class Acks:
         self.bytes = 0
         return back
 
+    def withdraw(self, rows: Container[int]) -> tuple[list[tuple[Stanza, int]], list[tuple[int, bytes, int]]]:
+        """Take back stanzas with these rows, which were never sent, nor was anything that was counted after the first of them.
+
+        They are the first result; the second one is what was counted behind them and has a row: numbers, bytes and rows.
+        """
+        pending = self.pending
+        number = (self.sent - len(pending)) % WRAP
+        kept: deque[tuple[Stanza, bytes, int]] = deque()
+        taken: list[tuple[Stanza, int]] = []
+        behind: list[tuple[int, bytes, int]] = []
+        for stanza, data, row in pending:
+            if row and row in rows:
+                taken.append((stanza, row))
+                self.bytes -= len(data)
+                continue
+            number = (number + 1) % WRAP
+            kept.append((stanza, data, row))
+            if row and taken:
+                behind.append((number, data, row))
+        if taken:
+            self.pending = kept
+            self.sent = number
+        return taken, behind
+
     def take_rest(self) -> list[tuple[Stanza, int]]:
         """Give up counting: everything that is not confirmed, in order, with its rows."""
         rest = [(stanza, row) for stanza, _, row in self.pending]
@@ -184,6 +208,13 @@ class PingAcks:
         while not self.answers and (len(self._pending) > self._limit or self._pending[0][1] < now - self._grace):
             gone.append(self._pending.popleft()[3])
         return [each for each in gone if each]
+
+    def withdraw(self, rows: Container[int]) -> list[tuple[Stanza, int]]:
+        """Take back stanzas with these rows, which were never sent."""
+        taken = [(stanza, row) for _, _, stanza, row in self._pending if row and row in rows]
+        if taken:
+            self._pending = deque(each for each in self._pending if not each[3] or each[3] not in rows)
+        return taken
 
     def ping(self) -> int:
         """A ping goes out now; its number."""
