@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from beamish.core.events import Context
+from beamish.modules.roster import module
 from beamish.testing import Client, World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element
@@ -279,6 +281,42 @@ async def test_2_6_3_a_current_version_is_answered_with_nothing_and_stays_live(w
     await again.expect_nothing()
     await romeo.iq(put("<item jid='b@b.c'/>"))
     await again.expect(push("<item jid='b@b.c'/>"))
+
+
+@pytest.mark.parametrize(
+    ("query", "plain"),
+    [
+        ("<query xmlns='jabber:iq:roster'{ver}/>", True),
+        ('<query xmlns="jabber:iq:roster"{ver} />', True),
+        ("\n <query xmlns='jabber:iq:roster'{ver}/>\n", False),
+        ("<query{ver} xmlns='jabber:iq:roster'/>", False),
+        ("<query xmlns='jabber:iq:roster'{ver}></query>", False),
+        ("<query xmlns='jabber:iq:roster' other='1'{ver}/>", False),
+        ("<r:query xmlns:r='jabber:iq:roster'{ver}/>", False),
+    ],
+)
+async def test_2_6_2_a_version_counts_however_the_request_is_written(
+    world: World, query: str, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    romeo = await world.login("romeo@example.org/a", roster=True)
+    await romeo.iq(put("<item jid='a@b.c'/>"))
+    version = version_of(await romeo.iq(get()))
+    for number, (ver, whole) in enumerate(
+        (("", True), (" ver=''", True), (f" ver='{version}'", False), (f' ver="{version}"', False), (" ver='no'", True))
+    ):
+        answer = await romeo.iq(f"<iq type='get' id='q{number}'>{query.format(ver=ver)}</iq>")
+        assert items_of(answer) != {} if whole else len(answer) == 0, ver
+    trees = []
+    read = module._query
+
+    def noted(ctx: Context) -> Element:
+        trees.append(ctx)
+        return read(ctx)
+
+    monkeypatch.setattr(module, "_query", noted)
+    query = query.format(ver=f" ver='{version}'")
+    await romeo.iq(f"<iq type='get' id='last'>{query}</iq>")
+    assert bool(trees) is not plain
 
 
 async def test_2_6_3_changes_since_a_known_version_are_pushed_in_order(world: World) -> None:

@@ -40,6 +40,7 @@ from beamish.modules.roster.wire import (
     contact_of,
     item_bytes,
     new_id,
+    plain_version,
     push_for,
     push_to,
     query_bytes,
@@ -349,13 +350,17 @@ class RosterModule(Module):
     @iq(get=QUERY, scope=Scope.OWN)
     def _get(self, ctx: Context) -> IqAnswer | Awaitable[IqAnswer]:
         """RFC 6121 §2.1.3, §2.2, §2.6.2."""
-        session, query = _request(ctx)
-        if len(query):
-            raise StanzaError(Condition.BAD_REQUEST, text="a roster get has no items")
+        session = _asker(ctx)
+        ver = plain_version(ctx.stanza)
+        if ver is None:
+            query = _query(ctx)
+            if len(query):
+                raise StanzaError(Condition.BAD_REQUEST, text="a roster get has no items")
+            ver = query.get("ver")
         roster = self.cached(session.bare)
         if roster is None or session.bare in self._in_flight:
-            return self._get_later(ctx, session, query.get("ver"))
-        return self._answer(ctx, session, roster, query.get("ver"))
+            return self._get_later(ctx, session, ver)
+        return self._answer(ctx, session, roster, ver)
 
     async def _get_later(self, ctx: Context, session: Session, ver: str | None) -> IqAnswer:
         # A version must not be told before it is committed: after a crash it would be given to another change.
@@ -409,7 +414,7 @@ class RosterModule(Module):
     @iq(set=QUERY, scope=Scope.OWN)
     async def _set(self, ctx: Context) -> IqAnswer:
         """RFC 6121 §2.1.5, §2.3 to §2.5."""
-        session, query = _request(ctx)
+        session, query = _asker(ctx), _query(ctx)
         if session.anonymous:
             raise StanzaError(Condition.NOT_ALLOWED, text="anonymous users keep no roster")
         items = [child for child in query if isinstance(child.tag, str)]
@@ -456,11 +461,16 @@ class RosterModule(Module):
         return name, groups and store.groups_of_json(store.groups_to_json(groups))
 
 
-def _request(ctx: Context) -> tuple[Session, Element]:
-    """Who asks, and the `<query/>`. Others than the owner's sessions are refused (RFC 6121 §2.3.3)."""
-    query = ctx.stanza.payload
+def _asker(ctx: Context) -> Session:
+    """Who asks. Others than the owner's sessions are refused (RFC 6121 §2.3.3)."""
     if ctx.origin is None or (ctx.stanza.to is not None and ctx.stanza.to.bare != ctx.origin.bare):
         raise StanzaError(Condition.FORBIDDEN)
+    return ctx.origin
+
+
+def _query(ctx: Context) -> Element:
+    """The `<query/>`."""
+    query = ctx.stanza.payload
     if query is None:
         raise StanzaError(Condition.BAD_REQUEST)
-    return ctx.origin, query
+    return query
