@@ -24,14 +24,18 @@ class Context:
     what modules want to tell one another; each key is owned by the module whose name it starts with (`"mam.id"`).
     `settled` is the position in the database queue up to which everything that this stanza caused must be committed
     before it may be acknowledged; modules raise it with `caused`.
+
+    `held` says that the message was stopped at `delivering` to be kept for its receiver, who gets others first. If that
+    session ends before its turn comes, another one of the account gets it.
     """
 
-    __slots__ = ("_notes", "origin", "settled", "stanza")
+    __slots__ = ("_notes", "held", "origin", "settled", "stanza")
 
     def __init__(self, stanza: Stanza, origin: Session | None = None) -> None:
         self.stanza = stanza
         self.origin = origin
         self.settled = 0
+        self.held = False
         self._notes: dict[str, object] | None = None
 
     @property
@@ -60,6 +64,21 @@ class Delivery:
         self.context = context
         self.stanza = stanza
         self.session = session
+
+
+class Release:
+    """Messages that were kept for an absent user, in order, and the session that is about to get them.
+
+    Handlers take out of `messages` what is not to be given. `data` holds the bytes of all of them, so that one search tells
+    whether any has what a handler looks for.
+    """
+
+    __slots__ = ("data", "messages", "session")
+
+    def __init__(self, session: Session, messages: list[Stanza], data: bytes) -> None:
+        self.session = session
+        self.messages = messages
+        self.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +222,11 @@ undelivered: Final = HookPoint[Context](
     "No resource took a message that may be kept (RFC 6121 §8.5.4, column O). STOP: somebody took charge of it; otherwise "
     "the sender gets `service-unavailable`. Offline storage.",
 )
-releasing: Final = HookPoint[Delivery](
+releasing: Final = HookPoint[Release](
     "releasing",
     HookKind.OBSERVER,
-    "A message that was kept for an absent user is about to be given to a session. Plain functions only. STOP: it is not, "
-    "and is kept no longer. Message processing (expiry).",
+    "Messages that were kept for an absent user are about to be given to a session. Plain functions only. What a handler "
+    "takes out is not given, and is kept no longer. Message processing (expiry), carbons.",
 )
 presence_changed: Final = HookPoint[PresenceChanged](
     "presence_changed",

@@ -163,7 +163,7 @@ class IqDispatch:
         *,
         sender: JID | None = None,
         timeout: float = 60.0,
-        post: Callable[[Stanza], None] | None = None,
+        post: Callable[[Stanza], object] | None = None,
     ) -> Stanza:
         """Send a request and wait for its answer: a result or an error stanza.
 

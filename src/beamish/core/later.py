@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+from typing import Any, Final, Generic, TypeVar, cast
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -41,3 +41,44 @@ async def _then(value: Awaitable[A], go_on: Callable[[A], B | Awaitable[B]]) -> 
     if is_later(result):
         return await cast("Awaitable[B]", result)
     return cast("B", result)
+
+
+class Begun(Generic[A]):
+    """A coroutine that runs now until it has to wait for the first time, and goes on when it is awaited, once.
+
+    A task would begin it with the next iteration of the loop, and what it asks a thread for would come as much later. What
+    it raises is raised where it is awaited. Until its first wait it must not ask for the current task.
+    """
+
+    __slots__ = ("_coroutine", "_error", "_result", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, A]) -> None:
+        self._coroutine: Coroutine[Any, Any, A] | None = coroutine
+        self._waits_for: Any = None
+        self._result: Any = None
+        self._error: Exception | None = None
+        try:
+            self._waits_for = coroutine.send(None)
+        except StopIteration as done:
+            self._coroutine, self._result = None, done.value
+        except Exception as error:
+            self._coroutine, self._error = None, error
+
+    def __await__(self) -> Generator[Any, Any, A]:
+        """Go on."""
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is None:
+            if self._error is not None:
+                raise self._error
+            return cast("A", self._result)
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as error:
+                    waits_for = coroutine.throw(error)
+                else:
+                    waits_for = coroutine.send(value)
+        except StopIteration as done:
+            return cast("A", done.value)

@@ -18,7 +18,7 @@ import structlog
 
 from beamish.core import events
 from beamish.core.disco import DiscoInfo, DiscoNode
-from beamish.core.events import Context, Delivery
+from beamish.core.events import Context, Release
 from beamish.core.hooks import STOP, Outcome
 from beamish.core.later import is_later
 from beamish.core.module import Identity, Module, ModuleConfig, Xep, on
@@ -248,19 +248,20 @@ class AmpModule(Module):
     # ---- later ------------------------------------------------------------------------------------------------------
 
     @on(events.releasing)
-    def releasing(self, delivery: Delivery) -> Outcome:
-        """A message was kept and is now to be delivered: perhaps it is too late (§3.3.2)."""
-        stanza = delivery.stanza
-        if _MARK not in stanza.body:
-            return None
-        amp = _rules_in(stanza)
+    def releasing(self, release: Release) -> None:
+        """Messages were kept and are now to be delivered: for some it is perhaps too late (§3.3.2)."""
+        if _MARK in release.data:
+            release.messages = [stanza for stanza in release.messages if not self._expired(stanza)]
+
+    def _expired(self, stanza: Stanza) -> bool:
+        amp = _rules_in(stanza) if _MARK in stanza.body else None
         if amp is None:
-            return None
+            return False
         now = self.kernel.clock.now()
         expired = next(
             (r for r in _read(amp) if r.condition == "expire-at" and _valid(r) and _time(r.value) <= now), None
         )
-        return STOP if expired is not None and self._act(delivery.context, expired) else None
+        return expired is not None and self._act(Context(stanza), expired)
 
 
 def _rules_in(stanza: Stanza) -> Element | None:

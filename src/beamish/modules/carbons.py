@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from beamish.core import events
 from beamish.core.content import CARBONS, STANZA_ID_TAG, Holds, content_of, survey
-from beamish.core.events import Context, Delivery, SessionClosed, SessionEvent
-from beamish.core.hooks import STOP, Outcome
+from beamish.core.events import Context, Release, SessionClosed, SessionEvent
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
 from beamish.core.services import CopiesService, SessionKeeper
 from beamish.core.sessions import Session
@@ -165,9 +164,7 @@ class CarbonsModule(Module):
         direct = sessions.get(to) if to.resource else None
         served = (direct,) if direct is not None else sessions.of(to.bare).routable
         lacking = self._received(ctx, stanza, copied, served)
-        if lacking and ctx.note(
-            "offline.held"
-        ):  # it may come to any of them from the store, should its receiver break off
+        if lacking and ctx.held:  # it may come to any of them from the store, should its receiver break off
             for session in lacking:
                 self._has_had(session, stanza)
 
@@ -201,9 +198,13 @@ class CarbonsModule(Module):
             keeper.changed(session)
 
     @on(events.releasing)
-    def releasing(self, delivery: Delivery) -> Outcome:
+    def releasing(self, release: Release) -> None:
         """What was stored is not given to a session that got a copy at the time: it was seen."""
-        return STOP if self.had(delivery.session, delivery.stanza) else None
+        session = release.session
+        had = session.note(_HAD)
+        if isinstance(had, str):
+            names = frozenset(had.split("\n"))
+            release.messages = [stanza for stanza in release.messages if _name_of(stanza, session) not in names]
 
     def had(self, session: Session, message: Stanza) -> bool:
         """See `CopiesService.had`."""

@@ -85,10 +85,13 @@ class Post:
         await self._bench.close(client)
 
     async def visit(self) -> Span:
-        """Everybody fetches what waits; the cost."""
+        """Everybody fetches what waits; the cost, with that of what the server does later (removing what was fetched)."""
         span = self._bench.span().start()
         await in_turns(self.absent, self.fetch)
-        return span.stop()
+        span.stop()
+        late = self._bench.span().start()
+        await _all_stored(self._bench)
+        return span.plus(late.stop())
 
 
 async def run(bench: Bench) -> list[Row]:

@@ -1,0 +1,16 @@
+"""A server whose messages for absent accounts have nothing but offline storage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from tests.modules.offline.kit import ALONE
+
+from beamish.testing.world import World
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    async with World(settings={"modules": ALONE}) as made:
+        yield made
