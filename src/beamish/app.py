@@ -171,6 +171,8 @@ def component_server(kernel: Kernel, config: Config, wire_log: WireLog | None = 
         stanza_burst=listener.stanza_burst,
         bytes_per_second=listener.bytes_per_second,
         bytes_burst=listener.bytes_burst,
+        probe_after=listener.probe_after,
+        probe_timeout=listener.probe_timeout,
     )
     return ComponentServer(
         kernel,

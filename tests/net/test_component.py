@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.watched import until
 
 from beamish.app import CommandFailed
 from beamish.net.component import ComponentServer
@@ -323,6 +324,46 @@ async def test_a_component_without_privileges_has_none(server: FederatedServer) 
     irc = await ready(server)
     irc.send("<iq type='get' id='1' from='irc.a.example' to='romeo@a.example'><query xmlns='jabber:iq:roster'/></iq>")
     await irc.expect("<iq xmlns='jabber:component:accept' type='error' id='1'/>")
+
+
+async def test_a_component_that_answers_no_more_is_given_up(server: FederatedServer) -> None:
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    irc = await ready(server)
+    ping = f"<iq {C} type='get' from='a.example' to='irc.a.example'><ping xmlns='urn:xmpp:ping'/></iq>"
+    [link] = server.kernel.service(ComponentServer).links
+    for kind in ("result", "error"):
+        link.sweep(link.heard + 299.0)  # it was heard of late enough
+        link.sweep(link.heard + 301.0)
+        id_ = (await irc.expect(ping)).get("id")
+        link.sweep(link.heard + 359.0)
+        irc.send(f"<iq type='{kind}' from='irc.a.example' to='a.example' id='{id_}'/>")
+        irc.send("<message from='irc.a.example' to='romeo@a.example/x' id='1'><body>Up</body></message>")
+        await romeo.expect("<message from='irc.a.example' id='1'/>")
+        link.pinged = 0.0  # as time stands still, it would have answered before it was asked
+        link.sweep(link.heard + 200.0)
+    link.sweep(link.heard + 301.0)
+    await irc.expect(ping)
+    link.sweep(link.heard + 301.0 + 61.0)
+    await irc.expect_closed()
+    await until(lambda: link.gone)
+    assert link.why is not None and link.why.cause.value == "timeout"
+
+
+async def test_a_component_that_knows_no_pings_stays(server: FederatedServer) -> None:
+    irc = await ready(server)
+    [link] = server.kernel.service(ComponentServer).links
+    now = link.heard
+    for _ in range(3):
+        now += 301.0
+        link.sweep(now)
+        link.sweep(now + 100.0)  # not asked again so soon
+        await irc.expect("<iq xmlns='jabber:component:accept' type='get'><ping xmlns='urn:xmpp:ping'/></iq>")
+    irc.send("<iq type='get' from='irc.a.example' to='a.example' id='3'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await irc.expect("<iq xmlns='jabber:component:accept' type='result' id='3'/>")
+    irc.send("<iq type='result' from='irc.a.example' to='a.example' id='s2s-ack-0'/>")  # no answer to any of ours
+    irc.send("<iq type='get' from='irc.a.example' to='a.example' id='4'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await irc.expect("<iq xmlns='jabber:component:accept' type='result' id='4'/>")
+    assert link.usable
 
 
 # ---- bounds -----------------------------------------------------------------------------------------------------------

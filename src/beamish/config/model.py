@@ -351,6 +351,14 @@ class ComponentsConfig(Section):
     away_seconds: Seconds = Field(
         5.0, le=600, description="Seconds that stanzas wait for a component that has just lost its connection."
     )
+    probe_after: Seconds = Field(
+        300.0, description="Ask a component that has been silent for this many seconds whether it is still there."
+    )
+    probe_timeout: Seconds = Field(
+        60.0,
+        description="Close the connection when that question stays unanswered for this many seconds, if the component has "
+        "answered one before: not all do.",
+    )
 
 
 class DomainTls(Section):

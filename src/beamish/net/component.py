@@ -29,7 +29,7 @@ from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
 from beamish.net.privilege import PrivilegeOptions, Privileges, is_settling
 from beamish.net.s2s import S2SLimits
-from beamish.net.s2s_link import Link, Wait
+from beamish.net.s2s_link import PING_ID, Link, Wait
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.throttle import Bucket, LoginThrottle
 from beamish.net.wirelog import WireLog
@@ -74,12 +74,14 @@ class ComponentLimits:
     stanza_burst: float = 20_000.0
     bytes_per_second: float = 8_000_000.0
     bytes_burst: float = 32_000_000.0
+    probe_after: float = 300.0
+    probe_timeout: float = 60.0
 
 
 class ComponentLink(Link):
     """One component's connection."""
 
-    __slots__ = ("privileges",)
+    __slots__ = ("answers", "ping_id", "pinged", "privileges")
 
     direction = "component"
     machine: ComponentStream
@@ -87,6 +89,12 @@ class ComponentLink(Link):
     def __init__(self, server: ComponentServer) -> None:
         super().__init__(server, ComponentStream(server.settings, self._secret_of))
         self.privileges: Privileges | None = None
+        """There once the component has proved who it is."""
+        self.ping_id = ""
+        self.pinged = 0.0
+        """When, and as what, it was last asked whether it lives."""
+        self.answers = False
+        """Whether it has ever answered that."""
 
     def _secret_of(self, domain: str) -> str | None:
         secret: str | None = self.federation.secret_of(domain, self._network)
@@ -110,6 +118,24 @@ class ComponentLink(Link):
     def idle_limit(self) -> float:
         """A component stays as long as it likes."""
         return _FOREVER
+
+    def sweep(self, now: float) -> None:
+        """See `Link.sweep`. A component that has been silent is asked whether it lives, and given up if it says nothing more.
+        Of one that has never answered, silence tells nothing: not every component knows pings.
+        """
+        if self.heard > self.pinged or self._throttled or self._task is not None:
+            self._asked = 0.0  # it lives, or we do not listen
+        silent = now - max(self.heard, self.pinged)
+        if (
+            self.privileges is not None
+            and self.usable
+            and not self._asked
+            and silent > self.federation.bounds.probe_after
+        ):
+            self.pinged = now
+            self._asked = now if self.answers else 0.0
+            self.federation.ping(self, 0)
+        super().sweep(now)
 
     def _event(self, event: Event) -> Wait | None:
         if isinstance(event, ComponentReady):
@@ -171,7 +197,7 @@ class ComponentServer:
         self.tasks = TaskGroup(OWNER)
         self.links: set[Link] = set()
         self.presences = RemotePresence(bounds.presences)
-        self.limits = S2SLimits(unsent_bytes=bounds.unsent_bytes)
+        self.limits = S2SLimits(unsent_bytes=bounds.unsent_bytes, answer_seconds=bounds.probe_timeout)
         self.bounds = bounds
         self.draining = False
         self.settings = S2SSettings(
@@ -290,12 +316,23 @@ class ComponentServer:
         return found
 
     def ping(self, link: Link, number: int) -> None:
-        """See `Hub.ping`; components are not asked."""
-        raise NotImplementedError
+        """See `Hub.ping`. A component's answer says that it lives, and confirms nothing."""
+        assert isinstance(link, ComponentLink)
+        link.ping_id = PING_ID + new_id()
+        addresses = {"sender": JID.of("", self.kernel.domains[0]), "to": JID.of("", link.machine.domain)}
+        link.send_stanza(
+            Stanza.build(IQ, "get", id=link.ping_id, content=b"<ping xmlns='urn:xmpp:ping'/>", **addresses)
+        )
 
     def ping_answered(self, stanza: Stanza) -> bool:
-        """See `Hub.ping_answered`."""
-        return False
+        """See `Hub.ping_answered`. An error is an answer too."""
+        sender = stanza.sender
+        component = None if sender is None else self._components.get(sender.domain)
+        link = None if component is None else component.link
+        if stanza.type not in ("result", "error") or link is None or stanza.id != link.ping_id:
+            return False
+        link.answers = True
+        return True
 
     def _sweep(self) -> None:
         now = self.kernel.clock.monotonic()
