@@ -222,23 +222,21 @@ class SqliteDatabase(CommitQueue):
 
     def _write_on(self, engine: Engine) -> None:
         ending = shared = False
-        due = 0.0
         while not ending:
             jobs = self._inbox.get()
             if jobs is None:
                 return
-            if due:
-                wait = due - perf_counter()
-                if wait > 0:
-                    sleep(wait)
             with contextlib.suppress(Empty):
                 while (more := self._inbox.get_nowait()) is not None:
                     jobs += more
                 ending = True
             before, shared = shared, len(jobs) > 1
-            due = perf_counter() + PACE if shared or before else 0.0
+            began = perf_counter()
             for start in range(0, len(jobs), BATCH):
                 self._on_loop(self._settle, self._commit(engine, jobs[start : start + BATCH]))
+            if (shared or before) and not ending:
+                # here, not when the next job has come: who comes in between need not wake this thread
+                sleep(max(0.0, began + PACE - perf_counter()))
 
     def _commit(self, engine: Engine, jobs: list[Job]) -> Outcome:
         try:

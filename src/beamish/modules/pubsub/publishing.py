@@ -26,6 +26,7 @@ from beamish.xmpp.xml import Element, namespace_of, to_bytes
 log = structlog.get_logger(__name__)
 
 _ITEM: Final = f"{{{PUBSUB}}}item"
+_NO_OPTIONS: Final = Submission()
 BATCH: Final = 1000
 """Items in one request."""
 
@@ -42,7 +43,7 @@ class Publication:
 def read_publication(pubsub: Element) -> Publication:
     """Read a publish request (§7.1.1). Raises `StanzaError`."""
     publish = pubsub[0]
-    items = publish.findall(_ITEM)
+    items = [child for child in publish if child.tag == _ITEM]
     if len(items) > BATCH:
         raise refused(Condition.NOT_ALLOWED, "max-items-exceeded")
     found = []
@@ -59,9 +60,9 @@ def read_publication(pubsub: Element) -> Publication:
 
 
 def _options(pubsub: Element) -> Submission:
-    options = pubsub.find(f"{{{PUBSUB}}}publish-options")
+    options = pubsub.find(f"{{{PUBSUB}}}publish-options") if len(pubsub) > 1 else None
     if options is None:
-        return Submission()
+        return _NO_OPTIONS
     form = options.find(f"{{{ns.DATA}}}x")
     if form is None:
         raise StanzaError(Condition.BAD_REQUEST, text="publish-options has no form")
