@@ -15,24 +15,22 @@ from typing import Final
 
 from beamish.stream.gate import ParserLimits
 from beamish.stream.items import StreamHeader
+from beamish.stream.plain import ASCII_ATTRIBUTE, ASCII_PAIR, ASCII_TEXT, SPACE
 from beamish.xmpp import ns
 
-_S: Final = rb"[ \t\r\n]"
-_VALUE: Final = rb"[ !#-%(-;=?-~]*"
-"""Printable ASCII but quotes, `&`, `<` and `>`."""
-_ATTRIBUTE: Final = rb"%b+(?:xml(?:ns)?:)?[a-z]+%b*=%b*(?:'%b'|\"%b\")" % (_S, _S, _S, _VALUE, _VALUE)
-_ATTRIBUTES: Final = re.compile(rb"([a-z:]+)%b*=%b*(?:'(%b)'|\"(%b)\")" % (_S, _S, _VALUE, _VALUE))
+_PAIRS: Final = re.compile(ASCII_PAIR)
 _HEADER: Final = re.compile(
     rb"(?:<\?xml%b+version=(?:'1\.0'|\"1\.0\")(?:%b+encoding=(?:'[Uu][Tt][Ff]-8'|\"[Uu][Tt][Ff]-8\"))?%b*\?>%b*)?"
-    rb"<stream:stream((?:%b)+)%b*>" % (_S, _S, _S, _S, _ATTRIBUTE, _S)
+    rb"<stream:stream((?:%b)+)%b*>" % (SPACE, SPACE, SPACE, SPACE, ASCII_ATTRIBUTE, SPACE)
 )
 _STEP: Final = re.compile(
-    rb"%b*<(auth|response|abort|starttls)((?:%b)+)%b*(?:/>|>([A-Za-z0-9+/=]*)</\1%b*>)" % (_S, _ATTRIBUTE, _S, _S)
+    rb"%b*<(auth|response|abort|starttls)((?:%b)+)%b*(?:/>|>([A-Za-z0-9+/=]*)</\1%b*>)"
+    % (SPACE, ASCII_ATTRIBUTE, SPACE, SPACE)
 )
 _BIND: Final = re.compile(
     rb"%b*<iq((?:%b)+)%b*><bind((?:%b)+)%b*"
-    rb"(?:/>|>(?:<resource>([ !\"#-%%'-;=?-~]*)</resource>|<resource%b*/>)?</bind%b*>)</iq%b*>"
-    % (_S, _ATTRIBUTE, _S, _ATTRIBUTE, _S, _S, _S, _S)
+    rb"(?:/>|>(?:<resource>(%b)</resource>|<resource%b*/>)?</bind%b*>)</iq%b*>"
+    % (SPACE, ASCII_ATTRIBUTE, SPACE, ASCII_ATTRIBUTE, SPACE, ASCII_TEXT, SPACE, SPACE, SPACE)
 )
 _OF_HEADER: Final = frozenset(("to", "from", "version", "xml:lang", "id", "xmlns", "xmlns:stream"))
 _SPACE_OF: Final = {"auth": ns.SASL, "response": ns.SASL, "abort": ns.SASL, "starttls": ns.TLS}
@@ -128,6 +126,6 @@ def _step(name: str, text: bytes) -> tuple[str, str] | None:
 
 def _attributes(text: bytes) -> dict[str, str] | None:
     """Attributes by their names as written, None if one occurs twice."""
-    found = _ATTRIBUTES.findall(text)
+    found = _PAIRS.findall(text)
     given = {name.decode(): (single or double).decode() for name, single, double in found}
     return given if len(given) == len(found) else None

@@ -17,6 +17,7 @@ from typing import Final
 from beamish.stream.gate import ParserLimits
 from beamish.stream.items import Nonza
 from beamish.stream.names import NameLedger
+from beamish.stream.plain import ATTRIBUTE, NAME, PAIR, TEXT
 from beamish.xmpp import ns
 from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
@@ -31,31 +32,25 @@ _CACHED: Final = 4_096
 """Start tags of children whose meaning is remembered. Peers choose them, hence the bound; they are at most 200 bytes."""
 _CACHED_TAG: Final = 200
 
-_NAME: Final = rb"[A-Za-z_][\w.-]*+"
-_VALUE: Final = rb"(?:'[^'<&>\x00-\x1f]*+'|\"[^\"<&>\x00-\x1f]*+\")"
-_ATTRIBUTES: Final = rb"(?: (?:xml:lang|%b)=%b){0,%d}+" % (_NAME, _VALUE, _ATTRIBUTES_AT_MOST)
-_CHARACTERS: Final = rb"[^<&>\x00-\x08\x0b-\x1f]*+"
-# blank texts of 16 characters and more are a matter of the ledger
-_TEXT: Final = rb"(?![ \t\n]{16})%b(?:&(?:amp|lt|gt|quot|apos);%b)*+" % (_CHARACTERS, _CHARACTERS)
+_ATTRIBUTES: Final = rb"(?:%b){0,%d}+" % (ATTRIBUTE, _ATTRIBUTES_AT_MOST)
 
 
 def _element(group: bytes, content: bytes) -> bytes:
-    return rb"<(?P<%b>%b)%b ?(?:/>|>%b</(?P=%b)>)" % (group, _NAME, _ATTRIBUTES, content, group)
+    return rb"<(?P<%b>%b)%b ?(?:/>|>%b</(?P=%b)>)" % (group, NAME, _ATTRIBUTES, content, group)
 
 
-_GRANDCHILD: Final = _element(b"grandchild", _TEXT)
-_CHILD: Final = _element(b"child", rb"%b(?:%b%b)*+" % (_TEXT, _GRANDCHILD, _TEXT))
+_GRANDCHILD: Final = _element(b"grandchild", TEXT)
+_CHILD: Final = _element(b"child", rb"%b(?:%b%b)*+" % (TEXT, _GRANDCHILD, TEXT))
 PLAIN: Final = re.compile(
     rb"<(?P<name>message|presence|iq)(?P<attributes>%b) ?(?:/>|>(?P<content>(?:%b)*+)</(?P=name)>)[ \t\n\r]*+"
     % (_ATTRIBUTES, _CHILD)
 )
 """A stanza that needs no parser, with the white space behind it. Every repetition is possessive: it never backtracks."""
-_ATTRIBUTE: Final = re.compile(rb" ([\w.:-]+)=(?:'([^']*)'|\"([^\"]*)\")")
-_FLAT: Final = re.compile(rb"<((%b)(%b)) ?(?:/>|>[^<]*</\2>)" % (_NAME, _ATTRIBUTES))
-_EMPTY: Final = re.compile(rb"<((?!message\b|presence\b|iq\b)(%b)(%b)) ?/>[ \t\n\r]*+" % (_NAME, _ATTRIBUTES))
+_PAIRS: Final = re.compile(PAIR)
+_FLAT: Final = re.compile(rb"<((%b)(%b)) ?(?:/>|>[^<]*</\2>)" % (NAME, _ATTRIBUTES))
+_EMPTY: Final = re.compile(rb"<((?!message\b|presence\b|iq\b)(%b)(%b)) ?/>[ \t\n\r]*+" % (NAME, _ATTRIBUTES))
 _NESTED: Final = re.compile(
-    rb"<((%b)(%b)) ?(?:/>|>((?:[^<]*(?:<(%b)%b ?(?:/>|>[^<]*</\5>))?)*)</\2>)"
-    % (_NAME, _ATTRIBUTES, _NAME, _ATTRIBUTES)
+    rb"<((%b)(%b)) ?(?:/>|>((?:[^<]*(?:<(%b)%b ?(?:/>|>[^<]*</\5>))?)*)</\2>)" % (NAME, _ATTRIBUTES, NAME, _ATTRIBUTES)
 )
 _TWICE: Final = ~0b1_00001_00001_00001_00001_00001
 """Attributes of a start tag are counted in five bits each, which hold `_ATTRIBUTES_AT_MOST`; these bits show a second one."""
@@ -105,7 +100,7 @@ class QuickReader:
         head = b"<" + raw_name
         type_ = id_ = own_lang = ""
         to = sender = None
-        for key, single, double in _ATTRIBUTE.findall(attributes):
+        for key, single, double in _PAIRS.findall(attributes):
             # as written: neither kind of quotation holds anything that would have to be escaped but quotes
             value = single if not double else double.replace(b"'", b"&apos;")
             if key == b"to":
@@ -205,7 +200,7 @@ class QuickReader:
         last = b""
         if attributes:
             keys = set()
-            pairs = _ATTRIBUTE.findall(attributes)
+            pairs = _PAIRS.findall(attributes)
             for last, single, double in pairs:
                 keys.add(last)
                 if last == b"xmlns":
