@@ -33,7 +33,10 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         486: "test_requests.py test_discovery.py",
         500: "test_talk.py",
     },
-    "modules/offline/": {160: "test_storing.py test_delivering.py test_sockets.py", 203: "test_storing.py"},
+    "modules/offline/": {
+        160: "test_storing.py test_delivering.py test_waiting.py test_sockets.py",
+        203: "test_storing.py",
+    },
     "modules/pubsub/": {
         4: "test_config.py test_subscription_options.py",
         59: "test_entity.py test_subscriber.py",

@@ -46,8 +46,9 @@ async def _then(value: Awaitable[A], go_on: Callable[[A], B | Awaitable[B]]) -> 
 class Begun(Generic[A]):
     """A coroutine that runs now until it has to wait for the first time, and goes on when it is awaited, once.
 
-    A task would begin it with the next iteration of the loop, and what it asks a thread for would come as much later. What
-    it raises is raised where it is awaited. Until its first wait it must not ask for the current task.
+    A task would begin it with the next iteration of the loop, and what it asks a thread for would come as much later. If
+    what it waited for has come when it is awaited, it goes on at once. What it raises is raised where it is awaited. Until
+    its first wait it must not ask for the current task.
     """
 
     __slots__ = ("_coroutine", "_error", "_result", "_waits_for")
@@ -73,6 +74,8 @@ class Begun(Generic[A]):
             return cast("A", self._result)
         waits_for = self._waits_for
         try:
+            if asyncio.isfuture(waits_for) and waits_for.done():
+                waits_for = coroutine.send(None)
             while True:
                 try:
                     value = yield waits_for

@@ -10,10 +10,8 @@ from tests.modules.offline.kit import (
     ALONE,
     CHAT_STATE,
     DELAY,
-    JULIET,
     answer,
     bodies,
-    module,
     say,
     slow_reads,
     stored,
@@ -21,8 +19,8 @@ from tests.modules.offline.kit import (
 )
 
 from beamish.core import events
-from beamish.core.events import Context, Release
-from beamish.core.module import Module, on
+from beamish.core.events import Context
+from beamish.core.module import Module
 from beamish.core.services import DeliveryReceipts
 from beamish.core.sessions import Session
 from beamish.modules.offline import store
@@ -257,7 +255,6 @@ async def test_once_the_last_page_is_out_new_messages_go_directly(world: World) 
 
 
 async def test_nobody_pays_while_nobody_receives(world: World) -> None:
-    from beamish.core import events
 
     romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "x")
@@ -382,9 +379,9 @@ async def test_who_has_a_copy_and_comes_while_the_store_is_slow_gets_it_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     romeo = await world.login("romeo@example.org/orchard")
+    counting = slow_reads(world, monkeypatch)
     juliet = await world.login("juliet@example.org/balcony")
     await juliet.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
-    counting = slow_reads(world, monkeypatch)
     say(romeo, "one")
     await world.settle()
     assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in juliet.inbox] == [True]
@@ -399,194 +396,5 @@ async def test_who_has_a_copy_and_comes_while_the_store_is_slow_gets_it_once(
     for question in questions:
         answer(juliet, question)
     assert bodies(take(other)[0]) == ["one"]
-    await world.settle()
-    assert await stored(world) == []
-
-
-# ---- what waits for the database, and what does not ----------------------------------------------------------------
-
-
-async def test_delivery_waits_for_no_commit_of_others(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
-    say(romeo, "x")
-    await world.settle()
-    juliet = await world.login("juliet@example.org/balcony")
-    world.db.hold()
-    say(romeo, "y", to="nurse@example.org")
-    juliet.send("<presence/>")
-    await world.settle()
-    messages, _ = take(juliet)
-    world.db.release()
-    assert bodies(messages) == ["x"]
-
-
-async def test_nobody_waits_for_the_removal_and_nothing_comes_twice_before_it(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
-    say(romeo, "stored")
-    juliet = await world.login("juliet@example.org/balcony", presence=True)
-    _, pings = take(juliet)
-    again = await world.login("juliet@example.org/phone")
-    world.db.hold()
-    answer(juliet, pings[0])
-    say(romeo, "live")
-    await world.settle()
-    assert bodies(take(juliet)[0]) == ["live"]
-    again.send("<presence/>")
-    await world.settle()
-    world.db.release()
-    await world.settle()
-    assert take(again)[0] == []
-    assert await stored(world) == []
-
-
-async def test_what_comes_during_the_removal_stays(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
-    say(romeo, "old")
-    juliet = await world.login("juliet@example.org/balcony", presence=True)
-    _, pings = take(juliet)
-    world.db.hold()
-    answer(juliet, pings[0])
-    await world.settle()
-    await juliet.close()
-    say(romeo, "new")
-    await world.settle()
-    world.db.release()
-    await world.settle()
-    assert await stored(world) == ["new"]
-    assert module(world).store.box(JULIET).count == 1
-
-
-async def test_a_page_whose_removal_is_refused_is_not_sent_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAGE", 2)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in range(4):
-            say(romeo, str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        messages, pings = take(juliet)
-        assert bodies(messages) == ["0", "1"]
-        world.db.fail_next(StorageUnavailable("the disk is full"))
-        answer(juliet, pings[0])
-        await world.settle()
-        assert take(juliet) == ([], [])
-        assert await stored(world) == ["0", "1", "2", "3"]
-        await juliet.close()
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        seen = []
-        for _ in range(2):
-            messages, pings = take(juliet)
-            seen += bodies(messages)
-            answer(juliet, pings[0])
-            await world.settle()
-        assert seen == ["0", "1", "2", "3"]
-        assert await stored(world) == []
-
-
-async def test_who_sent_a_held_message_that_nobody_gets_is_told(
-    monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
-) -> None:
-    """It was held for a session, which ended before the database refused the row."""
-    expected_errors.add("offline_message_not_stored")
-    monkeypatch.setattr(store, "PAGE", 1)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        say(romeo, "0")
-        say(romeo, "1")
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        take(juliet)
-        world.db.hold()
-        world.db.fail_next(StorageUnavailable("the disk is full"))
-        say(romeo, "2")
-        await world.settle()
-        juliet.drop()
-        await world.settle()
-        world.db.release()
-        await romeo.expect(
-            "<message type='error' id='2'><error type='wait'>"
-            "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
-        )
-        assert await stored(world) == ["0", "1"]
-
-
-# ---- what other modules see ----------------------------------------------------------------------------------------
-
-
-class Watcher(Module):
-    """Sees what is delivered and what is released, and takes out what the test does not want."""
-
-    name = "test_watcher"
-
-    def __init__(self, kernel: Any, config: Any) -> None:
-        super().__init__(kernel, config)
-        self.delivered: list[tuple[str, bool]] = []
-        self.pages: list[list[str]] = []
-        self.unwanted: set[str] = set()
-
-    @on(events.delivered)
-    def handed_over(self, ctx: Context) -> None:
-        """Note what the router says."""
-        self.delivered.append((ctx.stanza.id, ctx.held))
-
-    @on(events.releasing)
-    def releasing(self, release: Release) -> None:
-        """Note a page."""
-        assert all(stanza.to_wire() in release.data for stanza in release.messages)
-        self.pages.append([stanza.id for stanza in release.messages])
-        release.messages = [stanza for stanza in release.messages if stanza.id not in self.unwanted]
-
-
-async def test_a_held_message_says_that_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAGE", 1)
-    async with World(extra=(Watcher,), settings={"modules": ALONE}) as world:
-        watcher = next(m for m in world.kernel.registry.modules if isinstance(m, Watcher))
-        romeo = await world.login("romeo@example.org/orchard")
-        say(romeo, "0")
-        say(romeo, "1")
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        say(romeo, "2")
-        await world.settle()
-        for _ in range(3):
-            answer(juliet, take(juliet)[1][0])
-            await world.settle()
-        say(romeo, "3")
-        await world.settle()
-        assert watcher.delivered == [("2", True), ("3", False)]
-        assert watcher.pages == [["0"], ["1"], ["2"]]
-
-
-async def test_what_is_taken_out_of_a_page_is_neither_given_nor_kept() -> None:
-    async with World(extra=(Watcher,), settings={"modules": ALONE}) as world:
-        watcher = next(m for m in world.kernel.registry.modules if isinstance(m, Watcher))
-        watcher.unwanted = {"1", "3"}
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in range(4):
-            say(romeo, str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        messages, pings = take(juliet)
-        assert bodies(messages) == ["0", "2"]
-        assert watcher.pages == [["0", "1", "2", "3"]]
-        answer(juliet, pings[0])
-        await world.settle()
-        assert await stored(world) == []
-
-
-async def test_a_damaged_start_tag_does_not_stop_the_others(world: World, expected_errors: ExpectedErrors) -> None:
-    """Its end is as it should be, so only who looks at the stanza finds out, such as an inactive client's layer."""
-    expected_errors.add("offline_message_damaged")
-    stamp = "<delay xmlns='urn:xmpp:delay' from='example.org' stamp='2023-11-14T22:13:20.000Z'/>"
-    rows = [f"<message {tag}><body>{tag}</body>{stamp}</message>" for tag in ("id='a'", "id=b", "id='c'")]
-    await world.db.write(
-        "test",
-        lambda c: c.many(
-            "INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)",
-            [(str(JULIET), 1.0, row.encode()) for row in rows],
-        ),
-    )
-    juliet = await world.login("juliet@example.org/balcony")
-    juliet.send("<inactive xmlns='urn:xmpp:csi:0'/><presence/>")
-    await world.settle()
-    messages, pings = take(juliet)
-    assert [el.get("id") for el in messages] == ["a", "c"]
-    answer(juliet, pings[0])
     await world.settle()
     assert await stored(world) == []

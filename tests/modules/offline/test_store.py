@@ -92,7 +92,7 @@ async def test_one_that_was_handed_back_keeps_the_time_of_before(db: Database) -
     box = kept.box(JULIET)
     put(kept, box, "one")
     before = await kept.page(box)
-    kept.remove(box, before)
+    kept.remove(box, before, soon=True)
     kept.append(box, StoredMessage(before.wires[0], before), NOW + 60, lambda: None)
     assert await on_disk(db) == before.wires
 
@@ -120,7 +120,7 @@ async def test_rows_of_before_the_stamp_was_stored_get_theirs(db: Database) -> N
     ]
     assert ids(page) == ["a", "b", "c", "d"]
     assert page.wires[3].count(b"<delay") == 1
-    kept.remove(box, page)
+    kept.remove(box, page, soon=True)
     assert await on_disk(db) == []
     assert (box.count, box.bytes) == (0, 0)
 
@@ -147,7 +147,7 @@ async def test_damaged_rows_are_left_out_and_removed(
     put(kept, box, "b")
     page = await kept.page(box)
     assert (ids(page), page.count) == (["a", "b"], 3)
-    kept.remove(box, page)
+    kept.remove(box, page, soon=True)
     assert await on_disk(db) == []
 
 
@@ -171,7 +171,7 @@ async def test_pages_come_in_order_and_end_where_they_must(
     while True:
         page = await kept.page(box)
         seen.append((ids(page), page.more))
-        kept.remove(box, page)
+        kept.remove(box, page, soon=True)
         if not under_way:
             await db.flushed()
         if not page.more:
@@ -206,7 +206,7 @@ async def test_a_removal_under_way_is_seen(db: Database) -> None:
     box = kept.box(JULIET)
     put(kept, box, "1")
     page = await kept.page(box)
-    kept.remove(box, page)
+    kept.remove(box, page, soon=True)
     put(kept, box, "2")
     assert ids(await kept.page(box)) == ["2"]
 
@@ -223,7 +223,7 @@ async def test_what_comes_while_a_page_is_read_is_known_to_have_come(db: Databas
     page = await reading
     assert box.added > page.upto
     assert ids(page) in (["1"], ["1", "2"])
-    kept.remove(box, page)
+    kept.remove(box, page, soon=True)
     rest = await kept.page(box)
     assert ids(page) + ids(rest) == ["1", "2"]
     assert box.added <= rest.upto
@@ -308,11 +308,42 @@ async def test_a_removal_that_the_database_refuses_changes_nothing() -> None:
         page = await kept.page(box)
         before = box.count, box.bytes
         db.fail_next(OSError("full"))
-        kept.remove(box, page)
+        kept.remove(box, page, soon=True)
         assert (box.count, page.kept, page.refused) == (0, False, False)
         await db.flushed()
         assert (page.kept, page.refused, (box.count, box.bytes)) == (True, True, before)
         assert ids(await kept.page(box)) == ["1", "2"]
+
+
+async def test_a_removal_goes_with_the_next_commit(tmp_path: Path) -> None:
+    """Nobody waits for it, so it makes no commit of its own as long as another one comes soon."""
+    async with SqliteDatabase.open(tmp_path / "x.db") as db:
+        await migrate(db, "offline", store.MIGRATIONS)
+        kept = made(db)
+        box = kept.box(JULIET)
+        put(kept, box, "1")
+        page = await kept.page(box)
+        commits = db.timings["(commit)"].count
+        kept.remove(box, page, soon=False)
+        put(kept, kept.box(JID.parse("nurse@example.org")), "x")
+        assert len(await on_disk(db)) == 1
+        assert db.timings["(commit)"].count == commits + 1
+        rest = await kept.page(box)
+        assert (ids(rest), rest.count) == ([], 0)
+
+
+async def test_a_removal_alone_is_committed_before_long(tmp_path: Path) -> None:
+    async with SqliteDatabase.open(tmp_path / "x.db") as db:
+        await migrate(db, "offline", store.MIGRATIONS)
+        kept = made(db)
+        box = kept.box(JULIET)
+        put(kept, box, "1")
+        page = await kept.page(box)
+        kept.remove(box, page, soon=False)
+        done = asyncio.Event()
+        db.when_durable(box.changed, done.set)
+        await asyncio.wait_for(done.wait(), 10)
+        assert await db.fetch("SELECT id FROM offline_message LIMIT 9") == []
 
 
 async def test_limits_hold_before_anything_is_counted_from_the_disk(db: Database) -> None:

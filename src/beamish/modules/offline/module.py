@@ -23,7 +23,16 @@ import structlog
 from pydantic import Field
 
 from beamish.core import events
-from beamish.core.events import AccountEvent, Context, Delivery, PresenceChanged, Release, SessionClosed, SessionNotes
+from beamish.core.events import (
+    AccountEvent,
+    Context,
+    Delivery,
+    PresenceChanged,
+    Release,
+    SessionClosed,
+    SessionEvent,
+    SessionNotes,
+)
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.iq import IqTimeout
 from beamish.core.later import Begun
@@ -130,13 +139,22 @@ class OfflineModule(Module):
 
     def _store(self, ctx: Context, stanza: Stanza, box: Box, now: float) -> None:
         ctx.caused(self.store.append(box, stanza, now, partial(self._not_stored, ctx)))
-        if box.delivery is None:
+        if box.session is None:
             self._serve_next(box, frozenset())  # only if its sessions broke off just now, all but one
 
     def _not_stored(self, ctx: Context) -> None:
         self.kernel.router.bounce(ctx, unable())
 
     # ---- when to deliver --------------------------------------------------------------------------------------------
+
+    @on(events.session_bound)
+    def session_bound(self, event: SessionEvent) -> None:
+        """Most who have bound a resource become available next."""
+        session = event.session
+        if not session.anonymous:
+            box = self.store.box(session.bare)
+            if box.session is None and not box.removed:
+                self.store.look_ahead(box)
 
     @on(events.presence_changed)
     def presence_changed(self, event: PresenceChanged) -> None:
@@ -170,10 +188,13 @@ class OfflineModule(Module):
         session = event.session
         self._negative.discard(session)
         box = self.store.known_box(session.bare)
-        if box is not None and box.session is session and box.delivery is not None:
+        if box is None:
+            return
+        box.ahead = None
+        if box.session is session:
             box.gone = True
-            # not at once: the client may have answered with its last breath, and that answer is in the loop already
-            self.loop().call_soon(box.delivery.cancel)
+            if box.delivery is not None:
+                self._cancel(box.delivery)
 
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
@@ -191,14 +212,20 @@ class OfflineModule(Module):
 
     def _serve(self, box: Box, session: Session, tried: frozenset[Session]) -> None:
         """Begin a delivery, unless one is running; its end looks after what is left."""
-        if box.delivery is not None or box.removed:
+        if box.session is not None or box.removed:
             return
         box.session = session
         box.gone = False
         self._hold_back(session, box)
-        first = Begun(self.store.page(box))
-        box.delivery = self.tasks.spawn(self._deliver(box, session, first), "deliver")
+        begun = Begun(self._deliver(box, session))  # if the page is here already, it is on its way now
+        box.delivery = self.tasks.spawn(_finish(begun), "deliver")
         box.delivery.add_done_callback(partial(self._ended, box, session, tried))
+        if box.gone:
+            self._cancel(box.delivery)
+
+    def _cancel(self, delivery: asyncio.Task[bool]) -> None:
+        # not at once: the client may have answered with its last breath, and that answer is in the loop already
+        self.loop().call_soon(delivery.cancel)
 
     def _serve_next(self, box: Box, tried: frozenset[Session]) -> None:
         for session in self.kernel.sessions.of(JID.parse(box.account)).routable:
@@ -255,10 +282,10 @@ class OfflineModule(Module):
 
     # ---- delivering -------------------------------------------------------------------------------------------------
 
-    async def _deliver(self, box: Box, session: Session, first: Awaitable[Page]) -> bool:
+    async def _deliver(self, box: Box, session: Session) -> bool:
         """True if everything was delivered, proved and removed, as far as can be told."""
         try:
-            return await self._deliver_pages(box, session, await first)
+            return await self._deliver_pages(box, session, await self.store.page(box))
         except StorageError as exc:
             log.warning("offline_delivery_failed", jid=str(session.jid), error=repr(exc))
             return False
@@ -274,11 +301,11 @@ class OfflineModule(Module):
             if page.count:
                 kept = self._kept_by_stream(session)
                 if kept:  # without a wait in between: the removal is queued behind what the stream has just stored
-                    self.store.remove(box, page)
+                    self.store.remove(box, page, soon=True)
                 if not await self._proved(session):
                     return False
                 if not kept:
-                    self.store.remove(box, page)
+                    self.store.remove(box, page, soon=more)
                 messages += page.count
             elif not more:
                 box.count = box.bytes = 0
@@ -352,3 +379,7 @@ class OfflineModule(Module):
             raise StanzaError(Condition.JID_MALFORMED, text=f"{jid}: {exc}") from exc
         count, size = await self.store.count(account)
         return {"jid": str(account), "messages": count, "bytes": size}
+
+
+async def _finish(begun: Awaitable[bool]) -> bool:
+    return await begun

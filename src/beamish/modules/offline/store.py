@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from beamish.core.clock import stamp
+from beamish.core.later import Begun
 from beamish.core.tasks import TaskGroup
 from beamish.modules.offline.worth import is_own_delay
 from beamish.storage.api import Cursor, Database, Migration, StorageError
@@ -37,6 +39,8 @@ REMEMBERED: Final = 50_000
 PAGE: Final = 200
 PAGE_BYTES: Final = 1_048_576
 """What is sent without a proof that the client takes it; far below the bytes that may wait for a client."""
+AHEAD_BYTES: Final = 65_536
+"""What is read for a client that has bound a resource, in the expectation that it will become available."""
 
 MIGRATIONS: Final = (
     Migration(
@@ -123,6 +127,7 @@ class Box:
     __slots__ = (
         "account",
         "added",
+        "ahead",
         "bytes",
         "changed",
         "count",
@@ -144,10 +149,12 @@ class Box:
         self.changed = 0
         self.known = False
         self.removed = False
+        self.ahead: Begun[Page] | None = None
+        """The first page, being read before anybody wants it; as long as nothing changes."""
         self.looking: asyncio.Task[Page | StorageError | None] | None = None
         self.delivery: asyncio.Task[bool] | None = None
         self.session: Session | None = None
-        """The session that the delivery is for; `gone` once it has ended."""
+        """The session that the delivery is for, as long as it runs; `gone` once it has ended."""
         self.gone = False
 
 
@@ -187,7 +194,7 @@ class Store:
         """Forget what was not asked for longest; not while something of it is under way: the next look would miss it."""
         durable = self._db.durable
         for key, box in self._boxes.items():
-            if box.delivery is None and box.looking is None and box.changed <= durable and box is not but:
+            if box.session is None and box.looking is None and box.changed <= durable and box is not but:
                 del self._boxes[key]
                 return
 
@@ -254,6 +261,7 @@ class Store:
         box.count += 1
         box.bytes += size
         box.added = box.changed = position
+        box.ahead = None
         return position
 
     def _lost(self, box: Box, epoch: int, size: int, failed: Callable[[], None], exc: Exception) -> None:
@@ -266,8 +274,23 @@ class Store:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
+    def look_ahead(self, box: Box) -> None:
+        """Somebody will probably want the first page soon: read it, if it is small; count what has not been counted."""
+        if box.known:
+            if box.count and box.bytes <= AHEAD_BYTES and box.ahead is None:
+                box.ahead = Begun(self._page(box))
+        elif box.looking is None:
+            box.looking = self._tasks.spawn(self._look_once(box, False), "count")
+
     async def page(self, box: Box) -> Page:
         """The oldest messages, as many as are sent at once. Raises `StorageError`."""
+        ahead, box.ahead = box.ahead, None
+        if ahead is not None:
+            with suppress(StorageError):  # that was too early, perhaps
+                return await ahead
+        return await self._page(box)
+
+    async def _page(self, box: Box) -> Page:
         page = None if box.known else await self._look(box, True)
         if page is None:
             page = await self._read(box)
@@ -292,14 +315,19 @@ class Store:
 
     # ---- removing ---------------------------------------------------------------------------------------------------
 
-    def remove(self, box: Box, page: Page) -> None:
-        """Queue the removal of a page. Nobody waits for it: should it be refused, the messages are still there."""
+    def remove(self, box: Box, page: Page, *, soon: bool) -> None:
+        """Queue the removal of a page. Nobody waits for it: should it be refused, the messages are still there.
+
+        Without `soon` it goes with the next commit, and makes one of its own only after a tenth of a second. Should the server
+        be killed before, they are given out again, as if it had been killed before the proof came.
+        """
         box.count -= page.count
         box.bytes -= page.bytes
         page.kept = False
+        box.ahead = None
         refused = partial(self._not_removed, box, box.epoch, page)
         try:
-            box.changed = self._db.append("offline.remove", _REMOVE, (box.account, page.last), refused)
+            box.changed = self._db.append("offline.remove", _REMOVE, (box.account, page.last), refused, lazy=not soon)
         except StorageError as exc:
             refused(exc)
 

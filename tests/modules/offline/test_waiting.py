@@ -1,0 +1,400 @@
+"""What of the delivery of stored messages waits for the database, what does not, and what other modules see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.modules.offline.kit import (
+    ALONE,
+    JULIET,
+    answer,
+    bodies,
+    module,
+    say,
+    stored,
+    take,
+)
+
+from beamish.core import events
+from beamish.core.events import Context, Release
+from beamish.core.later import is_later
+from beamish.core.module import Module, on
+from beamish.modules.offline import store
+from beamish.storage.api import StorageBusy, StorageUnavailable
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.plugin import ExpectedErrors
+from beamish.testing.world import World
+from beamish.xmpp.stanza import Stanza
+
+# ---- what waits for the database, and what does not ----------------------------------------------------------------
+
+
+async def test_delivery_waits_for_no_commit_of_others(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x")
+    await world.settle()
+    juliet = await world.login("juliet@example.org/balcony")
+    world.db.hold()
+    say(romeo, "y", to="nurse@example.org")
+    juliet.send("<presence/>")
+    await world.settle()
+    messages, _ = take(juliet)
+    world.db.release()
+    assert bodies(messages) == ["x"]
+
+
+async def test_nobody_waits_for_the_removal_and_nothing_comes_twice_before_it(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "stored")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    _, pings = take(juliet)
+    again = await world.login("juliet@example.org/phone")
+    world.db.hold()
+    answer(juliet, pings[0])
+    say(romeo, "live")
+    await world.settle()
+    assert bodies(take(juliet)[0]) == ["live"]
+    again.send("<presence/>")
+    await world.settle()
+    world.db.release()
+    await world.settle()
+    assert take(again)[0] == []
+    assert await stored(world) == []
+
+
+async def test_what_comes_during_the_removal_stays(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "old")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    _, pings = take(juliet)
+    world.db.hold()
+    answer(juliet, pings[0])
+    await world.settle()
+    await juliet.close()
+    say(romeo, "new")
+    await world.settle()
+    world.db.release()
+    await world.settle()
+    assert await stored(world) == ["new"]
+    assert module(world).store.box(JULIET).count == 1
+
+
+async def test_a_page_whose_removal_is_refused_is_not_sent_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PAGE", 2)
+    async with World(settings={"modules": ALONE}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        for number in range(4):
+            say(romeo, str(number))
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        messages, pings = take(juliet)
+        assert bodies(messages) == ["0", "1"]
+        world.db.fail_next(StorageUnavailable("the disk is full"))
+        answer(juliet, pings[0])
+        await world.settle()
+        assert take(juliet) == ([], [])
+        assert await stored(world) == ["0", "1", "2", "3"]
+        await juliet.close()
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        seen = []
+        for _ in range(2):
+            messages, pings = take(juliet)
+            seen += bodies(messages)
+            answer(juliet, pings[0])
+            await world.settle()
+        assert seen == ["0", "1", "2", "3"]
+        assert await stored(world) == []
+
+
+async def test_who_sent_a_held_message_that_nobody_gets_is_told(
+    monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    """It was held for a session, which ended before the database refused the row."""
+    expected_errors.add("offline_message_not_stored")
+    monkeypatch.setattr(store, "PAGE", 1)
+    async with World(settings={"modules": ALONE}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        say(romeo, "0")
+        say(romeo, "1")
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        take(juliet)
+        world.db.hold()
+        world.db.fail_next(StorageUnavailable("the disk is full"))
+        say(romeo, "2")
+        await world.settle()
+        juliet.drop()
+        await world.settle()
+        world.db.release()
+        await romeo.expect(
+            "<message type='error' id='2'><error type='wait'>"
+            "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        )
+        assert await stored(world) == ["0", "1"]
+
+
+async def count_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The reads of offline storage from now on, and no more time for them: they fail when there are more than wanted."""
+    seen: list[str] = []
+    read = world.db.read
+
+    async def counted(name: str, fn: Any) -> Any:
+        if name.startswith("offline"):
+            seen.append(name)
+        return await read(name, fn)
+
+    monkeypatch.setattr(world.db, "read", counted)
+    return seen
+
+
+async def test_what_will_be_wanted_is_read_while_the_client_logs_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x")
+    await world.settle()
+    reads = await count_reads(world, monkeypatch)
+    juliet = await world.login("juliet@example.org/balcony")
+    await world.settle()
+    assert reads == ["offline.page"]
+    juliet.send("<presence/>")
+    await world.settle()
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["x"]
+    answer(juliet, pings[0])
+    await world.settle()
+    assert (reads, await stored(world)) == (["offline.page"], [])
+    await juliet.close()
+    await world.login("juliet@example.org/balcony", presence=True)
+    assert reads == ["offline.page"], "nothing is there, and that is known"
+
+
+async def test_an_account_is_counted_while_its_first_client_logs_in() -> None:
+    database = MemoryDatabase()
+    async with World(settings={"modules": ALONE}, database=database) as world:
+        say(await world.login("romeo@example.org/orchard"), "x")
+        await world.settle()
+    async with World(settings={"modules": ALONE}, database=database) as world:
+        juliet = await world.login("juliet@example.org/balcony")
+        await world.settle()
+        box = module(world).store.box(JULIET)
+        assert (box.known, box.count) == (True, 1)
+        juliet.send("<presence/>")
+        await world.settle()
+        assert bodies(take(juliet)[0]) == ["x"]
+    await database.close()
+
+
+async def test_what_changes_between_login_and_presence_is_seen(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "one")
+    await world.settle()
+    phone = await world.login("juliet@example.org/phone")
+    desk = await world.login("juliet@example.org/desk")
+    say(romeo, "two")
+    await world.settle()
+    desk.send("<presence/>")
+    await world.settle()
+    messages, pings = take(desk)
+    assert bodies(messages) == ["one", "two"]
+    answer(desk, pings[0])
+    await world.settle()
+    phone.send("<presence/>")
+    await world.settle()
+    assert take(phone) == ([], [])
+
+
+async def test_only_little_is_read_ahead_and_given_up_with_the_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x" * 500)
+    await world.settle()
+    box = module(world).store.box(JULIET)
+    juliet = await world.login("juliet@example.org/balcony")
+    assert box.ahead is not None
+    await juliet.close()
+    await world.settle()
+    assert box.ahead is None
+    monkeypatch.setattr(store, "AHEAD_BYTES", 500)
+    juliet = await world.login("juliet@example.org/balcony")
+    assert box.ahead is None
+    juliet.send("<presence/>")
+    await world.settle()
+    assert bodies(take(juliet)[0]) == ["x" * 500]
+
+
+async def test_a_look_ahead_that_fails_costs_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x")
+    await world.settle()
+
+    async def busy(*_: Any) -> Any:
+        raise StorageBusy("full")
+
+    with monkeypatch.context() as during:
+        during.setattr(world.db, "read", busy)
+        juliet = await world.login("juliet@example.org/balcony")
+    juliet.send("<presence/>")
+    await world.settle()
+    assert bodies(take(juliet)[0]) == ["x"]
+
+
+def read_like_a_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a read be a future, as it is where a thread reads."""
+    read = world.db.read
+
+    async def by_future(name: str, fn: Any) -> Any:
+        return await asyncio.ensure_future(read(name, fn))
+
+    monkeypatch.setattr(world.db, "read", by_future)
+
+
+async def test_what_was_read_ahead_goes_out_with_the_presence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_like_a_file(world, monkeypatch)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x")
+    await world.settle()
+    juliet = await world.login("juliet@example.org/balcony")
+    await world.settle()
+    session = world.kernel.sessions.get(juliet.jid)
+    assert session is not None
+    outlet, given = session.outlet, list[str]()
+
+    class Recorder:
+        """An outlet that notes what it passes on."""
+
+        def deliver(self, data: bytes, stanza: Stanza) -> bool:
+            """See `Outlet.deliver`."""
+            given.append(stanza.name)
+            return outlet.deliver(data, stanza)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(outlet, name)
+
+    session.outlet = Recorder()
+    done = world.kernel.router.from_session(session, Stanza.build("presence", sender=session.jid))
+    if is_later(done):
+        await done  # type: ignore[misc]
+    assert given == ["presence", "message", "iq"]
+
+
+async def test_a_session_that_ends_while_it_is_given_a_page_blocks_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page was read ahead, so it is sent while the session's presence is still being handled."""
+    read_like_a_file(world, monkeypatch)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x")
+    await world.settle()
+    juliet = await world.login("juliet@example.org/balcony")
+    await world.settle()
+    session = world.kernel.sessions.get(juliet.jid)
+    assert session is not None
+    outlet = session.outlet
+
+    class Overflow:
+        """An outlet that ends the session at the first message, as one that keeps too much does."""
+
+        def deliver(self, data: bytes, stanza: Stanza) -> bool:
+            """See `Outlet.deliver`."""
+            if stanza.name == "message":
+                world.kernel.end_session(session, "error:full")
+            return True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(outlet, name)
+
+    session.outlet = Overflow()
+    juliet.send("<presence/>")
+    await world.settle()
+    other = await world.login("juliet@example.org/other", presence=True)
+    messages, pings = take(other)
+    assert bodies(messages) == ["x"]
+    answer(other, pings[0])
+    await world.settle()
+    assert await stored(world) == []
+
+
+# ---- what other modules see ----------------------------------------------------------------------------------------
+
+
+class Watcher(Module):
+    """Sees what is delivered and what is released, and takes out what the test does not want."""
+
+    name = "test_watcher"
+
+    def __init__(self, kernel: Any, config: Any) -> None:
+        super().__init__(kernel, config)
+        self.delivered: list[tuple[str, bool]] = []
+        self.pages: list[list[str]] = []
+        self.unwanted: set[str] = set()
+
+    @on(events.delivered)
+    def handed_over(self, ctx: Context) -> None:
+        """Note what the router says."""
+        self.delivered.append((ctx.stanza.id, ctx.held))
+
+    @on(events.releasing)
+    def releasing(self, release: Release) -> None:
+        """Note a page."""
+        assert all(stanza.to_wire() in release.data for stanza in release.messages)
+        self.pages.append([stanza.id for stanza in release.messages])
+        release.messages = [stanza for stanza in release.messages if stanza.id not in self.unwanted]
+
+
+async def test_a_held_message_says_that_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PAGE", 1)
+    async with World(extra=(Watcher,), settings={"modules": ALONE}) as world:
+        watcher = next(m for m in world.kernel.registry.modules if isinstance(m, Watcher))
+        romeo = await world.login("romeo@example.org/orchard")
+        say(romeo, "0")
+        say(romeo, "1")
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        say(romeo, "2")
+        await world.settle()
+        for _ in range(3):
+            answer(juliet, take(juliet)[1][0])
+            await world.settle()
+        say(romeo, "3")
+        await world.settle()
+        assert watcher.delivered == [("2", True), ("3", False)]
+        assert watcher.pages == [["0"], ["1"], ["2"]]
+
+
+async def test_what_is_taken_out_of_a_page_is_neither_given_nor_kept() -> None:
+    async with World(extra=(Watcher,), settings={"modules": ALONE}) as world:
+        watcher = next(m for m in world.kernel.registry.modules if isinstance(m, Watcher))
+        watcher.unwanted = {"1", "3"}
+        romeo = await world.login("romeo@example.org/orchard")
+        for number in range(4):
+            say(romeo, str(number))
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        messages, pings = take(juliet)
+        assert bodies(messages) == ["0", "2"]
+        assert watcher.pages == [["0", "1", "2", "3"]]
+        answer(juliet, pings[0])
+        await world.settle()
+        assert await stored(world) == []
+
+
+async def test_a_damaged_start_tag_does_not_stop_the_others(world: World, expected_errors: ExpectedErrors) -> None:
+    """Its end is as it should be, so only who looks at the stanza finds out, such as an inactive client's layer."""
+    expected_errors.add("offline_message_damaged")
+    stamp = "<delay xmlns='urn:xmpp:delay' from='example.org' stamp='2023-11-14T22:13:20.000Z'/>"
+    rows = [f"<message {tag}><body>{tag}</body>{stamp}</message>" for tag in ("id='a'", "id=b", "id='c'")]
+    await world.db.write(
+        "test",
+        lambda c: c.many(
+            "INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)",
+            [(str(JULIET), 1.0, row.encode()) for row in rows],
+        ),
+    )
+    juliet = await world.login("juliet@example.org/balcony")
+    juliet.send("<inactive xmlns='urn:xmpp:csi:0'/><presence/>")
+    await world.settle()
+    messages, pings = take(juliet)
+    assert [el.get("id") for el in messages] == ["a", "c"]
+    answer(juliet, pings[0])
+    await world.settle()
+    assert await stored(world) == []
