@@ -29,7 +29,8 @@ from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
 from beamish.net.privilege import PrivilegeOptions, Privileges, is_settling
 from beamish.net.s2s import S2SLimits
-from beamish.net.s2s_link import PING_ID, Link, Wait
+from beamish.net.s2s_carrier import PING_ID
+from beamish.net.s2s_link import Link, Wait
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.throttle import Bucket, LoginThrottle
 from beamish.net.wirelog import WireLog

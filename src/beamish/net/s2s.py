@@ -22,8 +22,9 @@ from beamish.core.tasks import TaskGroup
 from beamish.net import dns
 from beamish.net.connection import Flusher
 from beamish.net.dns import ConnectFailed, LookupFailed, NoSuchDomain, Resolver, Target
+from beamish.net.s2s_carrier import PING_ID
 from beamish.net.s2s_in import S2SInLink
-from beamish.net.s2s_link import PING_ID, Link
+from beamish.net.s2s_link import Link
 from beamish.net.s2s_out import Report, S2SOutLink
 from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence

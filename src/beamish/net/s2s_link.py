@@ -1,36 +1,30 @@
-"""A connection between servers that carries stanzas: the part that streams of both directions share.
+"""A connection between servers: the part that streams of both directions share.
 
-Stanzas are handled strictly in order; one that has to wait parks only its own connection (RFC 6120 §10.1). Stream
-management (XEP-0198) counts what was handled, confirms only what is committed, and keeps what the peer has not confirmed.
+Stanzas are handled strictly in order; one that has to wait parks only its own connection (RFC 6120 §10.1). How they are sent
+and counted is in `net.s2s_carrier`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Collection
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final
 
 import structlog
 from cryptography import x509
 
 from beamish.core.events import Context
-from beamish.core.kernel import new_id
 from beamish.core.later import is_later
-from beamish.core.services import Outbox
 from beamish.net.address import format_peer, network_of
-from beamish.net.held import HeldConnection
-from beamish.net.s2s_hub import Hub, keep_alive, renumbered
+from beamish.net.s2s_carrier import PING_ID, Carrier
+from beamish.net.s2s_hub import Hub, keep_alive
 from beamish.stream.parser import Nonza, Unaddressable
-from beamish.stream.s2s import SM, Event, ServerStream, Stage, StreamClosed, StreamFailed
-from beamish.stream.s2s_acks import WRAP, Acks, PingAcks, read_count
+from beamish.stream.s2s import Event, ServerStream, Stage, StreamClosed, StreamFailed
+from beamish.stream.s2s_acks import read_count
 from beamish.stream.s2s_out import Cause, Unreachable, peer_error
-from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
+from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import MESSAGE, PRESENCE, Stanza
-
-if TYPE_CHECKING:
-    from beamish.net.s2s import S2SLimits
-    from beamish.net.s2s_route import Route
 
 log = structlog.get_logger(__name__)
 
@@ -38,90 +32,47 @@ Wait = Awaitable[Any]
 
 _LINGER: Final = 1.0
 """Seconds that a peer has to close its side after we closed ours, so that it can read why."""
-_ASK_EVERY: Final = 50
-"""Stanzas after which a confirmation is asked for at once; otherwise after `_ASK_AFTER` seconds."""
-_ASK_AFTER: Final = 0.1
-PING_ID: Final = "s2s-ack-"
-_R: Final = f"<r xmlns='{SM}'/>".encode()
 
 
-class Link(HeldConnection):
+class Link(Carrier):
     """One server stream on its socket."""
 
     __slots__ = (
         "__weakref__",
-        "_ask_timer",
-        "_asked",
         "_backlog",
         "_bucket",
         "_byte_bucket",
-        "_counted",
         "_ending",
         "_eof",
         "_log",
         "_network",
-        "_outbox",
         "_parked",
-        "_parting",
-        "_settled",
         "_task",
         "_throttled",
         "_timer",
-        "_unasked",
-        "acks",
         "chain",
-        "federation",
-        "gone",
         "heard",
-        "id",
-        "machine",
-        "pings",
-        "routes",
         "since",
         "stanzas_in",
-        "stanzas_out",
-        "used",
-        "why",
     )
 
     direction = ""
 
     def __init__(self, federation: Hub, machine: ServerStream) -> None:
-        super().__init__(federation.flusher, federation.limits.unsent_bytes, federation.kernel)
-        clock = federation.kernel.clock
-        self.federation: Any = federation
-        self.machine = machine
-        self.id = new_id()
-        self.acks: Acks | None = None
-        self.pings: PingAcks | None = None
-        """In the place of `acks`, for a peer without stream management, or for what was sent before it enabled that."""
+        super().__init__(federation, machine)
         self.chain: list[x509.Certificate] = []
-        self.routes: set[Route] = set()
-        """Whose stanzas leave through this stream."""
-        self.gone = False
-        self.why: Unreachable | None = None
-        """Why the stream ended, if it did not end in order."""
-        self.since = clock.now()
-        self.heard = self.used = clock.monotonic()
-        self.stanzas_in = self.stanzas_out = 0
-        self._asked = 0.0
-        self._unasked = 0
-        self._ask_timer: Any = None
+        self.since = federation.kernel.clock.now()
+        self.heard = self.used
+        self.stanzas_in = 0
         self._backlog: list[bytes] = []
         self._bucket: Any = None
         self._byte_bucket: Any = None
-        self._counted = 0
-        """Stanzas of the peer whose handling is on disk."""
         self._ending = False
         """The peer has closed its stream; our last confirmation comes before our goodbye."""
         self._eof = False
         self._log: Any = log.bind(stream=self.id)
         self._network = ""
-        self._outbox: Outbox | None = getattr(federation, "outbox", None)
         self._parked: deque[Event] = deque()
-        self._parting = False
-        """We have said goodbye: nothing may be written behind it."""
-        self._settled = 0
         self._task: asyncio.Task[None] | None = None
         self._throttled = False
         self._timer: Any = None
@@ -424,118 +375,6 @@ class Link(HeldConnection):
         if self._task is None and not self.gone:
             self.start_reading()
 
-    # ---- stanzas out ------------------------------------------------------------------------------------------------
-
-    @property
-    def usable(self) -> bool:
-        """Whether stanzas may be sent through this stream now or later."""
-        return not (self.gone or self._closing or self.machine.closed_by_us)
-
-    @property
-    def askable(self) -> bool:
-        """Whether it makes sense to ask the peer, on another stream, what it got of this one: that was closed in order, and
-        what the peer's last confirmation does not cover crossed somebody's goodbye; or with an error of either side.
-        """
-        return self.why is None or self.why.cause is Cause.STREAM
-
-    @property
-    def room(self) -> bool:
-        """Whether the peer keeps up, so that stanzas may be sent now."""
-        acks = self.acks
-        limits: S2SLimits = self.federation.limits
-        if self._blocked or self.waiting >= limits.queue_stanzas:
-            return False
-        if acks is not None:
-            return len(acks.pending) < limits.queue_stanzas and acks.bytes < limits.queue_bytes
-        return self.pings is None or self.pings.room
-
-    def send_stanza(self, stanza: Stanza) -> None:
-        """See `carry`, for stanzas whose senders wait for nothing."""
-        self.carry(stanza)
-
-    def carry(self, stanza: Stanza, row: int = 0) -> int:
-        """Send a stanza; it goes out when it is on disk, if it is kept there (as `row`, or from now on).
-
-        Until the peer has confirmed it, `acks` or `pings` has it. The result is the position in the database queue that
-        must be durable before the sender is told that it was taken; 0 if it need not wait. Raises `StanzaError` for one
-        that is larger than the peer has said it takes (XEP-0478 §4), or that cannot be kept.
-        """
-        data = stanza.to_wire()
-        most = self.machine.peer_bytes
-        if most and len(data) > most:
-            text = f"the other server takes stanzas of up to {most} bytes, and this one has {len(data)}"
-            raise StanzaError(Condition.POLICY_VIOLATION, text=text)
-        self.stanzas_out += 1
-        self.used = self.federation.kernel.clock.monotonic()
-        acks = self.acks
-        outbox = self._outbox
-        position = 0
-        if outbox is not None and (row or self.federation.keeps(stanza)):
-            if acks is not None:
-                row = outbox.keep(data, acks.key, (acks.sent + 1) % WRAP, row)
-            else:
-                row = outbox.keep(data, 0, 0, row)
-            position = outbox.position
-        if acks is not None:
-            acks.count_sent(stanza.detached(), data, row)
-        if self.federation.wire_log.enabled:
-            self.federation.wire_log.sent(self.id, None, data)
-        self.put(data, position, row)
-        if acks is not None:
-            self._unasked += 1
-            if self._unasked >= _ASK_EVERY:
-                self.ask()
-                return position
-        elif self.pings is not None:
-            forgotten = self.pings.sent(stanza, self.used, row)
-            if forgotten and outbox is not None:
-                outbox.drop(forgotten)
-            if not self.pings.due:
-                return position
-        else:
-            return position
-        if self._ask_timer is None:
-            self._ask_timer = self.federation.kernel.clock.call_later(_ASK_AFTER, self._ask_due)
-        return position
-
-    def released(self) -> None:
-        """See `HeldConnection.released`."""
-        self._drain()
-
-    def withdraw(self, rows: Collection[int]) -> list[tuple[Stanza, int]]:
-        """The disk has refused these rows: the stanzas that wait for it here do not go out, and are the result."""
-        rows = self.held_of(rows)
-        if not rows:
-            return []
-        taken: list[tuple[Stanza, int]] = []
-        position = 0
-        if self.acks is not None:
-            taken, behind = self.acks.withdraw(rows)
-            position = renumbered(self._outbox, self.acks, behind)
-        if self.pings is not None:
-            taken += self.pings.withdraw(rows)
-        self.withhold(rows, position)
-        self.stanzas_out -= len(taken)
-        return taken
-
-    def _ask_due(self) -> None:
-        self._ask_timer = None
-        if self._unasked and not self.gone:
-            self.ask()
-        if self.pings is not None and self.pings.due and self.usable:
-            self.federation.ping(self, self.pings.ping())
-
-    def ask(self) -> None:
-        """Ask the peer to confirm what it has handled."""
-        self._unasked = 0
-        if not self._asked:
-            self._asked = self.federation.kernel.clock.monotonic()
-        self.put(_R)
-
-    def _drain(self) -> None:
-        for route in tuple(self.routes):
-            route.drain()
-
     # ---- stream management ------------------------------------------------------------------------------------------
 
     def _sm(self, item: Nonza) -> Wait | None:
@@ -554,54 +393,6 @@ class Link(HeldConnection):
     def _sm_negotiation(self, name: str, item: Nonza) -> Wait | None:
         self.fail(StreamError(StreamErrorCondition.UNSUPPORTED_STANZA_TYPE))
         return None
-
-    def confirmed(self, acks: Acks, h: int) -> None:
-        """The peer has handled `h` of our stanzas. Raises `StreamError`."""
-        rows = acks.confirm(h)
-        if rows and self._outbox is not None:
-            # after a crash the peer of a stream that can be resumed tells it once more
-            self._outbox.drop(rows, soon=not acks.key)
-
-    def _confirm_then(self, then: Any) -> None:
-        """Confirm what was handled up to now, once that is on disk; then, behind all that waits, go on with `then`."""
-        acks = self.acks
-        h = 0 if acks is None else acks.handled
-
-        def confirm() -> None:
-            if self.gone:
-                return
-            if acks is not None:
-                self._counted = h
-                if not self._parting:
-                    self.write(f"<a xmlns='{SM}' h='{h}'/>".encode())
-            if then is not None:
-                self.behind(then)
-
-        db = self.federation.kernel.db
-        if acks is None:
-            confirm()
-        elif acks.key and self._outbox is not None and h != self._counted:
-            self._outbox.handled(acks.key, h, confirm, self._settled)
-        else:
-            db.when_durable(self._settled, confirm)
-
-    def resend(self, *, renumber: bool = False) -> None:
-        """Send again what the peer has not got, in the order it had. `renumber`: its numbers have changed."""
-        acks = self.acks
-        assert acks is not None
-        number = acks.sent - len(acks.pending)
-        for _, data, row in acks.pending:
-            number += 1
-            position = 0
-            if row and self._outbox is not None:
-                if renumber:
-                    self._outbox.keep(data, acks.key, number % WRAP, row)
-                position = (
-                    self._outbox.position
-                )  # the stream may have ended while this was still on its way to the disk
-            self.put(data, position, row)
-        if acks.pending:
-            self.ask()
 
     # ---- looking after it -------------------------------------------------------------------------------------------
 
