@@ -63,6 +63,33 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# ---- options that several sections have -------------------------------------------------------------------------------
+
+
+def _addresses(default: str, description: str) -> Any:
+    """Addresses to listen on."""
+    return Field((Listen.parse(default),), max_length=100, description=description)
+
+
+def _domains(most: int, description: str, example: str) -> Any:
+    """A list of domains, empty unless something is said."""
+    return Field((), max_length=most, description=description, examples=[[example]])
+
+
+def _rate(default: int, what: str, whose: str) -> Any:
+    """How much somebody may send in the long run; goes with a `_burst`."""
+    text = f"{what} per second {whose} may send in the long run; the server reads slower beyond that."
+    return Field(default, description=text)
+
+
+def _burst(default: int, what: str, whose: str, more: str = "") -> Any:
+    """How much somebody may send at once."""
+    return Field(default, description=f"{what} {whose} may send at once before that rate applies{more}.")
+
+
+# ---- the sections -----------------------------------------------------------------------------------------------------
+
+
 class LogConfig(Section):
     """What is written to standard error."""
 
@@ -113,16 +140,14 @@ class ServerConfig(Section):
 class C2sConfig(Section):
     """Connections of clients."""
 
-    listen: tuple[Address, ...] = Field(
-        (Listen.parse("[::]:5222"),),
-        max_length=100,
-        description="Addresses for clients that start in plain text and switch to TLS (STARTTLS). "
+    listen: tuple[Address, ...] = _addresses(
+        "[::]:5222",
+        "Addresses for clients that start in plain text and switch to TLS (STARTTLS). "
         "`[::]` is every address of the machine, IPv4 as well; port 0 picks a free port.",
     )
-    direct_tls: tuple[Address, ...] = Field(
-        (Listen.parse("[::]:5223"),),
-        max_length=100,
-        description="Addresses for clients that speak TLS from the first byte (XEP-0368).",
+    direct_tls: tuple[Address, ...] = _addresses(
+        "[::]:5223",
+        "Addresses for clients that speak TLS from the first byte (XEP-0368).",
     )
     require_tls: bool = Field(
         True,
@@ -163,15 +188,13 @@ class S2sConfig(Section):
         True,
         description="Exchange stanzas with other servers. Off: what is for a foreign domain comes back as an error.",
     )
-    listen: tuple[Address, ...] = Field(
-        (Listen.parse("[::]:5269"),),
-        max_length=100,
-        description="Addresses for servers that start in plain text and switch to TLS (STARTTLS); they always have to.",
+    listen: tuple[Address, ...] = _addresses(
+        "[::]:5269",
+        "Addresses for servers that start in plain text and switch to TLS (STARTTLS); they always have to.",
     )
-    direct_tls: tuple[Address, ...] = Field(
-        (Listen.parse("[::]:5270"),),
-        max_length=100,
-        description="Addresses for servers that speak TLS from the first byte (XEP-0368). "
+    direct_tls: tuple[Address, ...] = _addresses(
+        "[::]:5270",
+        "Addresses for servers that speak TLS from the first byte (XEP-0368). "
         "They find it by an SRV record `_xmpps-server._tcp`.",
     )
     require_verified_tls: bool = Field(
@@ -179,11 +202,8 @@ class S2sConfig(Section):
         description="The certificate of the other server must be valid and for its domain. Off: dialback alone vouches "
         "for it, which an attacker on the way or in the DNS can deceive.",
     )
-    unverified: tuple[Domain, ...] = Field(
-        (),
-        max_length=1000,
-        description="Domains, with their subdomains, whose certificates need not be valid.",
-        examples=[["old.example"]],
+    unverified: tuple[Domain, ...] = _domains(
+        1000, "Domains, with their subdomains, whose certificates need not be valid.", "old.example"
     )
     trust: Path | None = Field(
         None,
@@ -194,18 +214,12 @@ class S2sConfig(Section):
         "open",
         description="`open`: every domain may talk to this server except those in `deny`. `closed`: only `allow`.",
     )
-    allow: tuple[Domain, ...] = Field(
-        (),
-        max_length=100_000,
-        description="Domains, with their subdomains, that may talk to this server. The longer entry wins over `deny`.",
-        examples=[["friends.example"]],
+    allow: tuple[Domain, ...] = _domains(
+        100_000,
+        "Domains, with their subdomains, that may talk to this server. The longer entry wins over `deny`.",
+        "friends.example",
     )
-    deny: tuple[Domain, ...] = Field(
-        (),
-        max_length=100_000,
-        description="Domains, with their subdomains, that may not.",
-        examples=[["spam.example"]],
-    )
+    deny: tuple[Domain, ...] = _domains(100_000, "Domains, with their subdomains, that may not.", "spam.example")
     hosts: dict[Domain, Address] = Field(
         default_factory=dict,
         max_length=10_000,
@@ -249,16 +263,10 @@ class S2sConfig(Section):
     queue_bytes: Count = Field(4_194_304, description="Bytes that may wait for one remote domain.")
     domains: Count = Field(10_000, description="Remote domains that may be talked to at a time.")
     streams_per_domain: Count = Field(20, description="Streams one remote domain may have open at a time.")
-    stanzas_per_second: Count = Field(
-        500, description="Stanzas per second a remote domain may send in the long run; we read slower beyond that."
-    )
-    stanza_burst: Count = Field(
-        10_000, description="Stanzas a remote domain may send at once before that rate applies."
-    )
-    bytes_per_second: Count = Field(4_000_000, description="Bytes per second a remote domain may send in the long run.")
-    bytes_burst: Count = Field(
-        16_000_000, description="Bytes a remote domain may send at once before that rate applies."
-    )
+    stanzas_per_second: Count = _rate(500, "Stanzas", "a remote domain")
+    stanza_burst: Count = _burst(10_000, "Stanzas", "a remote domain")
+    bytes_per_second: Count = _rate(4_000_000, "Bytes", "a remote domain")
+    bytes_burst: Count = _burst(16_000_000, "Bytes", "a remote domain")
     presences: Count = Field(
         200_000,
         description="Pairs of a remote user online and somebody here who was told so, remembered to take it back "
@@ -275,11 +283,8 @@ class ComponentConfig(Section):
         description="What the component proves to know. Anybody who knows it speaks for the domain.",
         examples=["a long random text"],
     )
-    domains: tuple[Domain, ...] = Field(
-        (),
-        max_length=1000,
-        description="The domains whose accounts the privileges below concern. Empty: all of this server.",
-        examples=[["example.org"]],
+    domains: tuple[Domain, ...] = _domains(
+        1000, "The domains whose accounts the privileges below concern. Empty: all of this server.", "example.org"
     )
     roster: Privilege = Field("none", description="What the component may do with rosters of accounts (XEP-0356).")
     roster_push: bool = Field(
@@ -317,10 +322,9 @@ class ComponentConfig(Section):
 class ComponentsConfig(Section):
     """Where components connect (XEP-0114). Nothing is listened on unless there is a component."""
 
-    listen: tuple[Address, ...] = Field(
-        (Listen.parse("127.0.0.1:5347"),),
-        max_length=100,
-        description="Addresses for components. The protocol has no encryption: keep it on this machine.",
+    listen: tuple[Address, ...] = _addresses(
+        "127.0.0.1:5347",
+        "Addresses for components. The protocol has no encryption: keep it on this machine.",
     )
     conflict: Literal["replace", "refuse"] = Field(
         "replace",
@@ -338,12 +342,10 @@ class ComponentsConfig(Section):
     handshake_failure_window: Seconds = Field(
         60.0, le=86_400, description="Seconds, counted from the first, in which wrong handshakes are remembered."
     )
-    stanzas_per_second: Count = Field(
-        2000, description="Stanzas per second a component may send in the long run; we read slower beyond that."
-    )
-    stanza_burst: Count = Field(20_000, description="Stanzas a component may send at once before that rate applies.")
-    bytes_per_second: Count = Field(8_000_000, description="Bytes per second a component may send in the long run.")
-    bytes_burst: Count = Field(32_000_000, description="Bytes a component may send at once before that rate applies.")
+    stanzas_per_second: Count = _rate(2000, "Stanzas", "a component")
+    stanza_burst: Count = _burst(20_000, "Stanzas", "a component")
+    bytes_per_second: Count = _rate(8_000_000, "Bytes", "a component")
+    bytes_burst: Count = _burst(32_000_000, "Bytes", "a component")
     queue_stanzas: Count = Field(
         1000, description="Stanzas kept for a component that is away for a moment; beyond that they go back."
     )
@@ -442,19 +444,10 @@ class LimitsConfig(Section):
     unauthenticated_seconds: Seconds = Field(
         30.0, description="Seconds to log in, so that idle strangers do not hold connections."
     )
-    stanzas_per_second: Count = Field(
-        200, description="Stanzas per second a session may send in the long run; the server reads slower beyond that."
-    )
-    stanza_burst: Count = Field(
-        2000, description="Stanzas a session may send at once before that rate applies: clients log in with a burst."
-    )
-    bytes_per_second: Count = Field(
-        1_000_000,
-        description="Bytes per second a session may send in the long run; the server reads slower beyond that.",
-    )
-    bytes_burst: Count = Field(
-        4_000_000, description="Bytes a session may send at once before that rate applies; at least one largest stanza."
-    )
+    stanzas_per_second: Count = _rate(200, "Stanzas", "a session")
+    stanza_burst: Count = _burst(2000, "Stanzas", "a session", ": clients log in with a burst")
+    bytes_per_second: Count = _rate(1_000_000, "Bytes", "a session")
+    bytes_burst: Count = _burst(4_000_000, "Bytes", "a session", "; at least one largest stanza")
     connections_per_address: Count = Field(
         200,
         description="Connections from one IP address (for IPv6, one /64 network). Raise it when many people share "
