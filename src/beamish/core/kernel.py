@@ -57,6 +57,14 @@ def new_id() -> str:
     return secrets.token_urlsafe(12)
 
 
+def new_archive_id(now: float) -> str:
+    """An unguessable string for what is kept from `now` (seconds since 1970) on; later ones sort behind, to the millisecond.
+
+    So the index by which it is found grows at its end, instead of a page of it being written anew for each row.
+    """
+    return f"{int(now * 1000):011x}{secrets.token_urlsafe(9)}"
+
+
 class Kernel:
     """Hooks, sessions, routing, IQ dispatch, commands and modules of one server.
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from beamish.core.events import Context
-from beamish.core.kernel import new_id
+from beamish.core.kernel import new_archive_id
 from beamish.modules.muc.archive import SUBJECT_CHANGE, TALK
 from beamish.modules.muc.history import Kept, Subject, Wanted
 from beamish.modules.muc.names import (
@@ -251,7 +251,7 @@ class Talk:
         now = self._clock.now()
         room.check_message(seat, len(stanza.body), body, now)
         occupant = seat.occupant
-        uid = new_id()
+        uid = new_archive_id(now)
         mark = f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{uid}'/>".encode()
         reflected = stanza.without(*drop) if drop else stanza
         reflected = reflected.with_child(occupant.id_bytes + mark).replace(sender=occupant.jid)
