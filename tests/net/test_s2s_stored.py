@@ -18,7 +18,7 @@ from tests.watched import until
 
 from beamish.core.services import Outbox
 from beamish.net.s2s_stored import worth_keeping
-from beamish.storage.api import Cursor
+from beamish.storage.api import Cursor, StorageBusy
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
 from beamish.testing.names import Directory
@@ -252,6 +252,35 @@ async def test_what_the_disk_does_not_take_is_withdrawn_from_the_middle(
             await until(lambda: link.acks is not None and not link.acks.pending)
             romeo.send("<message to='juliet@b.example/y' type='chat' id='5'><body>5</body></message>")
             await juliet.expect("<message id='5'/>")
+
+
+async def test_what_cannot_wait_for_the_disk_does_not_go_out_either(
+    pair: Pair, expected_errors: ExpectedErrors
+) -> None:
+    """Too many wait for a commit: the stream ends, and what was on it arrives, once, on the next one."""
+    expected_errors.add("output_not_held")
+    async with pair.b() as b, pair.a() as a:
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        romeo, _ = await managed(a, "romeo@a.example/x")
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>1</body></message>")
+        await juliet.expect("<message id='1'/>")
+        [link] = a.federation.links
+        await until(lambda: link.acks is not None and not link.acks.pending)
+        db = a.kernel.db
+        real = db.when_durable
+
+        def busy(position: int, then: Callable[[], None]) -> None:
+            if getattr(then, "__self__", None) is link:
+                raise StorageBusy("too many callbacks wait")
+            real(position, then)
+
+        db.when_durable = busy  # type: ignore[method-assign]
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='2'><body>2</body></message>")
+        await until(lambda: link.gone)
+        db.when_durable = real  # type: ignore[method-assign]
+        await juliet.expect("<message id='2'/>")
+        await juliet.expect_nothing()
+        await acknowledged(romeo, 2)
 
 
 async def test_the_time_is_up_after_the_restart(pair: Pair) -> None:
