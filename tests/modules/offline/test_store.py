@@ -232,18 +232,22 @@ async def test_what_comes_while_a_page_is_read_is_known_to_have_come(db: Databas
 # ---- counting -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seen", [True, False])
 @pytest.mark.parametrize("number", [0, 1, 3])
 async def test_what_comes_while_the_box_is_counted_counts_once(
-    db: Database, monkeypatch: pytest.MonkeyPatch, number: int
+    db: Database, monkeypatch: pytest.MonkeyPatch, number: int, seen: bool
 ) -> None:
     """A reader may have seen it or not; then the count is made in the queue of writes, where that is certain."""
     first = made(db)
     put(first, first.box(JULIET), "old")
     await db.flushed()
-    counted = asyncio.Event()
+    began, counted = asyncio.Event(), asyncio.Event()
     read = db.read
 
     async def slow(name: str, fn: Any) -> Any:
+        began.set()
+        if seen:
+            await counted.wait()
         found = await read(name, fn)
         await counted.wait()
         return found
@@ -252,9 +256,9 @@ async def test_what_comes_while_the_box_is_counted_counts_once(
     kept = made(db)
     box = kept.box(JULIET)
     looking = asyncio.ensure_future(kept.page(box))
-    await asyncio.sleep(0)
+    await began.wait()
     put(kept, box, *map(str, range(number)))
-    if number == 3:
+    if seen:
         await db.flushed()
     counted.set()
     page = await looking

@@ -13,6 +13,7 @@ from tests.modules.offline.kit import (
     bodies,
     module,
     say,
+    slow_reads,
     stored,
     take,
 )
@@ -79,6 +80,31 @@ async def test_what_comes_during_the_removal_stays(world: World) -> None:
     await world.settle()
     assert await stored(world) == ["new"]
     assert module(world).store.box(JULIET).count == 1
+
+
+async def test_nothing_overtakes_what_came_while_a_page_was_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "0")
+    await world.settle()
+    reading = slow_reads(world, monkeypatch)
+    juliet = await world.login("juliet@example.org/balcony")
+    juliet.send("<presence/>")
+    await world.settle()
+    say(romeo, "1")
+    await world.settle()
+    reading.set()
+    await world.settle()
+    say(romeo, "2")
+    await world.settle()
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["0"]
+    answer(juliet, pings[0])
+    await world.settle()
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["1", "2"]
+    answer(juliet, pings[0])
+    await world.settle()
+    assert await stored(world) == []
 
 
 async def test_a_page_whose_removal_is_refused_is_not_sent_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

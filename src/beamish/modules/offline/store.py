@@ -324,7 +324,6 @@ class Store:
         box.count -= page.count
         box.bytes -= page.bytes
         page.kept = False
-        box.ahead = None
         refused = partial(self._not_removed, box, box.epoch, page)
         try:
             box.changed = self._db.append("offline.remove", _REMOVE, (box.account, page.last), refused, lazy=not soon)
