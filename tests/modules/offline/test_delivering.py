@@ -322,6 +322,43 @@ async def test_a_held_message_whose_row_fails_is_delivered_directly(
         await romeo.expect_nothing()
 
 
+@pytest.mark.parametrize("away", ["<presence type='unavailable'/>", "<presence><priority>-1</priority></presence>"])
+async def test_what_was_stored_while_the_receiver_was_away_is_not_overtaken(world: World, away: str) -> None:
+    """The client has not yet proved that it read the first message when it goes away and comes back."""
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "0")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["0"]
+    juliet.send(away)
+    await world.settle()
+    say(romeo, "1")
+    await world.settle()
+    juliet.send("<presence/>")
+    await world.settle()
+    say(romeo, "2")
+    await world.settle()
+    answer(juliet, pings[0])
+    await world.settle()
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["1", "2"]
+    answer(juliet, pings[0])
+    await world.settle()
+    assert await stored(world) == []
+
+
+async def test_nothing_is_held_back_from_who_comes_back_if_nothing_was_stored(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "0")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    juliet.send("<presence type='unavailable'/><presence/>")
+    await world.settle()
+    take(juliet)
+    say(romeo, "1")
+    await world.settle()
+    assert bodies(take(juliet)[0]) == ["1"]
+
+
 # ---- several resources ----------------------------------------------------------------------------------------------
 
 

@@ -212,10 +212,16 @@ class OfflineModule(Module):
 
     def _serve(self, box: Box, session: Session, tried: frozenset[Session]) -> None:
         """Begin a delivery, unless one is running; its end looks after what is left."""
-        if box.session is not None or box.removed:
+        if box.removed:
+            return
+        if box.session is not None:
+            if box.session is session:  # it was not fit for a while, and is again
+                box.again = True
+                if box.added > box.given:
+                    self._hold_back(session, box)  # what was stored meanwhile comes first
             return
         box.session = session
-        box.gone = False
+        box.gone = box.again = False
         self._hold_back(session, box)
         begun = Begun(self._deliver(box, session))  # if the page is here already, it is on its way now
         box.delivery = self.tasks.spawn(_finish(begun), "deliver")
@@ -240,7 +246,7 @@ class OfflineModule(Module):
             return  # the server stops, or the account is removed
         if box.count or not box.known:
             done = not task.cancelled() and task.exception() is None and task.result()
-            self._serve_next(box, frozenset() if done else tried | {session})
+            self._serve_next(box, frozenset() if done or box.again else tried | {session})
 
     # ---- order ------------------------------------------------------------------------------------------------------
 
@@ -295,6 +301,7 @@ class OfflineModule(Module):
         while True:
             if not self._fit(session) or not self._send(session, page):
                 return False
+            box.given = page.upto
             more = page.more or box.added > page.upto
             if not more:
                 self._let_through(session)

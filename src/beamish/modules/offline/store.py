@@ -127,12 +127,14 @@ class Box:
     __slots__ = (
         "account",
         "added",
+        "again",
         "ahead",
         "bytes",
         "changed",
         "count",
         "delivery",
         "epoch",
+        "given",
         "gone",
         "known",
         "looking",
@@ -156,6 +158,10 @@ class Box:
         self.session: Session | None = None
         """The session that the delivery is for, as long as it runs; `gone` once it has ended."""
         self.gone = False
+        self.given = 0
+        """The position in the database queue up to which the session has been given what was stored."""
+        self.again = False
+        """The session became fit for messages once more while the delivery ran."""
 
 
 class Store:
