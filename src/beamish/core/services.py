@@ -285,7 +285,7 @@ class DeliveryReceipts(Protocol):
     """Optional: knows when a client has confirmed what it was sent (acknowledgements of the stream)."""
 
     def keeps(self, session: Session) -> bool:
-        """Whether messages handed to the session are stored until its client confirms them.
+        """Whether the messages that were handed to the session are stored until its client confirms them.
 
         Then whoever stored them before may delete them at once, by a write queued after they were handed over. Should the
         session end, the unconfirmed ones come back through the hook `undelivered`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from tests.modules.offline.kit import (
@@ -23,11 +23,14 @@ from beamish.core.events import Context, Release
 from beamish.core.later import is_later
 from beamish.core.module import Module, on
 from beamish.modules.offline import store
+from beamish.modules.sm import StreamManagementModule
 from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.stanza import Stanza
+
+SM: Final = "urn:xmpp:sm:3"
 
 # ---- what waits for the database, and what does not ----------------------------------------------------------------
 
@@ -424,3 +427,24 @@ async def test_a_damaged_start_tag_does_not_stop_the_others(world: World, expect
     answer(juliet, pings[0])
     await world.settle()
     assert await stored(world) == []
+
+
+async def test_what_the_stream_could_not_store_stays_until_the_client_has_confirmed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise it would be in memory alone, and gone with the server."""
+    async with World(settings={"modules": {"disable": ["mam"]}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        say(romeo, "x")
+        juliet = await world.login("juliet@example.org/balcony")
+        juliet.send(f"<enable xmlns='{SM}' resume='true'/>")
+        await juliet.expect(f"<enabled xmlns='{SM}'/>")
+        (managing,) = [m for m in world.kernel.registry.modules if isinstance(m, StreamManagementModule)]
+        monkeypatch.setattr(managing.journal, "message", lambda *_: 0)  # as if too much were waiting
+        juliet.send("<presence/>")
+        await juliet.expect("<presence/>")
+        await juliet.expect("<message id='x'/>")
+        assert await stored(world) == ["x"]
+        juliet.send(f"<a xmlns='{SM}' h='2'/>")
+        await world.settle()
+        assert await stored(world) == []

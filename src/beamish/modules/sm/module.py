@@ -354,7 +354,8 @@ class StreamManagementModule(Module):
 
     def keeps(self, session: Session) -> bool:
         """See `DeliveryReceipts.keeps`."""
-        return session in self._by_session
+        managed = self._by_session.get(session)
+        return managed is not None and managed.complete
 
     def passed(self, session: Session) -> Awaitable[bool] | None:
         """See `DeliveryReceipts.passed`."""

@@ -139,6 +139,14 @@ class Managed:
         """Whether the session may go on after its connection is lost."""
         return self.seconds > 0.0
 
+    @property
+    def complete(self) -> bool:
+        """Whether every unconfirmed message that is worth a row has one: too many may have waited for the disk."""
+        return all(
+            sent.row or sent.stanza is None or sent.stanza.name != MESSAGE or not outlasts(sent.stanza)
+            for sent in self.queue
+        )
+
     # ---- to the client ----------------------------------------------------------------------------------------------
 
     def deliver(self, data: bytes, stanza: Stanza) -> bool:
