@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.modules.mam.play import MESSAGE, RESULT, ask
 
+from beamish.core.gather import RETRY_SECONDS
 from beamish.core.events import Context
 from beamish.modules.mam import module
 from beamish.modules.mam.module import MamModule
@@ -96,8 +97,9 @@ async def test_nothing_is_kept_for_an_address_without_account(world: World) -> N
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     say(romeo, "x", "nobody@example.org")
     await romeo.expect("<message type='error' from='nobody@example.org'/>")
-    rows = await world.db.fetch("SELECT owner FROM mam_message")
-    assert [owner for (owner,) in rows] == ["romeo@example.org"]
+    await world.pass_time(20)
+    rows = await world.db.fetch("SELECT jid, messages FROM mam_account")
+    assert rows == [("romeo@example.org", 1)]
 
 
 async def test_an_absent_account_has_it_in_both_stores_under_one_id(world: World) -> None:
@@ -196,14 +198,47 @@ async def test_senders_wait_before_the_queue_is_full(world: World, monkeypatch: 
     assert [el.get("id") for el in juliet.inbox if el.get("id") != "patience"] == [str(n) for n in range(100)]
 
 
-async def test_a_row_that_cannot_be_stored_is_reported(world: World, expected_errors: ExpectedErrors) -> None:
-    expected_errors.add("message_not_archived")
+async def test_what_the_disk_does_not_take_is_tried_again(world: World, expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    say(romeo, "before")
+    await juliet.expect("<message id='before'/>")
+    world.db.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+    say(romeo, "refused")
+    await juliet.expect("<message id='refused'/>")
+    say(romeo, "behind")
+    await juliet.expect("<message id='behind'/>")
+    assert (await ask(juliet)).bodies == ["before", "behind"]
+    await world.pass_time(RETRY_SECONDS)
+    say(romeo, "last")
+    await juliet.expect("<message id='last'/>")
+    for client in (romeo, juliet):
+        page = await ask(client)
+        assert page.bodies == ["before", "refused", "behind", "last"]
+        assert page.rsm("count") == "4"
+        assert (await ask(client, {"with": (juliet if client is romeo else romeo).jid.bare})).bodies == page.bodies
+
+
+async def test_a_disk_that_stays_full_is_felt_by_senders(
+    world: World, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    mam = next(m for m in world.kernel.registry.modules if isinstance(m, MamModule))
+    monkeypatch.setattr(mam._log, "most", 4)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     world.db.fail_next(StorageUnavailable("the disk is full"), jobs=2)
-    say(romeo, "x")
-    await juliet.expect("<message id='x'/>")
-    assert (await ask(juliet)).ids == []
+    say(romeo, "0")
+    await juliet.expect("<message id='0'/>")
+    say(romeo, "1")
+    await juliet.expect("<message id='1'/>")
+    say(romeo, "2")
+    await romeo.expect("<message type='error' id='2'><error type='wait'/></message>")
+    await world.pass_time(RETRY_SECONDS)
+    say(romeo, "3")
+    await juliet.expect("<message id='3'/>")
+    assert (await ask(juliet)).bodies == ["0", "1", "3"]
 
 
 async def test_retracted_messages_leave_a_tombstone_on_both_sides(world: World) -> None:
@@ -268,7 +303,7 @@ async def test_a_removed_account_leaves_nothing(world: World) -> None:
     await romeo.iq("<iq type='set' id='p'><prefs xmlns='urn:xmpp:mam:2' default='never'/></iq>")
     await world.kernel.commands.run("user.remove", {"jid": "romeo@example.org"})
     await world.settle()
-    for table in ("mam_message WHERE owner = 'romeo@example.org'", "mam_prefs", "mam_chat t JOIN mam_account a"):
+    for table in ("mam_message", "mam_prefs", "mam_chat t JOIN mam_account a"):
         joined = " ON a.num = t.account WHERE a.jid = 'romeo@example.org'" if " JOIN " in table else ""
         assert await world.db.fetch(f"SELECT * FROM {table}{joined}") == []
     juliet = await world.login("juliet@example.org/x")

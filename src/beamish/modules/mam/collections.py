@@ -13,16 +13,13 @@ from heapq import merge
 from itertools import islice
 from typing import Final
 
-from beamish.modules.mam import ids, store
+from beamish.modules.mam import ids, lists, removal
 from beamish.storage.api import Cursor
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import MESSAGE, Stanza
 
 DAY: Final = 86_400_000_000 << ids.CHANCE_BITS
 """The numbers of a day."""
 REMOVE_ROWS: Final = 200
-_FIRST = "SELECT MIN(id) FROM mam_by_chat WHERE chat = ? AND id >= ?"
-_LAST = "SELECT MAX(id) FROM mam_by_chat WHERE chat = ? AND id < ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +71,36 @@ def listed(
     picked = list(islice(order, limit))
     if backwards:
         picked.reverse()
-    count = "SELECT COUNT(*) FROM mam_by_chat WHERE chat = ? AND id >= ? AND id < ?"
-    return [
-        Collection(peers[chat], first, int(c.value(count, chat, first, first - first % DAY + DAY)))
-        for first, chat in picked
-    ]
+    made = []
+    for first, chat in picked:
+        messages = lists.of_list(c, chat).count(first - 1, first - first % DAY + DAY)
+        made.append(Collection(peers[chat], first, messages or 0))
+    return made
 
 
 def _up(c: Cursor, chat: int, low: int, high: int) -> Iterator[tuple[int, int]]:
     at = low
+    numbers = lists.of_list(c, chat)
     while True:
-        first = c.value(_FIRST, chat, at)
+        first = numbers.first(at - 1)
         if first is None or first >= high:
             return
         day = first - first % DAY
-        if at <= day or c.value(_FIRST, chat, day) == first:  # else it began before `low`
+        if at <= day or numbers.first(day - 1) == first:  # else it began before `low`
             yield first, chat
         at = day + DAY
 
 
 def _down(c: Cursor, chat: int, low: int, high: int) -> Iterator[tuple[int, int]]:
     at = high
+    numbers = lists.of_list(c, chat)
     while True:
-        last = c.value(_LAST, chat, at)
+        last = numbers.last(at)
         if last is None or last < low:
             return
         day = last - last % DAY
-        first = c.value(_FIRST, chat, day)
-        if first < low:
+        first = numbers.first(day - 1)
+        if first is None or first < low:
             return
         yield first, chat
         at = day
@@ -120,40 +119,19 @@ def find(c: Cursor, owner: str, contact: str, start: float) -> Collection | None
 def before(c: Cursor, owner: str, found: Collection, number: int) -> int:
     """The number of the message before this one in a collection; its first message itself if there is none."""
     for chat, _ in chats(c, owner, Chosen(found.peer, exact=True)):
-        last = c.value(_LAST, chat, number)
+        last = lists.of_list(c, chat).last(number)
         if last is not None and last >= found.first:
-            return int(last)
+            return last
     return found.first
 
 
 def remove(c: Cursor, owner: str, chosen: Chosen, low: int, high: int) -> int:
-    """Take the content out of messages with low ≤ number < high, at most `REMOVE_ROWS` of them; how many.
-
-    Their numbers and addresses stay, as XEP-0313 §3.2 asks; conversations do not show them any more.
-    """
+    """Take the content out of messages with low ≤ number < high (`removal.remove`), at most `REMOVE_ROWS`; how many."""
     for chat, _ in chats(c, owner, chosen):
-        rows = c.rows(
-            "SELECT m.id, m.wire, m.resource FROM mam_by_chat e CROSS JOIN mam_message m ON m.id = e.id "
-            "WHERE e.chat = ? AND e.id >= ? AND e.id < ? ORDER BY e.id LIMIT ?",
-            chat,
-            low,
-            high,
-            REMOVE_ROWS,
-        )
-        if not rows:
-            continue
-        for id_, wire, _ in rows:
-            old = Stanza.parse(bytes(wire))
-            empty = Stanza.build(MESSAGE, old.type, id=old.id, sender=old.sender, to=old.to).to_wire()
-            store.replace(c, owner, id_, store.REMOVED, empty)
-        c.many("DELETE FROM mam_by_chat WHERE chat = ? AND id = ?", [(chat, id_) for id_, *_ in rows])
-        c.many(
-            "DELETE FROM mam_by_resource WHERE chat = ? AND resource = ? AND id = ?",
-            [(chat, resource, id_) for id_, _, resource in rows],
-        )
-        c.run("UPDATE mam_chat SET messages = messages - ? WHERE num = ?", len(rows), chat)
-        c.run("DELETE FROM mam_chat WHERE num = ? AND messages <= 0", chat)
-        return len(rows)
+        numbers = lists.of_list(c, chat).between(low - 1, high, REMOVE_ROWS)
+        if numbers:
+            removal.remove(c, owner, chat, numbers)
+            return len(numbers)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Brings the index of the archive up to date in the background, and keeps archives within their bounds."""
+"""Brings archived messages to their places in the background, and keeps archives within their bounds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import structlog
 
 from beamish.core.clock import Clock, Timer
 from beamish.core.tasks import TaskGroup
-from beamish.modules.mam import ids, store
+from beamish.modules.mam import ids, removal, store
 from beamish.storage.api import Cursor, Database, StorageError
 
 log = structlog.get_logger(__name__)
 
-INDEX_DELAY: Final = 10.0
-"""Seconds until a message is in the index if few come; until then queries find it by looking through the newest ones."""
+MERGE_DELAY: Final = 10.0
+"""Seconds until a message is brought to its place if few come and nobody asks for it."""
 EXPIRY_EVERY: Final = 3_600.0
 BEHIND_EVERY: Final = 60.0
 """Seconds between looks at which archives the full-text index has fallen too far behind."""
@@ -26,7 +26,7 @@ TEXT_PAUSE: Final = 0.25
 
 
 class Keeper:
-    """Indexing, quotas and expiry. `appended` is called for each new message; bounds of 0 are none."""
+    """Merging, quotas and expiry. `appended` is called for each new message; bounds of 0 are none."""
 
     def __init__(
         self, db: Database, clock: Clock, tasks: TaskGroup, max_messages: int, max_bytes: int, keep_seconds: float
@@ -39,6 +39,13 @@ class Keeper:
         self._max_bytes = max_bytes or top
         self._keep_seconds = keep_seconds
         self._waiting = 0
+        self._fresh: set[str] = set()
+        """Owners of messages that came since the last round of merging began."""
+        self._rounds: list[set[str]] = []
+        """Owners of those that rounds under way merge."""
+        self._started = False
+        """Whether a round has come to its end since the start: what earlier runs left is merged."""
+        self._over: set[int] = set()
         self._timer: Timer | None = None
         self._expiry: Timer | None = None
         self._running: asyncio.Task[None] | None = None
@@ -46,54 +53,50 @@ class Keeper:
         self._next_look = 0.0
 
     def start(self) -> None:
-        """Index what an earlier run left, and begin to look for what is too old."""
+        """Merge what an earlier run left, and begin to look for what is too old."""
         self._begin()
         if self._keep_seconds:
             self._expire_soon(0.0)
 
     def stop(self) -> None:
-        """Cancel the timers; what is not indexed yet is taken up at the next start."""
+        """Cancel the timers; what is not merged yet is taken up at the next start."""
         for timer in (self._timer, self._expiry):
             if timer is not None:
                 timer.cancel()
 
-    def appended(self) -> None:
-        """A message was queued."""
+    def appended(self, owner: str) -> None:
+        """A message of this owner was queued."""
+        self._fresh.add(owner)
         self._waiting += 1
-        if self._waiting >= store.INDEX_ROWS:
+        if self._waiting >= store.MERGE_ROWS:
             self._begin()
         elif self._timer is None:
-            self._timer = self._clock.call_later(INDEX_DELAY, self._begin)
+            self._timer = self._clock.call_later(MERGE_DELAY, self._begin)
 
     def _begin(self) -> None:
-        if self._running is not None:
-            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._waiting = 0
-        self._running = self._tasks.spawn(self._index(), "index")
-        self._running.add_done_callback(self._ended)
+        if self._running is None:
+            self._running = self._tasks.spawn(self._merge(), "merge")
+            self._running.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running = None
         if self._waiting and self._timer is None and not task.cancelled():
-            self._timer = self._clock.call_later(INDEX_DELAY, self._begin)
+            self._timer = self._clock.call_later(MERGE_DELAY, self._begin)
 
-    async def _index(self) -> None:
+    async def _merge(self) -> None:
         try:
-            while True:
-                step = partial(store.index, max_messages=self._max_messages, max_bytes=self._max_bytes)
-                count, over = await self._db.write("mam.index", step)
-                for account in over:
-                    bounds = partial(
-                        store.trim, account=account, max_messages=self._max_messages, max_bytes=self._max_bytes
-                    )
-                    await self._repeat("mam.trim", bounds)
-                if count < store.INDEX_ROWS:
-                    break
+            await self.all_merged()
+            while self._over:
+                account = self._over.pop()
+                bounds = partial(
+                    removal.trim, account=account, max_messages=self._max_messages, max_bytes=self._max_bytes
+                )
+                await self._repeat("mam.trim", bounds)
         except StorageError as exc:
-            log.warning("archive_index_late", error=repr(exc))
+            log.warning("archive_merge_late", error=repr(exc))
             self._waiting = max(self._waiting, 1)  # tried again after the usual time
             return
         now = self._clock.monotonic()
@@ -104,6 +107,32 @@ class Keeper:
 
     def _read(self, _task: asyncio.Task[None]) -> None:
         self._reading = None
+
+    async def merged(self, owner: str) -> None:
+        """Return once an account's messages queued before this call are where queries find them. Raises `StorageError`."""
+        if not self._started or owner in self._fresh or any(owner in owners for owners in self._rounds):
+            await self.all_merged()
+
+    async def all_merged(self) -> None:
+        """Return once every message queued before this call is where queries find it. Raises `StorageError`."""
+        owners, self._fresh = self._fresh, set()
+        self._waiting = 0
+        self._rounds.append(owners)
+        step = partial(store.merge, max_messages=self._max_messages, max_bytes=self._max_bytes)
+        try:
+            while True:
+                count, over = await self._db.write("mam.merge", step)
+                self._over.update(over)
+                if count < store.MERGE_ROWS:
+                    break
+        except BaseException:
+            self._fresh |= owners
+            raise
+        finally:
+            self._rounds.remove(owners)
+        self._started = True
+        if self._over:
+            self._begin()
 
     async def _read_ahead(self) -> None:
         """Keep the full-text index of large archives so far up that a first search has not much to do."""
@@ -124,24 +153,14 @@ class Keeper:
         finally:
             timer.cancel()
 
-    async def indexed(self) -> None:
-        """Return once every message queued before this call is in the index. Raises `StorageError`."""
-        while True:
-            step = partial(store.index, max_messages=self._max_messages, max_bytes=self._max_bytes)
-            count, over = await self._db.write("mam.index", step)
-            if over:
-                self._waiting = max(self._waiting, 1)
-            if count < store.INDEX_ROWS:
-                return
-
     async def searchable(self, owner: str) -> None:
         """Return once an account's messages queued before this call can be searched for words. Raises `StorageError`."""
-        await self.indexed()
+        await self.merged(owner)
         await self._repeat("mam.index_text", partial(store.index_text, owner=owner))
 
     async def by_resource(self, owner: str, peer: str) -> None:
         """Return once what was said with a contact can be found by the contact's resource. Raises `StorageError`."""
-        await self.indexed()
+        await self.merged(owner)
         await self._repeat("mam.index_resources", partial(store.index_resources, owner=owner, peer=peer))
 
     # ---- age ------------------------------------------------------------------------------------------------------------
@@ -155,15 +174,15 @@ class Keeper:
     async def _expire(self) -> None:
         before = ids.first_at(max(0.0, self._clock.now() - self._keep_seconds))
         try:
-            await self._repeat("mam.expire", partial(store.expire, before=before))
+            await self._repeat("mam.expire", partial(removal.expire, before=before))
         except StorageError as exc:
             log.warning("archive_expiry_failed", error=repr(exc))
         self._expire_soon(EXPIRY_EVERY)
 
     async def forget(self, owner: str) -> None:
         """Delete an account's archive. Raises `StorageError`."""
-        await self.indexed()
-        await self._repeat("mam.remove_account", partial(store.forget_account, owner=owner))
+        await self.merged(owner)
+        await self._repeat("mam.remove_account", partial(removal.forget_account, owner=owner))
 
     async def _repeat(self, name: str, step: Callable[[Cursor], bool]) -> None:
         """Run a step as long as it says that there is more; others' writes get their turn in between."""

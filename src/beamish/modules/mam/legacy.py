@@ -19,7 +19,7 @@ from beamish.core.events import Context, SessionClosed
 from beamish.core.kernel import new_id
 from beamish.core.module import IqAnswer, Module, Scope, iq, on
 from beamish.core.sessions import Session
-from beamish.modules.mam import collections, ids, pages, store
+from beamish.modules.mam import collections, ids, packing, pages
 from beamish.modules.mam.collections import Chosen, Collection
 from beamish.modules.mam.keeper import Keeper
 from beamish.modules.mam.prefs import Mode, Prefs
@@ -96,7 +96,7 @@ class LegacyArchive(Module):
         if request.before:
             high = min(high, _position(request.before))
         size = request.limit(_PAGE)
-        await self._keeper.indexed()
+        await self._keeper.merged(owner)
         found = await self.db.read(
             "mam.collections",
             lambda c: collections.listed(
@@ -119,7 +119,7 @@ class LegacyArchive(Module):
         when = _seconds(start)
         request = rsm.Request.from_xml(el) or rsm.Request()
         after, earlier = _uid(request.after), _uid(request.before)
-        await self._keeper.indexed()
+        await self._keeper.merged(owner)
 
         def read(c: Any) -> tuple[Collection, pages.Result, int]:
             found = collections.find(c, owner, contact, when)
@@ -159,7 +159,7 @@ class LegacyArchive(Module):
         owner, el = self._asked(ctx)
         chosen = _chosen(el)
         low, high = _time(el, "start", 0), _time(el, "end", _TOP)
-        await self._keeper.indexed()
+        await self._keeper.merged(owner)
         if el.get("start") and not el.get("end") and chosen.contact:
             when = _seconds(el.get("start", ""))
             found = await self.db.read("mam.collection", lambda c: collections.find(c, owner, chosen.contact, when))
@@ -398,7 +398,7 @@ def _said(rows: tuple[pages.Row, ...], first: int, last: int) -> list[bytes]:
         if not inner:
             continue  # they must not be empty
         at = int(ids.time_of(row.id) - start)
-        tag = b"to" if row.kind & store.SENT else b"from"
+        tag = b"to" if row.kind & packing.SENT else b"from"
         out.append(b"<%b secs='%d'>%b</%b>" % (tag, at - before, inner, tag))
         before = at
     return out

@@ -23,11 +23,12 @@ from pydantic import Field
 from beamish.core import events
 from beamish.core.content import HINTS, RETRACT, RETRACT_TAG, SID, STANZA_ID_TAG, Holds, content_of
 from beamish.core.events import AccountEvent, Context
+from beamish.core.gather import Gathering
 from beamish.core.hooks import STOP, Outcome, Verdict
 from beamish.core.later import is_later
 from beamish.core.module import IqAnswer, ModuleConfig, Scope, Xep, command, iq, on
 from beamish.core.services import AccountsService, Roster, RosterService
-from beamish.modules.mam import ids, pages, query, store
+from beamish.modules.mam import ids, lists, packing, pages, query, removal, store
 from beamish.modules.mam import prefs as preferences
 from beamish.modules.mam.keeper import Keeper
 from beamish.modules.mam.legacy import ARCHIVE, STREAM_FEATURE, LegacyArchive
@@ -42,10 +43,13 @@ from beamish.xmpp.stanza import MESSAGE, PersonalStanza, Stanza
 
 log = structlog.get_logger(__name__)
 
-_ROW_TEXTS: Final = 256
-"""About as many bytes as a row has beside the stanza."""
+_ENTRY_TEXTS: Final = 128
+"""About as many bytes as a message has in the log beside the stanza."""
 _BACKLOG: Final = 5_000
-"""Jobs waiting for their commit above which whoever sends a message waits; the queue takes four times as many."""
+"""Messages waiting for their commit above which whoever sends one waits."""
+_BACKLOG_MOST: Final = 20_000
+_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+"""Messages, and their bytes, waiting for their commit above which more are refused."""
 _PREFS_KEPT: Final = 50_000
 """Accounts whose preferences are kept in memory (about 200 bytes each, most of them the same object)."""
 _COPIES_KEPT: Final = 2_000
@@ -117,7 +121,9 @@ class MamModule(LegacyArchive):
         """Accounts that have preferences of their own; for all others nothing has to be read."""
         self._copies: OrderedDict[tuple[str, str, bytes], float] = OrderedDict()
         self._ids = ids.IdSource()
-        self._append = self.db.append
+        self._log = Gathering[packing.Logged](
+            self.db, kernel.clock, "mam.log", store.write_log, _BACKLOG_MOST, _BACKLOG_BYTES, self._logged_late
+        )
         if config.legacy:
             self.features = (*self.features, *(f"{ARCHIVE}{part}" for part in ("", ":auto", ":manage", ":pref")))
         else:
@@ -245,36 +251,40 @@ class MamModule(LegacyArchive):
 
     def _keep_sent(self, ctx: Context, owner: JID, peer: JID) -> Awaitable[Outcome] | None:
         try:
-            number, salt = self._store(ctx, owner, peer, store.SENT)
+            self._put_sent(ctx, owner, peer)
         except StorageBusy:
             return self._again(ctx, owner, peer, True)
+        return self._breathe() if self._log.rows > _BACKLOG else None
+
+    def _put_sent(self, ctx: Context, owner: JID, peer: JID) -> None:
+        number, salt = self._store(ctx, owner, peer, packing.SENT)
         here = self._by_user.get(owner)
         if here is not None and len(here.all) > 1:  # for the copies that go to the other devices
             ctx.notes["mam.sent"] = _ID % (number, salt, owner.wire)
-        return self._breathe() if ctx.settled - self.db.durable > _BACKLOG else None
 
     def _keep_received(self, ctx: Context, owner: JID, peer: JID) -> Awaitable[Outcome] | None:
         try:
-            number, salt = self._store(ctx, owner, peer, store.SENT if peer.bare == owner else 0)
+            self._put_received(ctx, owner, peer)
         except StorageBusy:
             return self._again(ctx, owner, peer, False)
+        return self._breathe() if self._log.rows > _BACKLOG else None
+
+    def _put_received(self, ctx: Context, owner: JID, peer: JID) -> None:
+        number, salt = self._store(ctx, owner, peer, packing.SENT if peer.bare == owner else 0)
         ctx.notes["mam.received"] = number
         ctx.stanza = ctx.stanza.with_child(_ID % (number, salt, owner.wire), STANZA_ID_TAG)
-        return self._breathe() if ctx.settled - self.db.durable > _BACKLOG else None
 
     async def _breathe(self) -> None:
         """Messages come faster than the disk takes them: their sender waits, so that others find room in the queue."""
         await self.db.flushed()
 
     async def _again(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome:
-        """The queue of the database is full: the sender waits until there is room, whoever reads on its connection."""
+        """The log is full: the sender waits until there is room, whoever reads on its connection. A second time is an error."""
         try:
             await self.db.flushed()
-            rest = self._keep_sent(ctx, owner, peer) if sent else self._keep_received(ctx, owner, peer)
+            (self._put_sent if sent else self._put_received)(ctx, owner, peer)
         except StorageError:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the message could not be archived") from None
-        if rest is not None:
-            await rest
         return None
 
     def _store(self, ctx: Context, owner: JID, peer: JID, kind: int) -> tuple[int, int]:
@@ -285,16 +295,20 @@ class MamModule(LegacyArchive):
         shared = cast("tuple[Stanza, bytes] | None", notes.get("mam.wire"))
         if shared is None or shared[0] is not stanza:
             notes["mam.wire"] = shared = stanza, stanza.to_wire()
-        wire, body = shared[1], notes["content.text"]
+        wire = shared[1]
         id_ = number, salt = self._ids.next(self._now())
-        row = (number, salt, str(owner), str(peer.bare), peer.resource, stanza.id, kind, body, wire)
-        position = self._append("mam.store", store.APPEND, row, _lost, len(wire) + _ROW_TEXTS)
+        entry = (number, salt, kind, str(peer.bare), wire, str(owner))
+        position = self._log.add(entry, len(wire) + _ENTRY_TEXTS)
         if position > ctx.settled:
             ctx.settled = position
-        self._keeper.appended()
+        self._keeper.appended(owner)
         if notes["content"] & _RETRACTION:  # type: ignore[operator]
             self._bury(ctx, owner, peer, kind, number)
         return id_
+
+    def _logged_late(self, entries: list[packing.Logged]) -> None:
+        for entry in entries:
+            self._keeper.appended(entry[5])
 
     def _is_copy(self, stanza: Stanza, owner: JID) -> bool:
         """Whether a private message through a room came already: rooms send one to each client (XEP-0313 §6.1.1)."""
@@ -326,7 +340,7 @@ class MamModule(LegacyArchive):
             peer=str(peer.bare),
             resource=resource,
             sid=sid,
-            sent=bool(kind & store.SENT),
+            sent=bool(kind & packing.SENT),
             by=stanza.id,
             when=when,
         )
@@ -365,8 +379,8 @@ class MamModule(LegacyArchive):
             await self._keeper.searchable(str(owner))
         elif asked.query.with_resource:
             await self._keeper.by_resource(str(owner), asked.query.with_bare)
-        else:
-            await self.db.flushed()  # a client may ask for what comes after a message that it has only just got
+        else:  # a client may ask for what comes after a message that it has only just got
+            await self._keeper.merged(owner)
         result = await self.db.read("mam.query", lambda c: pages.page(c, asked.query))
         for content in query.results(asked, result.rows):
             made = PersonalStanza.build(MESSAGE, sender=owner, to=session.jid, content=content)
@@ -377,7 +391,7 @@ class MamModule(LegacyArchive):
     async def metadata(self, ctx: Context) -> IqAnswer:
         """The oldest and the newest message (§5)."""
         owner = str(_owner(ctx))
-        await self.db.flushed()
+        await self._keeper.merged(owner)
         return ctx.stanza.reply(query.metadata(await self.db.read("mam.ends", lambda c: pages.ends(c, owner))))
 
     # ---- preferences (XEP-0441) ----------------------------------------------------------------------------------------------
@@ -422,7 +436,7 @@ class MamModule(LegacyArchive):
             owner = str(JID.parse(jid).bare)
         except JidMalformed as exc:
             raise StanzaError(Condition.JID_MALFORMED, text=f"{jid}: {exc}") from exc
-        await self._keeper.indexed()
+        await self._keeper.merged(owner)
         found = await self.db.fetch("SELECT messages, bytes FROM mam_account WHERE jid = ?", owner)
         messages, size = found[0] if found else (0, 0)
         return {"jid": owner, "messages": messages, "bytes": size}
@@ -451,6 +465,8 @@ def _lost(exc: Exception) -> None:
 def _bury(
     c: Cursor, owner: str, peer: str, resource: str | None, sid: str, sent: bool, by: str, when: float
 ) -> None:  # fmt: skip
-    found = store.find_original(c, owner, peer, resource, sid, sent)
+    while store.merge(c, lists.TOP, lists.TOP)[0] >= store.MERGE_ROWS:
+        pass
+    found = removal.find_original(c, owner, peer, resource, sid, sent)
     if found is not None:
-        store.replace(c, owner, found[0], store.GRAVE, query.tombstone(found[1], by, when))
+        removal.replace(c, owner, found[0], packing.GRAVE, query.tombstone(found[1], by, when))

@@ -1,9 +1,9 @@
-"""The archive of accounts in the database: one row for each message and owner, and what finds it again.
+"""The archive of accounts in the database: a log that costs a commit next to nothing, and what it becomes later.
 
-Messages are appended in the order of their ids and nowhere else, which costs a commit hardly anything. Everything that
-finds them by owner, contact or word is brought up to date later, thousands of rows at a time (`index`): a row here and
-there in large trees would cost ten times as much if done for each commit. `mam_state.indexed` says how far that
-has come; readers take what lies behind it from the messages themselves, which are few.
+What a tick archives is one row of `mam_log`, of whatever owners. Thousands of messages later, or after some seconds, or when
+an owner asks, `merge` brings the log to its places: some dozens of an account's messages are one row of `mam_chunk`, and
+what finds them by contact are long lists of numbers (`lists`). A row for each message and tree would cost ten times
+as much.
 
 The full-text index of an account is made when it searches for the first time and brought up to date when it searches
 again (`index_text`, `mam_account.text_upto`): for the many who never search it would be a quarter of the archive's cost.
@@ -11,33 +11,47 @@ Only for large archives it is kept up in the background, `TEXT_LAG` messages beh
 with one resource of a contact is entered (`index_resources`) when somebody asks for it, which hardly anybody does.
 All of it is plain SQL without triggers but for that table, `mam_text`, which is FTS5 of SQLite: another engine
 brings its own.
+
+`mam_message` has the rows of former versions, one for each message, until they are merged, too.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final
 
+from beamish.core.gather import in_pieces, places
+from beamish.modules.mam import lists
+from beamish.modules.mam.packing import (
+    REMOVED,
+    Chunk,
+    Entry,
+    Logged,
+    numbers_of,
+    pack,
+    pack_log,
+    resource_of,
+    unpack_log,
+    words_of,
+)
 from beamish.storage.api import Cursor, Migration
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
-SENT: Final = 1
-"""`kind` bit: the owner sent it."""
-GRAVE: Final = 2
-"""Retracted: a tombstone is in its place (XEP-0424 §5)."""
-REMOVED: Final = 4
-"""Removed by its owner (XEP-0136 §6.3): an empty message is in its place, so that ids stay where they are."""
-
-INDEX_ROWS: Final = 8_000
-"""Messages indexed in one transaction: about 40 ms of the writer's time."""
+MERGE_ROWS: Final = 8_000
+"""Messages brought to their places in one transaction: about 20 ms of the writer's time."""
+CHUNK_MESSAGES: Final = 32
+CHUNK_BYTES: Final = 16_384
+"""Messages and bytes of stanzas in a row of `mam_chunk`; a larger stanza has one for itself."""
 TEXT_ROWS: Final = 2_000
 """Messages of one account entered into the full-text index in one transaction."""
 TEXT_LAG: Final = 50_000
 """Messages of one account that may not be in the full-text index yet: what a first search has to enter, in 0.3 s or so."""
 RESOURCE_ROWS: Final = 4_000
 """Messages of one conversation entered by resource in one transaction."""
-TRIM_ROWS: Final = 200
-"""Messages deleted in one transaction: some 10 ms of the writer's time."""
-RETRACTION_REACH: Final = 10_000
-"""How many messages of the conversation back a retracted message is looked for."""
+_LOG_ROWS: Final = 64
+"""Rows of the log read at once; each is bounded by what a tick takes in."""
 
 MIGRATIONS: Final = (
     Migration(
@@ -75,73 +89,247 @@ MIGRATIONS: Final = (
             "PRIMARY KEY (chat, resource, id)) WITHOUT ROWID",
         ),
     ),
+    Migration(
+        3,
+        (
+            "CREATE TABLE mam_log (id INTEGER PRIMARY KEY, messages INTEGER NOT NULL, head {bytes} NOT NULL, "
+            "wires {bytes} NOT NULL)",
+            "CREATE TABLE mam_chunk (id INTEGER PRIMARY KEY, account INTEGER NOT NULL, messages INTEGER NOT NULL, "
+            "head {bytes} NOT NULL, wires {bytes} NOT NULL)",
+            "CREATE INDEX mam_chunk_account ON mam_chunk (account, id, messages)",
+            "CREATE TABLE mam_list (list INTEGER NOT NULL, first INTEGER NOT NULL, numbers {bytes} NOT NULL, "
+            "PRIMARY KEY (list, first)) WITHOUT ROWID",
+            "CREATE TABLE mam_resource (num {pk}, chat INTEGER NOT NULL, resource TEXT NOT NULL, UNIQUE (chat, resource))",
+            # what is in mam_message is brought into the new tables from there (`merge`), and counted again
+            "DROP TABLE mam_by_account",
+            "DROP TABLE mam_by_chat",
+            "DROP TABLE mam_by_resource",
+            "DELETE FROM mam_chat",
+            "DELETE FROM mam_account",
+            "UPDATE mam_state SET indexed = COALESCE((SELECT MAX(id) FROM mam_message), 0)",
+            "DROP TABLE mam_text",
+            "CREATE VIRTUAL TABLE mam_text USING fts5(account, body, content='', columnsize=0, "
+            "tokenize='unicode61 remove_diacritics 2')",
+        ),
+    ),
 )
 
-_COLUMNS = "id, salt, owner, peer, resource, sid, kind, body, wire"
-APPEND: Final = f"INSERT INTO mam_message ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-_SIZE = "LENGTH(wire) + COALESCE(LENGTH(body), 0)"
-_TERMS = "'a' || t.account || ' c' || t.num || ' r' || HEX(m.resource)"
-"""What stands in the column `account` of the full-text index; see `pages.match_of`."""
+# ---- the log -------------------------------------------------------------------------------------------------------------
+
+
+def write_log(c: Cursor, entries: Sequence[Logged]) -> None:
+    """Store messages of any owners, in the order of their numbers."""
+    c.run("INSERT INTO mam_log (id, messages, head, wires) VALUES (?, ?, ?, ?)", entries[0][0], len(entries),
+          *pack_log(entries))  # fmt: skip
 
 
 def last_id(c: Cursor) -> int:
-    """The largest id in the archive."""
-    return int(c.value("SELECT MAX(id) FROM mam_message") or 0)
+    """The largest number that was ever given to a message."""
+    largest = max(int(c.value("SELECT indexed FROM mam_state")), int(c.value("SELECT MAX(id) FROM mam_message") or 0))
+    newest = c.row("SELECT messages, head FROM mam_log ORDER BY id DESC LIMIT 1")
+    return largest if newest is None else max(largest, numbers_of(newest[1], newest[0])[-1])
 
 
-def index(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]:
-    """Enter the next messages into what finds them: how many, and the accounts that thereby exceed their quota."""
-    since = c.value("SELECT indexed FROM mam_state")
-    count, upto = c.row(  # type: ignore[misc]
-        "SELECT COUNT(*), MAX(id) FROM (SELECT id FROM mam_message WHERE id > ? ORDER BY id LIMIT ?)", since, INDEX_ROWS
-    )
-    if not count:
+def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]:
+    """Bring the next messages to their places: how many, and the accounts that thereby exceed their quota."""
+    fresh = _rows_of_old(c) or _next_of_log(c)
+    if not fresh:
         return 0, []
-    span = (since, upto)
-    # the numbers of account and conversation are looked up once for each message, then only numbers are dealt with
-    c.run(
-        "CREATE TEMPORARY TABLE IF NOT EXISTS mam_new (id INTEGER PRIMARY KEY, account INTEGER NOT NULL, "
-        "peer TEXT NOT NULL, size INTEGER NOT NULL)"
+    by_owner: dict[str, list[Entry]] = {}
+    for entry in fresh:
+        owner = entry[5]
+        if owner in by_owner:
+            by_owner[owner].append(entry[:5])
+        else:
+            by_owner[owner] = [entry[:5]]
+    known = _numbered(c, "mam_account", ("jid",), [(owner,) for owner in by_owner])
+    by_account = {known[owner,]: entries for owner, entries in by_owner.items()}
+    _fill_chunks(c, by_account)
+    spoken: dict[tuple[int, str], list[int]] = {}
+    for account, entries in by_account.items():
+        for number, _, kind, peer, _ in entries:
+            if not kind & REMOVED:  # conversations do not show it any more
+                spoken.setdefault((account, peer), []).append(number)
+    chats = _numbered(c, "mam_chat", ("account", "peer"), list(spoken))
+    lists.append(c, {chats[key]: numbers for key, numbers in spoken.items()})
+    for some, count in in_pieces([(chats[key], len(numbers)) for key, numbers in spoken.items()]):
+        c.run(
+            f"WITH fresh (num, n) AS (VALUES {places(2, count)}) "
+            "UPDATE mam_chat SET messages = messages + fresh.n FROM fresh WHERE mam_chat.num = fresh.num",
+            *chain.from_iterable(some),
+        )
+    over: list[int] = []
+    counted = [
+        (account, len(entries), sum(len(entry[4]) for entry in entries)) for account, entries in by_account.items()
+    ]
+    for some_, count in in_pieces(counted):
+        for account, messages, size in c.rows(
+            f"WITH fresh (num, n, size) AS (VALUES {places(3, count)}) "
+            "UPDATE mam_account SET messages = messages + fresh.n, bytes = bytes + fresh.size FROM fresh "
+            "WHERE mam_account.num = fresh.num RETURNING mam_account.num, messages, bytes",
+            *chain.from_iterable(some_),
+        ):
+            if messages > max_messages or size > max_bytes:
+                over.append(account)
+    c.run("UPDATE mam_state SET indexed = MAX(indexed, ?)", fresh[-1][0])
+    return len(fresh), over
+
+
+def _rows_of_old(c: Cursor) -> list[Logged]:
+    rows = c.rows("SELECT id, salt, kind, peer, wire, owner FROM mam_message ORDER BY id LIMIT ?", MERGE_ROWS)
+    if rows:
+        c.run("DELETE FROM mam_message WHERE id <= ?", rows[-1][0])
+    return [(int(id_), int(salt), int(kind), peer, bytes(wire), owner) for id_, salt, kind, peer, wire, owner in rows]
+
+
+def _next_of_log(c: Cursor) -> list[Logged]:
+    found: list[Logged] = []
+    last = -1
+    while len(found) < MERGE_ROWS:
+        rows = c.rows("SELECT id, messages, head, wires FROM mam_log WHERE id > ? ORDER BY id LIMIT ?", last, _LOG_ROWS)
+        for id_, count, head, wires in rows:
+            found += unpack_log(head, wires, count)
+            last = id_
+        if len(rows) < _LOG_ROWS:
+            break
+    c.run("DELETE FROM mam_log WHERE id <= ?", last)
+    return found
+
+
+def _fill_chunks(c: Cursor, by_account: Mapping[int, Sequence[Entry]]) -> None:
+    """Put messages into rows of their accounts; the last row of an account is filled up first."""
+    there: dict[int, list[Chunk]] = {}
+    for some, count in in_pieces([(account, entries[0][0]) for account, entries in by_account.items()]):
+        for account, messages, head, wires in c.rows(
+            f"WITH w (account, low) AS (VALUES {places(2, count)}) SELECT k.account, k.messages, k.head, k.wires FROM w "
+            "CROSS JOIN mam_chunk k ON k.account = w.account AND k.id >= COALESCE((SELECT MAX(id) FROM mam_chunk "
+            "WHERE account = w.account AND id <= w.low), 0) ORDER BY k.account, k.id",
+            *chain.from_iterable(some),
+        ):
+            there.setdefault(account, []).append(Chunk(messages, head, wires))
+    rows: list[tuple[int, int, int, bytes, bytes]] = []
+    gone: list[tuple[int]] = []
+    for account, entries in by_account.items():
+        chunks = there.get(account, [])
+        late = bool(chunks) and chunks[-1].numbers[-1] > entries[0][0]  # what the disk did not take at once
+        if chunks and not late and chunks[-1].is_full(CHUNK_MESSAGES, CHUNK_BYTES):
+            chunks = []
+        together = [*chain.from_iterable(chunk.entries() for chunk in chunks), *entries]
+        if late:
+            together.sort()
+        made = list(_in_chunks(together))
+        rows += [(part[0][0], account, len(part), *pack(part)) for part in made]
+        keys = {part[0][0] for part in made}
+        gone += [(chunk.numbers[0],) for chunk in chunks if chunk.numbers[0] not in keys]
+    c.many("DELETE FROM mam_chunk WHERE id = ?", gone)
+    rows.sort()
+    put_chunks(c, rows)
+
+
+def put_chunks(c: Cursor, rows: Sequence[tuple[int, int, int, bytes, bytes]]) -> None:
+    """Write rows of `mam_chunk` (id, account, messages, head, wires), in place of those with the same ids."""
+    c.many(
+        "INSERT INTO mam_chunk (id, account, messages, head, wires) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) "
+        "DO UPDATE SET messages = excluded.messages, head = excluded.head, wires = excluded.wires",
+        rows,
     )
-    c.run("CREATE TEMPORARY TABLE IF NOT EXISTS mam_new_chat (id INTEGER PRIMARY KEY, chat INTEGER NOT NULL)")
-    c.run("DELETE FROM mam_new")
-    c.run("DELETE FROM mam_new_chat")
-    c.run(
-        "INSERT INTO mam_account (jid) SELECT DISTINCT owner FROM mam_message WHERE id > ? AND id <= ? "
-        "ON CONFLICT (jid) DO NOTHING",
-        *span,
-    )
-    c.run(
-        f"INSERT INTO mam_new (id, account, peer, size) SELECT m.id, a.num, m.peer, {_SIZE} FROM mam_message m "
-        "CROSS JOIN mam_account a ON a.jid = m.owner WHERE m.id > ? AND m.id <= ?",
-        *span,
-    )
-    c.run(
-        "INSERT INTO mam_chat (account, peer) SELECT DISTINCT account, peer FROM mam_new WHERE true "
-        "ON CONFLICT (account, peer) DO NOTHING"
-    )
-    c.run(
-        "INSERT INTO mam_new_chat (id, chat) SELECT n.id, t.num FROM mam_new n "
-        "CROSS JOIN mam_chat t ON t.account = n.account AND t.peer = n.peer"
-    )
-    c.run("INSERT INTO mam_by_account (account, id) SELECT account, id FROM mam_new ORDER BY 1, 2")
-    c.run("INSERT INTO mam_by_chat (chat, id) SELECT chat, id FROM mam_new_chat ORDER BY 1, 2")
-    c.run(
-        "UPDATE mam_account SET messages = messages + new.n, bytes = bytes + new.size FROM "
-        "(SELECT account, COUNT(*) AS n, SUM(size) AS size FROM mam_new GROUP BY account) AS new WHERE num = new.account"
-    )
-    c.run(
-        "UPDATE mam_chat SET messages = messages + new.n FROM "
-        "(SELECT chat, COUNT(*) AS n FROM mam_new_chat GROUP BY chat) AS new WHERE num = new.chat"
-    )
-    c.run("UPDATE mam_state SET indexed = ?", upto)
-    over = c.rows(
-        "SELECT num FROM mam_account WHERE num IN (SELECT account FROM mam_new) AND (messages > ? OR bytes > ?)",
-        max_messages,
-        max_bytes,
-    )
-    return int(count), [int(num) for (num,) in over]
+
+
+def _in_chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    first = size = 0
+    for at, entry in enumerate(entries):
+        length = len(entry[4])
+        if at > first and (at - first >= CHUNK_MESSAGES or size + length > CHUNK_BYTES):
+            yield entries[first:at]
+            first, size = at, 0
+        size += length
+    yield entries[first:]
+
+
+def _numbered(
+    c: Cursor, table: str, columns: tuple[str, ...], keys: Sequence[tuple[Any, ...]]
+) -> dict[tuple[Any, ...], int]:
+    """The numbers of accounts or conversations; those that have none get one."""
+    known = _look_up(c, table, columns, keys)
+    missing = [key for key in keys if key not in known]
+    if missing:
+        c.many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places(len(columns), 1)}", missing)
+        known |= _look_up(c, table, columns, missing)
+    return known
+
+
+def _look_up(
+    c: Cursor, table: str, columns: tuple[str, ...], keys: Sequence[tuple[Any, ...]]
+) -> dict[tuple[Any, ...], int]:
+    known: dict[tuple[Any, ...], int] = {}
+    names = ", ".join(columns)
+    same = " AND ".join(f"t.{column} = w.{column}" for column in columns)
+    for some, count in in_pieces(keys):
+        for *key, num in c.rows(
+            f"WITH w ({names}) AS (VALUES {places(len(columns), count)}) "
+            f"SELECT {', '.join(f'w.{column}' for column in columns)}, t.num FROM w CROSS JOIN {table} t ON {same}",
+            *chain.from_iterable(some),
+        ):
+            known[tuple(key)] = num
+    return known
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------------
+
+
+def located(c: Cursor, account: int, numbers: Iterable[int]) -> Iterator[tuple[Chunk, int]]:
+    """The messages of an account with these numbers, as rows of the database and places in them; others are left out.
+
+    Neighbours share a row, so numbers should come in order, forwards or backwards.
+    """
+    chunk: Chunk | None = None
+    for number in numbers:
+        if chunk is None or not chunk.numbers[0] <= number <= chunk.numbers[-1]:
+            found = c.row(
+                "SELECT messages, head, wires FROM mam_chunk WHERE account = ? AND id <= ? ORDER BY id DESC LIMIT 1",
+                account,
+                number,
+            )
+            if found is None:
+                continue
+            chunk = Chunk(*found)
+        at = chunk.index(number)
+        if at is not None:
+            yield chunk, at
+
+
+def chat_of(c: Cursor, account: int, peer: str) -> tuple[int, int] | None:
+    """The number of a conversation, and up to which message it is entered by resource; None if there is none."""
+    found = c.row("SELECT num, resource_upto FROM mam_chat WHERE account = ? AND peer = ?", account, peer)
+    return None if found is None else (int(found[0]), int(found[1]))
+
+
+# ---- words, resources ----------------------------------------------------------------------------------------------------
+
+
+class Terms:
+    """What stands in the column `account` of the full-text index for the messages of an account; see `pages.match_of`."""
+
+    def __init__(self, c: Cursor, account: int, owner: JID) -> None:
+        self._c = c
+        self._account = account
+        self._owner = owner
+        self._chats: dict[str, int] = {}
+
+    def of(self, chunk: Chunk, at: int) -> tuple[int, str, str] | None:
+        """Number, terms and words of a message; None for one without words."""
+        number, _, kind, wire = chunk.row(at)
+        words = words_of(wire)
+        if words is None:
+            return None
+        peer = chunk.peers()[at]
+        chat = self._chats.get(peer)
+        if chat is None:
+            found = chat_of(self._c, self._account, peer)
+            chat = self._chats[peer] = 0 if found is None else found[0]
+        resource = resource_of(Stanza.thaw(wire), kind, self._owner)
+        return number, f"a{self._account} c{chat} r{resource.encode().hex()}", words
 
 
 def index_text(c: Cursor, owner: str) -> bool:
@@ -150,24 +338,14 @@ def index_text(c: Cursor, owner: str) -> bool:
     if found is None:
         return False
     account, since = found
-    count, upto = c.row(  # type: ignore[misc]
-        "SELECT COUNT(*), MAX(id) FROM (SELECT id FROM mam_by_account WHERE account = ? AND id > ? ORDER BY id LIMIT ?)",
-        account,
-        since,
-        TEXT_ROWS,
-    )
-    if not count:
+    numbers = lists.of_account(c, account).between(since, lists.TOP, TEXT_ROWS)
+    if not numbers:
         return False
-    c.run(
-        f"INSERT INTO mam_text (rowid, account, body) SELECT m.id, {_TERMS}, m.body FROM mam_by_account e "
-        "CROSS JOIN mam_message m ON m.id = e.id CROSS JOIN mam_chat t ON t.account = e.account AND t.peer = m.peer "
-        "WHERE e.account = ? AND e.id > ? AND e.id <= ? AND m.body IS NOT NULL ORDER BY e.id",
-        account,
-        since,
-        upto,
-    )
-    c.run("UPDATE mam_account SET text_upto = ?, texted = texted + ? WHERE num = ?", upto, count, account)
-    return bool(count == TEXT_ROWS)
+    terms = Terms(c, account, JID.parse(owner))
+    rows = [row for chunk, at in located(c, account, numbers) if (row := terms.of(chunk, at)) is not None]
+    c.many("INSERT INTO mam_text (rowid, account, body) VALUES (?, ?, ?)", rows)
+    c.run("UPDATE mam_account SET text_upto = ?, texted = texted + ? WHERE num = ?", numbers[-1], len(numbers), account)
+    return len(numbers) == TEXT_ROWS
 
 
 def behind(c: Cursor) -> list[str]:
@@ -183,186 +361,25 @@ def lags(c: Cursor, owner: str) -> bool:
 
 def index_resources(c: Cursor, owner: str, peer: str) -> bool:
     """Enter the next messages with a contact by the contact's resource, at most `RESOURCE_ROWS`. True if there may be more."""
-    found = c.row(
-        "SELECT t.num, t.resource_upto FROM mam_account a JOIN mam_chat t ON t.account = a.num AND t.peer = ? "
-        "WHERE a.jid = ?",
-        peer,
-        owner,
-    )
+    account = c.value("SELECT num FROM mam_account WHERE jid = ?", owner)
+    found = None if account is None else chat_of(c, account, peer)
     if found is None:
         return False
     chat, since = found
-    count, upto = c.row(  # type: ignore[misc]
-        "SELECT COUNT(*), MAX(id) FROM (SELECT id FROM mam_by_chat WHERE chat = ? AND id > ? ORDER BY id LIMIT ?)",
-        chat,
-        since,
-        RESOURCE_ROWS,
-    )
-    if not count:
+    numbers = lists.of_list(c, chat).between(since, lists.TOP, RESOURCE_ROWS)
+    if not numbers:
         return False
-    c.run(
-        "INSERT INTO mam_by_resource (chat, resource, id) SELECT e.chat, m.resource, m.id FROM mam_by_chat e "
-        "CROSS JOIN mam_message m ON m.id = e.id WHERE e.chat = ? AND e.id > ? AND e.id <= ?",
-        chat,
-        since,
-        upto,
-    )
-    c.run("UPDATE mam_chat SET resource_upto = ? WHERE num = ?", upto, chat)
-    return bool(count == RESOURCE_ROWS)
+    own = JID.parse(owner)
+    spoken: dict[tuple[int, str], list[int]] = {}
+    for chunk, at in located(c, account, numbers):
+        number, _, kind, wire = chunk.row(at)
+        spoken.setdefault((chat, resource_of(Stanza.thaw(wire), kind, own)), []).append(number)
+    known = _numbered(c, "mam_resource", ("chat", "resource"), list(spoken))
+    lists.append(c, {by_resource(known[key]): entered for key, entered in spoken.items()})
+    c.run("UPDATE mam_chat SET resource_upto = ? WHERE num = ?", numbers[-1], chat)
+    return len(numbers) == RESOURCE_ROWS
 
 
-# ---- deleting ---------------------------------------------------------------------------------------------------------
-
-
-def trim(c: Cursor, account: int, max_messages: int, max_bytes: int) -> bool:
-    """Delete the oldest messages of an account above its quota, at most `TRIM_ROWS`. True if more must go."""
-    usage = c.row("SELECT messages, bytes FROM mam_account WHERE num = ?", account)
-    if usage is None:
-        return False
-    messages, size = usage
-    most = min(TRIM_ROWS, messages - max_messages) if size <= max_bytes else TRIM_ROWS
-    if most <= 0:
-        return False
-    upto = freed = taken = 0
-    for id_, length in c.rows(
-        f"SELECT m.id, {_SIZE} FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id WHERE e.account = ? "
-        "ORDER BY e.id LIMIT ?",
-        account,
-        most,
-    ):
-        if messages - taken <= max_messages and size - freed <= max_bytes:
-            break
-        upto, taken, freed = id_, taken + 1, freed + length
-    if taken:
-        _delete_upto(c, account, upto)
-    return taken > 0 and (messages - taken > max_messages or size - freed > max_bytes)
-
-
-def expire(c: Cursor, before: int) -> bool:
-    """Delete messages with smaller ids, of one account, at most `TRIM_ROWS`. True if more must go."""
-    found = c.row("SELECT id, owner FROM mam_message WHERE id < ? ORDER BY id LIMIT 1", before)
-    if found is None:
-        return False
-    account = c.value("SELECT num FROM mam_account WHERE jid = ?", found[1])
-    upto = c.value(
-        "SELECT MAX(id) FROM (SELECT id FROM mam_by_account WHERE account = ? AND id < ? ORDER BY id LIMIT ?)",
-        account,
-        before,
-        TRIM_ROWS,
-    )
-    if upto is None:
-        return False  # not indexed yet: its turn comes
-    _delete_upto(c, account, upto)
-    return True
-
-
-def forget_account(c: Cursor, owner: str) -> bool:
-    """Delete an account's messages, at most `TRIM_ROWS`, and in the end all that names it. True if more must go.
-
-    Everything of the account must be indexed.
-    """
-    account = c.value("SELECT num FROM mam_account WHERE jid = ?", owner)
-    if account is not None:
-        upto = c.value(
-            "SELECT MAX(id) FROM (SELECT id FROM mam_by_account WHERE account = ? ORDER BY id LIMIT ?)",
-            account,
-            TRIM_ROWS,
-        )
-        if upto is not None:
-            _delete_upto(c, account, upto)
-            return True
-        c.run("DELETE FROM mam_account WHERE num = ?", account)
-    c.run("DELETE FROM mam_prefs WHERE owner = ?", owner)
-    return False
-
-
-def _delete_upto(c: Cursor, account: int, upto: int) -> None:
-    """Delete the messages of an account up to a number; the caller sees to it that they are not too many."""
-    texted = c.value("SELECT text_upto FROM mam_account WHERE num = ?", account)
-    c.run(
-        f"INSERT INTO mam_text (mam_text, rowid, account, body) SELECT 'delete', m.id, {_TERMS}, m.body "
-        "FROM mam_by_account e CROSS JOIN mam_message m ON m.id = e.id "
-        "CROSS JOIN mam_chat t ON t.account = e.account AND t.peer = m.peer "
-        "WHERE e.account = ? AND e.id <= ? AND m.body IS NOT NULL",
-        account,
-        min(upto, texted),
-    )
-    rows = c.rows(
-        f"SELECT m.id, {_SIZE}, m.kind & ?, t.num, t.resource_upto, m.resource FROM mam_by_account e "
-        "CROSS JOIN mam_message m ON m.id = e.id LEFT JOIN mam_chat t ON t.account = e.account AND t.peer = m.peer "
-        "WHERE e.account = ? AND e.id <= ?",
-        REMOVED,
-        account,
-        upto,
-    )
-    spoken: dict[int, int] = {}
-    entries, resources = [], []
-    for id_, _, removed, chat, resource_upto, resource in rows:
-        if removed or chat is None:
-            continue  # conversations do not show it any more
-        spoken[chat] = spoken.get(chat, 0) + 1
-        entries.append((chat, id_))
-        if id_ <= resource_upto:
-            resources.append((chat, resource, id_))
-    c.many("DELETE FROM mam_by_chat WHERE chat = ? AND id = ?", entries)
-    if resources:
-        c.many("DELETE FROM mam_by_resource WHERE chat = ? AND resource = ? AND id = ?", resources)
-    c.many("UPDATE mam_chat SET messages = messages - ? WHERE num = ?", [(n, chat) for chat, n in spoken.items()])
-    c.many("DELETE FROM mam_chat WHERE num = ? AND messages <= 0", [(chat,) for chat in spoken])
-    c.many("DELETE FROM mam_message WHERE id = ?", [(row[0],) for row in rows])
-    c.run("DELETE FROM mam_by_account WHERE account = ? AND id <= ?", account, upto)
-    c.run(
-        "UPDATE mam_account SET messages = messages - ?, bytes = bytes - ?, texted = texted - ? WHERE num = ?",
-        len(rows),
-        sum(row[1] for row in rows),
-        sum(row[0] <= texted for row in rows),
-        account,
-    )
-
-
-def replace(c: Cursor, owner: str, id_: int, kind: int, wire: bytes) -> None:
-    """Put something without content in the place of an archived message; id, time and addresses stay."""
-    old = c.row(f"SELECT body, {_SIZE} FROM mam_message WHERE id = ? AND owner = ?", id_, owner)
-    if old is None:
-        return
-    if id_ <= c.value("SELECT indexed FROM mam_state"):
-        account, text_upto = c.row("SELECT num, text_upto FROM mam_account WHERE jid = ?", owner)  # type: ignore[misc]
-        if old[0] is not None and id_ <= text_upto:
-            c.run(
-                f"INSERT INTO mam_text (mam_text, rowid, account, body) SELECT 'delete', m.id, {_TERMS}, m.body "
-                "FROM mam_message m CROSS JOIN mam_chat t ON t.account = ? AND t.peer = m.peer WHERE m.id = ?",
-                account,
-                id_,
-            )
-        c.run("UPDATE mam_account SET bytes = bytes + ? WHERE num = ?", len(wire) - old[1], account)
-    c.run("UPDATE mam_message SET kind = kind | ?, body = NULL, wire = ? WHERE id = ?", kind, wire, id_)
-
-
-def find_original(
-    c: Cursor, owner: str, peer: str, resource: str | None, sid: str, sent: bool
-) -> tuple[int, bytes] | None:
-    """The newest message in a conversation with this stanza id, sent by the owner or not: its id and bytes.
-
-    `resource`: only from (or to) this resource of the peer. Looks back over `RETRACTION_REACH` messages.
-    """
-    indexed = c.value("SELECT indexed FROM mam_state")
-    matches = "sid = ? AND kind & 7 = ? AND (? IS NULL OR resource = ?)"
-    wanted = (sid, SENT if sent else 0, resource, resource)
-    found = c.row(
-        f"SELECT id, wire FROM mam_message WHERE id > ? AND owner = ? AND peer = ? AND {matches} ORDER BY id DESC LIMIT 1",
-        indexed,
-        owner,
-        peer,
-        *wanted,
-    )
-    if found is None:
-        found = c.row(
-            "SELECT id, wire FROM (SELECT m.* FROM mam_account a JOIN mam_chat t ON t.account = a.num AND t.peer = ? "
-            "CROSS JOIN mam_by_chat e ON e.chat = t.num CROSS JOIN mam_message m ON m.id = e.id WHERE a.jid = ? "
-            f"ORDER BY e.id DESC LIMIT ?) WHERE {matches} LIMIT 1",
-            peer,
-            owner,
-            RETRACTION_REACH,
-            *wanted,
-        )
-    return None if found is None else (int(found[0]), bytes(found[1]))
+def by_resource(num: int) -> int:
+    """The list of what was said with a resource, by its number in `mam_resource`; positive ones are conversations."""
+    return -num

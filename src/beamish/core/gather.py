@@ -1,0 +1,154 @@
+"""What one turn of the loop wants stored, together: one job of the database instead of one for each row.
+
+A row by itself costs the queue of the database, the statement and the news of its commit; a tick of a busy server has
+hundreds of the same kind. `Gathering` collects them until the tick ends and hands them over as one list. `in_pieces` is for
+the other side: statements for many rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from beamish.core.clock import Clock
+from beamish.storage.api import Cursor, Database, StorageBusy, StorageClosed, StorageError, StorageUnavailable
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+"""Until rows that the disk did not take (full, locked) are handed over again."""
+_PIECES: Final = (256, 64, 16, 4, 1)
+
+
+class Gathering(Generic[T]):
+    """Rows of one kind, collected during a tick and written by one job. Belongs to the loop.
+
+    Rows that the disk does not take are tried again until it does, and count as waiting meanwhile: beyond `most` rows or
+    `most_bytes`, more are refused, so a sender hears of a disk that is full. `rows` and `bytes` say how many wait.
+    """
+
+    __slots__ = ("_again", "_clock", "_db", "_late", "_name", "_open", "_write", "bytes", "most", "most_bytes", "rows")
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        name: str,
+        write: Callable[[Cursor, list[T]], None],
+        most: int,
+        most_bytes: int,
+        late: Callable[[list[T]], None] | None = None,
+    ) -> None:
+        """`write` stores rows in the order in which they were added; it runs inside a transaction, on the database's thread.
+
+        `late` is told on the loop of rows that the disk took only when they were tried again.
+        """
+        self._db = db
+        self._clock = clock
+        self._name = name
+        self._write = write
+        self._late = late
+        self._open: _Tick[T] | None = None
+        self._again: list[_Tick[T]] = []
+        self.most = most
+        self.most_bytes = most_bytes
+        self.rows = 0
+        self.bytes = 0
+
+    def add(self, row: T, size: int) -> int:
+        """Store a row of about so many bytes with this tick; its position in the queue of the database.
+
+        Raises `StorageBusy` if too much is waiting, `StorageClosed`.
+        """
+        if self.rows >= self.most or self.bytes > self.most_bytes:
+            raise StorageBusy(f"{self.rows} rows ({self.bytes} bytes) of {self._name} wait to be stored")
+        tick = self._open
+        if tick is None:
+            tick = self._begin()
+        tick.rows.append(row)
+        tick.size += size
+        self.rows += 1
+        self.bytes += size
+        return tick.position
+
+    def _begin(self) -> _Tick[T]:
+        tick: _Tick[T] = _Tick()
+        self._submit(tick)
+        self._db.at_tick_end(self._seal)
+        self._open = tick
+        return tick
+
+    def _submit(self, tick: _Tick[T]) -> None:
+        tick.position = self._db.submit(self._name, partial(self._run, tick), partial(self._failed, tick))
+        self._db.when_durable(tick.position, partial(self._settled, tick))
+
+    def _run(self, tick: _Tick[T], c: Cursor) -> None:
+        self._write(c, tick.rows)
+
+    def _seal(self) -> None:
+        self._open = None
+
+    def _settled(self, tick: _Tick[T]) -> None:
+        if tick.waits:
+            tick.waits = False
+            return
+        self.rows -= len(tick.rows)
+        self.bytes -= tick.size
+        if tick.late and self._late is not None:
+            self._late(tick.rows)
+
+    def _failed(self, tick: _Tick[T], exc: Exception) -> None:
+        if not isinstance(exc, StorageUnavailable):
+            log.error("rows_lost", kind=self._name, rows=len(tick.rows), error=repr(exc))
+            tick.late = False
+            return
+        log.error("rows_not_stored_yet", kind=self._name, rows=len(tick.rows), error=repr(exc))
+        tick.waits = tick.late = True
+        if not self._again:
+            self._clock.call_later(RETRY_SECONDS, self._retry)
+        self._again.append(tick)
+
+    def _retry(self) -> None:
+        again, self._again = self._again, []
+        for at, tick in enumerate(again):
+            try:
+                self._submit(tick)
+            except StorageClosed:
+                log.error("rows_lost", kind=self._name, rows=sum(len(t.rows) for t in again[at:]), error="closed")
+                return
+            except StorageError:  # the queue is full
+                self._again = again[at:]
+                self._clock.call_later(RETRY_SECONDS, self._retry)
+                return
+
+
+class _Tick(Generic[T]):
+    __slots__ = ("late", "position", "rows", "size", "waits")
+
+    def __init__(self) -> None:
+        self.rows: list[T] = []
+        self.position = 0
+        self.size = 0
+        self.waits = False
+        """The disk did not take the rows; they are to be tried again."""
+        self.late = False
+
+
+def in_pieces(items: Sequence[T]) -> Iterator[tuple[Sequence[T], int]]:
+    """Pieces of few different sizes, so that each size is one prepared statement; one step does the work of many."""
+    at = 0
+    for size in _PIECES:
+        while len(items) - at >= size:
+            yield items[at : at + size], size
+            at += size
+
+
+def places(width: int, count: int) -> str:
+    """`(?, ?), (?, ?)`: the places of so many rows of so many values."""
+    row = "(" + ", ".join("?" * width) + ")"
+    return ", ".join([row] * count)
