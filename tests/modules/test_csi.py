@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from tests.modules.sm.play import unconfirmed
 
 from beamish.modules.csi import DROP, HOLD, SEND, judge
 from beamish.storage.memory import MemoryDatabase
@@ -333,7 +334,7 @@ async def test_what_was_held_survives_a_crash_of_the_server_once(
         assert texts(again) == ([] if flushed else ["one", "two"])
         again.send(f"<a xmlns='{SM}' h='{seen + len(again.inbox)}'/>")
         await new.pass_time(1.0)
-        assert await new.db.fetch("SELECT id FROM sm_message") == []
+        assert await unconfirmed(new.db) == []
 
 
 async def test_the_sender_hears_only_of_what_is_on_disk(world: World, friends: tuple[Client, Client, Client]) -> None:
@@ -382,7 +383,7 @@ async def test_what_was_held_when_the_session_ends_is_stored(
         again = await world.login("juliet@example.org/phone", presence=True)
     await world.settle()
     assert texts(again) == ["one", "two"]
-    assert await world.db.fetch("SELECT id FROM sm_message") == []
+    assert await unconfirmed(world.db) == []
 
 
 async def test_what_was_held_is_not_stored_if_another_device_has_it(
@@ -423,4 +424,4 @@ async def test_what_was_held_survives_an_orderly_restart() -> None:
             assert got[-1] == "romeo unavailable"
             again.send(f"<a xmlns='{SM}' h='{len(got)}'/>")
             await new.pass_time(1.0)
-            assert await new.db.fetch("SELECT id FROM sm_message") == []
+            assert await unconfirmed(new.db) == []

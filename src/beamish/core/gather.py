@@ -79,7 +79,7 @@ class Gathering(Generic[T]):
     def _begin(self) -> _Tick[T]:
         tick: _Tick[T] = _Tick()
         self._submit(tick)
-        self._db.at_tick_end(self._seal)
+        self._db.at_tick_end(self.seal)
         self._open = tick
         return tick
 
@@ -90,7 +90,8 @@ class Gathering(Generic[T]):
     def _run(self, tick: _Tick[T], c: Cursor) -> None:
         self._write(c, tick.rows)
 
-    def _seal(self) -> None:
+    def seal(self) -> None:
+        """What is added from now on goes to another job, behind all that was queued so far."""
         self._open = None
 
     def _settled(self, tick: _Tick[T]) -> None:

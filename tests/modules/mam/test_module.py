@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.modules.mam.play import MESSAGE, RESULT, ask
 
-from beamish.core.gather import RETRY_SECONDS
 from beamish.core.events import Context
+from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.mam import module
 from beamish.modules.mam.module import MamModule
 from beamish.storage.api import StorageUnavailable

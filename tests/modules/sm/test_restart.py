@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, managed, resume, say
+from tests.modules.sm.play import after_a_crash, unconfirmed
 
 from beamish.core import events
 from beamish.core.events import SessionNotes
@@ -95,7 +96,7 @@ async def test_a_session_goes_on_after_a_restart(how: Any) -> None:
             await again.expect("<message id='and on'/>")
             again.send(f"<a xmlns='{SM}' h='{sent_to(new, again)}'/>")
             await new.pass_time(1.0)
-            assert await new.db.fetch("SELECT id FROM sm_message") == []
+            assert await unconfirmed(new.db) == []
 
 
 @pytest.mark.parametrize("how", [after_stop, after_crash])
@@ -130,7 +131,7 @@ async def test_a_session_that_expired_while_the_server_was_down(how: Any) -> Non
         async with how(world, later=700.0) as new:
             await new.settle()
             assert new.kernel.sessions.get(juliet.jid) is None
-            assert await new.db.fetch("SELECT id FROM sm_message") == []
+            assert await unconfirmed(new.db) == []
             again = await new.login(JULIET, presence=True)
             await new.settle()
             assert bodies(again) == ["x"]
@@ -353,7 +354,7 @@ async def test_two_resources_that_expired_while_the_server_was_down_leave_one_me
         await world.settle()
         async with after_crash(world, later=700.0) as dead:
             await dead.settle()
-            assert len(await dead.db.fetch("SELECT id FROM sm_message")) == 3  # they wait from the start of the server
+            assert len(await unconfirmed(dead.db)) == 3  # they wait from the start of the server
         async with after_stop(world, later=700.0) as new:
             await new.settle()
             again = await new.login(JULIET, presence=True)
@@ -444,7 +445,8 @@ async def test_pushes_survive_a_crash() -> None:
             push = await again.expect("<iq type='set'><query xmlns='jabber:iq:roster'><item name='N'/></query></iq>")
             again.send(f"<iq type='result' id='{push.get('id')}'/><a xmlns='{SM}' h='{sent_to(new, again)}'/>")
             await new.pass_time(1.0)
-            assert await new.db.fetch("SELECT id FROM sm_message WHERE session = 1") == []
+            async with after_a_crash(new.db) as left:
+                assert await left.fetch("SELECT id FROM sm_message WHERE session = 1") == []
 
 
 async def test_a_push_that_nobody_took_is_nobodys_business() -> None:
@@ -457,7 +459,7 @@ async def test_a_push_that_nobody_took_is_nobodys_business() -> None:
         async with after_crash(world, later=1.0) as new:
             await new.pass_time(700.0)
             assert len(new.kernel.sessions) == 0
-            assert await new.db.fetch("SELECT id FROM sm_message") == []
+            assert await unconfirmed(new.db) == []
 
 
 async def test_after_a_crash_presence_is_told_anew() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, handled, managed, resume, say, settings
+from tests.modules.sm.play import unconfirmed
 
 from beamish.core.events import Context, undelivered
 from beamish.core.hooks import Row
@@ -259,7 +260,7 @@ async def test_messages_of_an_expired_session_are_stored_once_with_their_time(
     say(romeo, to, "later", type_)
     await world.pass_time(601.0)
     await romeo.expect_nothing()
-    assert await world.db.fetch("SELECT id FROM sm_message") == []
+    assert await unconfirmed(world.db) == []
     assert await world.db.fetch("SELECT key FROM sm_session") == []
     again = await world.login("juliet@example.org/other", presence=True)
     for text in ("on its way", "later"):
@@ -388,7 +389,7 @@ async def test_a_removed_account_leaves_nothing(world: World) -> None:
     await lose(world, juliet)
     await world.kernel.commands.run("user.remove", {"jid": BARE})
     await world.settle()
-    for table in ("sm_session", "sm_message", "sm_ended", "offline_message"):
+    for table in ("sm_session", "sm_message", "sm_log", "sm_ended", "offline_message"):
         assert await world.db.fetch(f"SELECT * FROM {table}") == [], table
 
 
@@ -414,7 +415,7 @@ async def test_stored_messages_change_hands_in_one_commit(world: World) -> None:
     await world.settle()
     assert bodies(juliet) == ["0", "1", "2"]
     assert await world.db.fetch("SELECT id FROM offline_message") == []
-    assert len(await world.db.fetch("SELECT id FROM sm_message")) == 3
+    assert len(await unconfirmed(world.db)) == 3
     await lose(world, juliet)
     juliet = await resume(world, juliet, id_, 2)  # the presence, and one message
     await world.settle()
@@ -448,7 +449,7 @@ async def test_acknowledgement_to_the_sender_covers_what_waits_for_a_receiver(wo
     await romeo.expect_nothing()
     world.db.release()
     await romeo.expect(f"<a xmlns='{SM}' h='1'/>")
-    assert len(await world.db.fetch("SELECT id FROM sm_message")) == 1
+    assert len(await unconfirmed(world.db)) == 1
 
 
 async def test_what_is_sent_again_is_on_disk_too(world: World) -> None:

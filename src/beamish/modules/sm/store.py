@@ -1,28 +1,31 @@
 """What is written down of managed sessions, so that they survive the server.
 
-A message is a row of its own from the moment it is handed to a session until the client has confirmed it. Everything else
+A message is on disk from the moment it is handed to a session until the client has confirmed it. Everything else
 (how many stanzas of the client were handled, presence, ends) collects during a tick and joins the tick's commit as its last
 part: so a stanza counts as handled in the very commit that holds what it caused.
+
+Messages and counts go to a log first (`log`), one row for a tick. Every few seconds the log is folded: what is not confirmed by
+then becomes rows of their own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from beamish.core.clock import Clock
+from beamish.core.clock import Clock, Timer
+from beamish.core.gather import Gathering, in_pieces
+from beamish.modules.sm.log import MESSAGE, Fold, Message, read, write_counts, write_messages
 from beamish.storage.api import Cursor, Database, Migration, StorageBusy, StorageClosed, StorageError
 
 if TYPE_CHECKING:
     from beamish.modules.sm.outlet import Managed, Sent
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -40,22 +43,30 @@ MIGRATIONS: Final = (
             "CREATE INDEX sm_ended_account ON sm_ended (account, forget)",
         ),
     ),
+    Migration(
+        2,
+        (
+            "CREATE TABLE sm_log (id INTEGER PRIMARY KEY, messages INTEGER NOT NULL, counts INTEGER NOT NULL, "
+            "confirmed INTEGER NOT NULL, head {bytes} NOT NULL, wires {bytes} NOT NULL)",
+        ),
+    ),
 )
 
-_MESSAGE: Final = "INSERT INTO sm_message (id, session, sent, stamp, wire) VALUES (?, ?, ?, ?, ?)"
 _SESSION: Final = (
     "INSERT INTO sm_session (key, id, jid, created, seconds, expires, handled, sent, exact, state) "
     "VALUES (?, ?, ?, ?, ?, NULL, 0, 0, 0, ?)"
 )
-_COUNTS: Final = (
-    "WITH fresh (handled, key) AS (VALUES {}) "
-    "UPDATE sm_session SET handled = fresh.handled FROM fresh WHERE sm_session.key = fresh.key"
-)
-_PIECES: Final = (256, 64, 16, 4, 1)
 _RETRY: Final = 1.0
 """Seconds until a commit that failed is tried again; acknowledgements wait that long."""
 _ENDED_PER_ACCOUNT: Final = 20
 """Ended sessions that are remembered for one account."""
+_MESSAGES_MOST: Final = 50_000
+_BYTES_MOST: Final = 64 * 1024 * 1024
+"""Messages, and their bytes, that may wait for their commit; more go to their receivers without being stored."""
+FOLD_ENTRIES: Final = 20_000
+FOLD_BYTES: Final = 8 * 1024 * 1024
+FOLD_SECONDS: Final = 10.0
+"""How much of what is how old the log may hold before it is folded."""
 
 Job = tuple[str, tuple[Any, ...]]
 
@@ -88,11 +99,21 @@ class Journal:
         self._states: dict[Managed, None] = {}
         self._confirmed: list[int] = []
         self._jobs: list[Job] = []
-        self._messages: _Messages | None = None
-        self._position = 0
+        self._messages: Gathering[Message] = Gathering(
+            db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST
+        )
         self._under_way = False
         self._last_message = 0
         self._last_session = 0
+        # what is in the log and nowhere else
+        self._young: dict[int, Message] = {}
+        self._young_confirmed: list[int] = []
+        self._handled: dict[int, int] = {}
+        self._entries = 0
+        self._bytes = 0
+        self._fold_due = False
+        self._fold_timer: Timer | None = None
+        self._then: list[asyncio.Future[None]] = []
 
     # ---- rows of their own ------------------------------------------------------------------------------------------
 
@@ -111,24 +132,33 @@ class Journal:
 
     def message(self, managed: Managed, sent: Sent, count: int | None) -> int:
         """A message was handed to a session; the position in the database queue. 0: it cannot be stored."""
-        messages = self._messages
-        if messages is None:
-            messages = _Messages()
-            try:
-                self._position = self._db.submit("sm.messages", messages.run, failed=messages.failed)
-                self._db.at_tick_end(self._seal)
-            except StorageError as exc:
-                messages.failed(exc)
-                return 0
-            self._messages = messages
         self._last_message = row = self._last_message + 1
+        data = sent.data
+        entry = (row, managed.key, count, sent.when, data)
+        try:
+            position = self._messages.add(entry, len(data))
+        except StorageError as exc:  # it is delivered all the same
+            log.error("unconfirmed_message_not_stored", jid=str(managed.session.jid), error=repr(exc))
+            return 0
         sent.row = row
-        messages.rows.append((row, managed.key, count, sent.when, sent.data))
-        return self._position
+        self._young[row] = entry
+        self._bytes += len(data)
+        self._logged(1)
+        return position
 
-    def _seal(self) -> None:
-        """What the database is given now must not change any more."""
-        self._messages = None
+    def _logged(self, entries: int) -> None:
+        self._entries += entries
+        if self._entries >= FOLD_ENTRIES or self._bytes >= FOLD_BYTES:
+            self._fold_soon()
+        elif self._fold_timer is None:
+            self._fold_timer = self._clock.call_later(FOLD_SECONDS, self._fold_soon)
+
+    def _fold_soon(self) -> None:
+        if self._fold_timer is not None:
+            self._fold_timer.cancel()
+            self._fold_timer = None
+        self._fold_due = True
+        self._join()
 
     # ---- what joins the commit of the tick --------------------------------------------------------------------------
 
@@ -144,11 +174,16 @@ class Journal:
 
     def confirmed(self, rows: Iterable[int]) -> None:
         """Messages that need not be kept any more. They are deleted with the next commit, at the latest by `tidy`."""
-        self._confirmed += rows
+        young = self._young
+        for row in rows:
+            if young.pop(row, None) is None:
+                self._confirmed.append(row)
+            else:
+                self._young_confirmed.append(row)
 
     def tidy(self) -> None:
         """Let what is only waiting to be deleted go."""
-        if self._confirmed:
+        if self._confirmed or self._young_confirmed:
             self._join()
 
     def do(self, sql: str, *params: Any) -> None:
@@ -190,37 +225,72 @@ class Journal:
         counts = [(managed, managed.count) for managed in self._counts]
         states = [(managed, *managed.row()) for managed in self._states]
         batch = _Batch(
-            [(count, managed.key) for managed, count in counts if managed.resumable],
+            [(managed.key, count) for managed, count in counts if managed.resumable],
             [(seconds, expires, state, managed.key) for managed, seconds, expires, state in states],
             self._confirmed,
+            self._young_confirmed,
             self._jobs,
         )
-        again = partial(self._again, batch, [m for m, _ in counts], [m for m, *_ in states])
+        self._counts, self._states, self._confirmed, self._young_confirmed, self._jobs = {}, {}, [], [], []
+        then, self._then = self._then, []
+        self._handled.update(batch.handled)
+        if self._fold_due:
+            batch.fold = self._take_fold()
+        elif batch.handled or batch.young_confirmed:
+            self._logged(len(batch.handled) + len(batch.young_confirmed))
+        again = partial(self._again, batch, [m for m, _ in counts], [m for m, *_ in states], then)
         try:
             position = self._db.submit("sm.journal", batch.run, failed=again)
         except StorageBusy as exc:
-            self._counts, self._states, self._confirmed, self._jobs = {}, {}, [], []
             again(exc)
             return
-        self._counts, self._states, self._confirmed, self._jobs = {}, {}, [], []
-        if counts:
+        if counts or then:
             try:
-                self._db.when_durable(position, partial(self._committed, batch, counts))
+                self._db.when_durable(position, partial(self._committed, batch, counts, then))
             except StorageBusy as exc:
                 again(exc)  # to be written twice does no harm
 
-    def _committed(self, batch: _Batch, counts: list[tuple[Managed, int]]) -> None:
+    def _take_fold(self) -> Fold:
+        """What the log holds, which is being replaced; from now on it begins anew."""
+        self._messages.seal()  # what comes now goes behind
+        made = Fold(self._young, self._handled)
+        self._young, self._handled = {}, {}
+        self._entries = self._bytes = 0
+        self._fold_due = False
+        return made
+
+    def _committed(
+        self, batch: _Batch, counts: list[tuple[Managed, int]], then: list[asyncio.Future[None]]
+    ) -> None:  # fmt: skip
         if not batch.failed:
             for managed, count in counts:
                 managed.committed(count)
+            for future in then:
+                if not future.done():
+                    future.set_result(None)
 
-    def _again(self, batch: _Batch, counts: list[Managed], states: list[Managed], exc: Exception) -> None:
+    def _again(
+        self,
+        batch: _Batch,
+        counts: list[Managed],
+        states: list[Managed],
+        then: list[asyncio.Future[None]],
+        exc: Exception,
+    ) -> None:
         log.error("sessions_not_stored", error=repr(exc))
         batch.failed = True
         self._confirmed += batch.confirmed
+        self._young_confirmed += batch.young_confirmed
         self._jobs = batch.jobs + self._jobs
         self._counts |= dict.fromkeys(m for m in counts if not m.over)
         self._states |= dict.fromkeys(m for m in states if not m.over)
+        self._then += then
+        if batch.fold is not None:  # what was confirmed meanwhile is among those to be deleted
+            gone = set(self._confirmed)
+            self._young = {row: m for row, m in batch.fold.messages.items() if row not in gone} | self._young
+            self._handled = {**batch.fold.handled, **self._handled}
+            self._young_confirmed += gone
+            self._fold_due = True
         self._clock.call_later(_RETRY, self._join)
 
     # ---- restart ----------------------------------------------------------------------------------------------------
@@ -245,17 +315,31 @@ class Journal:
                     self._last_message += 1
                     number = count if managed.exact else None
                     messages.append((self._last_message, managed.key, number, sent.when, sent.data))
-        await self._db.write("sm.save", partial(_save, counted, messages))
+        gone = [*self._confirmed, *self._young_confirmed]
+        self._confirmed, self._young_confirmed = [], []
+        await self._db.write("sm.save", partial(_save, self._take_fold(), gone, counted, messages))
 
     async def recount(self, managed: Managed) -> None:
         """The messages of a session got new counts."""
         first = managed.queue.confirmed
-        rows = [((first + at) % (1 << 32), sent.row) for at, sent in enumerate(managed.queue, 1) if sent.row]
+        for at, sent in enumerate(managed.queue, 1):
+            if sent.row:
+                count = (first + at) % (1 << 32)
+                young = self._young.get(sent.row)
+                if young is None:
+                    self._jobs.append(("UPDATE sm_message SET sent = ? WHERE id = ?", (count, sent.row)))
+                else:
+                    self._young[sent.row] = (*young[:2], count, *young[3:])
+        await self._folded()
 
-        def renumber(c: Cursor) -> None:
-            c.many("UPDATE sm_message SET sent = ? WHERE id = ?", rows)
-
-        await self._db.write("sm.recount", renumber)
+    async def _folded(self) -> None:
+        """Write everything that waits, and return when it is on disk and the log is folded. Raises `StorageClosed`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._then.append(future)
+        self._fold_soon()
+        if not self._under_way:
+            raise StorageClosed("the database is closed")
+        await future
 
     async def ended_count(self, id: str, account: str, now: float) -> int | None:
         """How many stanzas an ended session of an account had handled; None if nobody knows (any more)."""
@@ -266,6 +350,7 @@ class Journal:
 
     async def remove_account(self, account: str) -> None:
         """Delete everything of an account."""
+        await self._folded()  # so that nothing of it is in the log
 
         def delete(c: Cursor) -> None:
             mine = "jid >= ? AND jid < ?"
@@ -277,61 +362,42 @@ class Journal:
         await self._db.write("sm.remove_account", delete)
 
 
-class _Messages:
-    """The messages that sessions were handed during one tick."""
-
-    __slots__ = ("rows",)
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[Any, ...]] = []
-
-    def run(self, c: Cursor) -> None:
-        """Write them."""
-        c.many(_MESSAGE, self.rows)
-
-    def failed(self, exc: Exception) -> None:
-        """The database refused; they are delivered all the same."""
-        log.error("unconfirmed_messages_not_stored", messages=len(self.rows), error=repr(exc))
-
-
 class _Batch:
     """What one commit writes; run on the database's thread, so it owns everything it holds."""
 
     def __init__(
         self,
-        counts: list[tuple[int, int]],
+        handled: list[tuple[int, int]],
         states: list[tuple[float, float | None, str, int]],
         confirmed: list[int],
+        young_confirmed: list[int],
         jobs: list[Job],
     ) -> None:
-        self.counts = counts
+        self.handled = handled
         self.states = states
         self.confirmed = confirmed
+        self.young_confirmed = young_confirmed
         self.jobs = jobs
+        self.fold: Fold | None = None
+        """The log is replaced instead of continued."""
         self.failed = False
 
     def run(self, c: Cursor) -> None:
         """Write it all."""
-        for some, places in _in_pieces(self.counts):
-            c.run(_COUNTS.format(", ".join(["(?, ?)"] * places)), *chain.from_iterable(some))
+        if self.fold is not None:
+            self.fold.run(c)
+        else:
+            write_counts(c, self.handled, self.young_confirmed)
         if self.states:
             c.many("UPDATE sm_session SET seconds = ?, expires = ?, state = ? WHERE key = ?", self.states)
-        for rows, places in _in_pieces(self.confirmed):
+        for rows, places in in_pieces(self.confirmed):
             c.run(f"DELETE FROM sm_message WHERE id IN ({', '.join('?' * places)})", *rows)
         for sql, params in self.jobs:
             c.run(sql, *params)
 
 
-def _in_pieces(items: Sequence[T]) -> Iterator[tuple[Sequence[T], int]]:
-    """Pieces of few different sizes, so that each size is one prepared statement; one step does the work of many."""
-    at = 0
-    for size in _PIECES:
-        while len(items) - at >= size:
-            yield items[at : at + size], size
-            at += size
-
-
 def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:
+    read(c).run(c)
     c.run("DELETE FROM sm_ended WHERE forget < ?", now)
     c.run("DELETE FROM sm_message WHERE session NOT IN (SELECT key FROM sm_session)")
     messages: dict[int, list[tuple[int, int | None, float, bytes]]] = {}
@@ -356,11 +422,15 @@ def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:
     return found, last_session, last_message
 
 
-def _save(counted: list[tuple[Any, ...]], messages: list[tuple[Any, ...]], c: Cursor) -> None:
+def _save(
+    made: Fold, gone: list[int], counted: list[tuple[Any, ...]], messages: list[Message], c: Cursor
+) -> None:  # fmt: skip
+    made.run(c)
+    c.many("DELETE FROM sm_message WHERE id = ?", [(row,) for row in gone])
     for key, handled, sent, exact, seconds, expires, state in counted:
         c.run(
             "UPDATE sm_session SET handled = ?, sent = ?, exact = ?, seconds = ?, expires = ?, state = ? WHERE key = ?",
             *(handled, sent, int(exact), seconds, expires, state, key),
         )
     if messages:
-        c.many(_MESSAGE, messages)
+        c.many(MESSAGE, messages)
