@@ -32,7 +32,7 @@ class Gathering(Generic[T]):
     `most_bytes`, more are refused, so a sender hears of a disk that is full. `rows` and `bytes` say how many wait.
     """
 
-    __slots__ = ("_again", "_clock", "_db", "_late", "_name", "_open", "_write", "bytes", "most", "most_bytes", "rows")
+    __slots__ = ("_again", "_clock", "_db", "_name", "_open", "_told", "_write", "bytes", "most", "most_bytes", "rows")
 
     def __init__(
         self,
@@ -42,17 +42,18 @@ class Gathering(Generic[T]):
         write: Callable[[Cursor, list[T]], None],
         most: int,
         most_bytes: int,
-        late: Callable[[list[T]], None] | None = None,
+        told: Callable[[list[T]], None] | None = None,
     ) -> None:
         """`write` stores rows in the order in which they were added; it runs inside a transaction, on the database's thread.
 
-        `late` is told on the loop of rows that the disk took only when they were tried again.
+        `told` is called on the loop with the rows of a tick when they have been handed over, and once more if the disk took
+        them only later.
         """
         self._db = db
         self._clock = clock
         self._name = name
         self._write = write
-        self._late = late
+        self._told = told
         self._open: _Tick[T] | None = None
         self._again: list[_Tick[T]] = []
         self.most = most
@@ -76,6 +77,11 @@ class Gathering(Generic[T]):
         self.bytes += size
         return tick.position
 
+    @property
+    def begun(self) -> bool:
+        """Whether this tick has rows already."""
+        return self._open is not None
+
     def _begin(self) -> _Tick[T]:
         tick: _Tick[T] = _Tick()
         self._submit(tick)
@@ -92,7 +98,9 @@ class Gathering(Generic[T]):
 
     def seal(self) -> None:
         """What is added from now on goes to another job, behind all that was queued so far."""
-        self._open = None
+        tick, self._open = self._open, None
+        if tick is not None and self._told is not None:
+            self._told(tick.rows)
 
     def _settled(self, tick: _Tick[T]) -> None:
         if tick.waits:
@@ -100,8 +108,8 @@ class Gathering(Generic[T]):
             return
         self.rows -= len(tick.rows)
         self.bytes -= tick.size
-        if tick.late and self._late is not None:
-            self._late(tick.rows)
+        if tick.late and self._told is not None:
+            self._told(tick.rows)
 
     def _failed(self, tick: _Tick[T], exc: Exception) -> None:
         if not isinstance(exc, StorageUnavailable):

@@ -27,15 +27,22 @@ class IdSource:
 
     def next(self, now: float) -> tuple[int, int]:
         """The number and the salt (32 bits) for a message at this time (seconds since 1970)."""
-        pool = self._pool
-        if not pool:
-            pool = self._pool = memoryview(os.urandom(_POOL)).cast("Q").tolist()
-        chance = pool.pop()
+        chance = (self._pool or self._more()).pop()
         number = (int(now * 1_000_000) << CHANCE_BITS) | (chance & _CHANCE)
         if number <= self.last:  # the same microsecond, or the clock was set back
             number = self.last + 1 + (chance & 15)
         self.last = number
         return number, chance >> 32
+
+    def following(self) -> tuple[int, int]:
+        """The same for a message at about the time of the last one, which is not looked at again."""
+        chance = (self._pool or self._more()).pop()
+        self.last = number = self.last + 1 + (chance & 15)
+        return number, chance >> 32
+
+    def _more(self) -> list[int]:
+        self._pool = memoryview(os.urandom(_POOL)).cast("Q").tolist()
+        return self._pool
 
 
 def text_of(number: int, salt: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -26,15 +26,24 @@ TEXT_PAUSE: Final = 0.25
 
 
 class Keeper:
-    """Merging, quotas and expiry. `appended` is called for each new message; bounds of 0 are none."""
+    """Merging, quotas and expiry. `appended` is told of new messages; bounds of 0 are none."""
 
     def __init__(
-        self, db: Database, clock: Clock, tasks: TaskGroup, max_messages: int, max_bytes: int, keep_seconds: float
+        self,
+        db: Database,
+        clock: Clock,
+        tasks: TaskGroup,
+        hand_over: Callable[[], None],
+        max_messages: int,
+        max_bytes: int,
+        keep_seconds: float,
     ) -> None:
+        """`hand_over` makes sure that `appended` was told of everything there is."""
         top = (1 << 63) - 1
         self._db = db
         self._clock = clock
         self._tasks = tasks
+        self._hand_over = hand_over
         self._max_messages = max_messages or top
         self._max_bytes = max_bytes or top
         self._keep_seconds = keep_seconds
@@ -64,10 +73,10 @@ class Keeper:
             if timer is not None:
                 timer.cancel()
 
-    def appended(self, owner: str) -> None:
-        """A message of this owner was queued."""
-        self._fresh.add(owner)
-        self._waiting += 1
+    def appended(self, owners: Iterable[str], count: int) -> None:
+        """So many messages of these owners were queued."""
+        self._fresh.update(owners)
+        self._waiting += count
         if self._waiting >= store.MERGE_ROWS:
             self._begin()
         elif self._timer is None:
@@ -110,11 +119,13 @@ class Keeper:
 
     async def merged(self, owner: str) -> None:
         """Return once an account's messages queued before this call are where queries find them. Raises `StorageError`."""
+        self._hand_over()
         if not self._started or owner in self._fresh or any(owner in owners for owners in self._rounds):
             await self.all_merged()
 
     async def all_merged(self) -> None:
         """Return once every message queued before this call is where queries find it. Raises `StorageError`."""
+        self._hand_over()
         owners, self._fresh = self._fresh, set()
         self._waiting = 0
         self._rounds.append(owners)

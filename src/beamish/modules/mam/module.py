@@ -122,7 +122,7 @@ class MamModule(LegacyArchive):
         self._copies: OrderedDict[tuple[str, str, bytes], float] = OrderedDict()
         self._ids = ids.IdSource()
         self._log = Gathering[packing.Logged](
-            self.db, kernel.clock, "mam.log", store.write_log, _BACKLOG_MOST, _BACKLOG_BYTES, self._logged_late
+            self.db, kernel.clock, "mam.log", store.write_log, _BACKLOG_MOST, _BACKLOG_BYTES, self._logged
         )
         if config.legacy:
             self.features = (*self.features, *(f"{ARCHIVE}{part}" for part in ("", ":auto", ":manage", ":pref")))
@@ -142,7 +142,13 @@ class MamModule(LegacyArchive):
             log.warning("archive_from_the_future", seconds=ids.time_of(self._ids.last) - self._now())
         config = self.config
         self._keeper = Keeper(
-            self.db, self.kernel.clock, self.tasks, config.max_messages, config.max_bytes, config.keep_days * _DAY
+            self.db,
+            self.kernel.clock,
+            self.tasks,
+            self._log.seal,
+            config.max_messages,
+            config.max_bytes,
+            config.keep_days * _DAY,
         )
         self._keeper.start()
 
@@ -296,19 +302,17 @@ class MamModule(LegacyArchive):
         if shared is None or shared[0] is not stanza:
             notes["mam.wire"] = shared = stanza, stanza.to_wire()
         wire = shared[1]
-        id_ = number, salt = self._ids.next(self._now())
-        entry = (number, salt, kind, str(peer.bare), wire, str(owner))
-        position = self._log.add(entry, len(wire) + _ENTRY_TEXTS)
+        # what one tick archives has one time
+        number, salt = id_ = self._ids.following() if self._log.begun else self._ids.next(self._now())
+        position = self._log.add((number, salt, kind, peer.bare, wire, owner), len(wire) + _ENTRY_TEXTS)
         if position > ctx.settled:
             ctx.settled = position
-        self._keeper.appended(owner)
         if notes["content"] & _RETRACTION:  # type: ignore[operator]
             self._bury(ctx, owner, peer, kind, number)
         return id_
 
-    def _logged_late(self, entries: list[packing.Logged]) -> None:
-        for entry in entries:
-            self._keeper.appended(entry[5])
+    def _logged(self, entries: list[packing.Logged]) -> None:
+        self._keeper.appended([entry[5] for entry in entries], len(entries))
 
     def _is_copy(self, stanza: Stanza, owner: JID) -> bool:
         """Whether a private message through a room came already: rooms send one to each client (XEP-0313 §6.1.1)."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
+from operator import itemgetter
 from typing import Final
 
 from beamish.core.content import look
@@ -73,34 +74,102 @@ def pack_log(entries: Sequence[Logged]) -> tuple[bytes, bytes]:
     return fixed + "\0".join((*peers, *owners)).encode(), b"".join(kept)
 
 
-def unpack_log(head: bytes, wires: bytes, count: int) -> list[Logged]:
-    """What `pack_log` packed."""
-    values = _layout(count).unpack_from(head)
-    texts = head[count * _PER_MESSAGE :].decode().split("\0")
-    found = []
-    before, at = b"", 0
-    for length in values[2 * count : 3 * count]:
-        if length:
-            before = wires[at : at + length]
-            at += length
-        found.append(before)
-    return list(
-        zip(
-            values[:count],
-            values[count : 2 * count],
-            values[3 * count :],
-            texts[:count],
-            found,
-            texts[count:],
-            strict=True,
+class Columns:
+    """Messages, one list for each of their values: thousands of them are dealt with faster than one by one."""
+
+    __slots__ = ("kinds", "numbers", "owners", "peers", "salts", "wires")
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.salts: list[int] = []
+        self.kinds: list[int] = []
+        self.peers: list[str] = []
+        self.wires: list[bytes] = []
+        self.owners: list[str] = []
+
+    def add_log(self, count: int, head: bytes, wires: bytes) -> None:
+        """Append what `pack_log` packed."""
+        values = _layout(count).unpack_from(head)
+        texts = head[count * _PER_MESSAGE :].decode().split("\0")
+        self.numbers += values[:count]
+        self.salts += values[count : 2 * count]
+        self.kinds += values[3 * count :]
+        self.peers += texts[:count]
+        self.owners += texts[count:]
+        found = self.wires
+        before, at = b"", 0
+        for length in values[2 * count : 3 * count]:
+            if length:
+                before = wires[at : at + length]
+                at += length
+            found.append(before)
+
+    def add(self, entries: Iterable[Logged]) -> None:
+        """Append messages one by one."""
+        for number, salt, kind, peer, wire, owner in entries:
+            self.numbers.append(number)
+            self.salts.append(salt)
+            self.kinds.append(kind)
+            self.peers.append(peer)
+            self.wires.append(wire)
+            self.owners.append(owner)
+
+    def of_owners(self) -> dict[str, Columns]:
+        """The messages of each owner, in their order."""
+        places: dict[str, list[int]] = {}
+        for at, owner in enumerate(self.owners):
+            if owner in places:
+                places[owner].append(at)
+            else:
+                places[owner] = [at]
+        return {owner: self._at(where) for owner, where in places.items()}
+
+    def _at(self, places: list[int]) -> Columns:
+        made = Columns()
+        if len(places) == 1:
+            at = places[0]
+            made.numbers, made.salts, made.kinds = [self.numbers[at]], [self.salts[at]], [self.kinds[at]]
+            made.peers, made.wires = [self.peers[at]], [self.wires[at]]
+            return made
+        take = itemgetter(*places)
+        made.numbers = list(take(self.numbers))
+        made.salts = list(take(self.salts))
+        made.kinds = list(take(self.kinds))
+        made.peers = list(take(self.peers))
+        made.wires = list(take(self.wires))
+        return made
+
+    def entries(self) -> list[Entry]:
+        """The messages, without owners."""
+        return list(zip(self.numbers, self.salts, self.kinds, self.peers, self.wires, strict=True))
+
+    def piece(self, first: int, end: int, behind: Chunk | None = None) -> tuple[bytes, bytes]:
+        """Some of the messages as `head` and `wires`, behind those that are in a row already."""
+        return _joined(
+            behind,
+            self.numbers[first:end],
+            self.salts[first:end],
+            self.kinds[first:end],
+            self.peers[first:end],
+            self.wires[first:end],
         )
-    )
+
+    def said_with(self) -> dict[str, list[int]]:
+        """The numbers by contact, of those that conversations show."""
+        numbers, peers, kinds = self.numbers, self.peers, self.kinds
+        if max(kinds) < REMOVED and peers.count(peers[0]) == len(peers):
+            return {peers[0]: numbers}
+        found: dict[str, list[int]] = {}
+        for number, peer, kind in zip(numbers, peers, kinds, strict=True):
+            if not kind & REMOVED:
+                found.setdefault(peer, []).append(number)
+        return found
 
 
 class Chunk:
     """Messages of one archive as they are in a row of the database, in the order of their numbers."""
 
-    __slots__ = ("_ends", "_head", "_kinds", "_lengths", "_salts", "_wires", "numbers")
+    __slots__ = ("_ends", "_head", "_kinds", "_lengths", "_salts", "numbers", "wires")
 
     def __init__(self, count: int, head: bytes, wires: bytes) -> None:
         values = _layout(count).unpack_from(head)
@@ -109,8 +178,8 @@ class Chunk:
         self._lengths = values[2 * count : 3 * count]
         self._kinds = values[3 * count :]
         self._head = head
-        self._wires = wires
-        self._ends = list(accumulate(self._lengths))
+        self.wires = wires
+        self._ends: list[int] | None = None
 
     def index(self, number: int) -> int | None:
         """Where a message is, None if it is not here."""
@@ -119,8 +188,10 @@ class Chunk:
 
     def wire(self, at: int) -> bytes:
         """The stanza of a message."""
+        if self._ends is None:
+            self._ends = list(accumulate(self._lengths))
         end = self._ends[at]
-        return self._wires[end - self._lengths[at] : end]
+        return self.wires[end - self._lengths[at] : end]
 
     def row(self, at: int) -> tuple[int, int, int, bytes]:
         """Number, salt, kind and stanza."""
@@ -130,18 +201,42 @@ class Chunk:
         """The contact of each message."""
         return self._head[len(self.numbers) * _PER_MESSAGE :].decode().split("\0")
 
+    def parts(self) -> tuple[bytes, tuple[Sequence[int], Sequence[int], Sequence[int]]]:
+        """The contacts as they are packed; salts, lengths and kinds."""
+        return self._head[len(self.numbers) * _PER_MESSAGE :], (self._salts, self._lengths, self._kinds)
+
     def entries(self) -> list[Entry]:
         """All messages."""
         wires = [self.wire(at) for at in range(len(self.numbers))]
         return list(zip(self.numbers, self._salts, self._kinds, self.peers(), wires, strict=True))
 
-    def is_full(self, messages: int, size: int) -> bool:
-        """Whether it has so many messages or bytes of stanzas."""
-        return len(self.numbers) >= messages or len(self._wires) >= size
+    @property
+    def size(self) -> int:
+        """Bytes of stanzas."""
+        return len(self.wires)
 
     def may_hold(self, text: bytes) -> bool:
         """Whether these bytes are in any of the stanzas, which costs hardly anything to ask."""
-        return text in self._wires
+        return text in self.wires
+
+
+def _joined(
+    behind: Chunk | None,
+    numbers: Sequence[int],
+    salts: Sequence[int],
+    kinds: Sequence[int],
+    peers: Sequence[str],
+    wires: Sequence[bytes],
+) -> tuple[bytes, bytes]:
+    count = len(numbers)
+    texts = "\0".join(peers)
+    joined = b"".join(wires)
+    if behind is None:
+        return _layout(count).pack(*numbers, *salts, *map(len, wires), *kinds) + texts.encode(), joined
+    head, old = behind.parts()
+    count += len(behind.numbers)
+    fixed = _layout(count).pack(*behind.numbers, *numbers, *old[0], *salts, *old[1], *map(len, wires), *old[2], *kinds)
+    return b"".join((fixed, head, b"\0", texts.encode())), behind.wires + joined
 
 
 def words_of(wire: bytes) -> str | None:

@@ -33,10 +33,11 @@ class Prefs:
     set_by_owner: bool = False
     legacy: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def everything(self) -> bool:
-        """Whether there is nothing to look at: every message is archived."""
-        return self.mode == "always" and not self.never
+    everything: bool = field(init=False)
+    """Whether there is nothing to look at: every message is archived."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "everything", self.mode == "always" and not self.never)
 
     def verdict(self, contact: JID) -> bool | None:
         """Whether messages with a contact are archived; None: if it is in the roster (§2.1, §2.3).

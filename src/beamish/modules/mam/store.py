@@ -17,22 +17,21 @@ brings its own.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
+from operator import itemgetter
 from typing import Any, Final
 
 from beamish.core.gather import in_pieces, places
 from beamish.modules.mam import lists
 from beamish.modules.mam.packing import (
-    REMOVED,
     Chunk,
-    Entry,
+    Columns,
     Logged,
     numbers_of,
-    pack,
     pack_log,
     resource_of,
-    unpack_log,
     words_of,
 )
 from beamish.storage.api import Cursor, Migration
@@ -133,24 +132,21 @@ def last_id(c: Cursor) -> int:
 
 def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]:
     """Bring the next messages to their places: how many, and the accounts that thereby exceed their quota."""
-    fresh = _rows_of_old(c) or _next_of_log(c)
-    if not fresh:
+    fresh = Columns()
+    _take_old(c, fresh)
+    if not fresh.numbers:
+        _take_log(c, fresh)
+    if not fresh.numbers:
         return 0, []
-    by_owner: dict[str, list[Entry]] = {}
-    for entry in fresh:
-        owner = entry[5]
-        if owner in by_owner:
-            by_owner[owner].append(entry[:5])
-        else:
-            by_owner[owner] = [entry[:5]]
+    by_owner = fresh.of_owners()
     known = _numbered(c, "mam_account", ("jid",), [(owner,) for owner in by_owner])
-    by_account = {known[owner,]: entries for owner, entries in by_owner.items()}
+    by_account = {known[owner,]: columns for owner, columns in by_owner.items()}
     _fill_chunks(c, by_account)
-    spoken: dict[tuple[int, str], list[int]] = {}
-    for account, entries in by_account.items():
-        for number, _, kind, peer, _ in entries:
-            if not kind & REMOVED:  # conversations do not show it any more
-                spoken.setdefault((account, peer), []).append(number)
+    spoken = {
+        (account, peer): numbers
+        for account, columns in by_account.items()
+        for peer, numbers in columns.said_with().items()
+    }
     chats = _numbered(c, "mam_chat", ("account", "peer"), list(spoken))
     lists.append(c, {chats[key]: numbers for key, numbers in spoken.items()})
     for some, count in in_pieces([(chats[key], len(numbers)) for key, numbers in spoken.items()]):
@@ -160,9 +156,7 @@ def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]
             *chain.from_iterable(some),
         )
     over: list[int] = []
-    counted = [
-        (account, len(entries), sum(len(entry[4]) for entry in entries)) for account, entries in by_account.items()
-    ]
+    counted = [(num, len(columns.numbers), sum(map(len, columns.wires))) for num, columns in by_account.items()]
     for some_, count in in_pieces(counted):
         for account, messages, size in c.rows(
             f"WITH fresh (num, n, size) AS (VALUES {places(3, count)}) "
@@ -172,35 +166,33 @@ def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]
         ):
             if messages > max_messages or size > max_bytes:
                 over.append(account)
-    c.run("UPDATE mam_state SET indexed = MAX(indexed, ?)", fresh[-1][0])
-    return len(fresh), over
+    c.run("UPDATE mam_state SET indexed = MAX(indexed, ?)", max(fresh.numbers))
+    return len(fresh.numbers), over
 
 
-def _rows_of_old(c: Cursor) -> list[Logged]:
+def _take_old(c: Cursor, fresh: Columns) -> None:
     rows = c.rows("SELECT id, salt, kind, peer, wire, owner FROM mam_message ORDER BY id LIMIT ?", MERGE_ROWS)
     if rows:
         c.run("DELETE FROM mam_message WHERE id <= ?", rows[-1][0])
-    return [(int(id_), int(salt), int(kind), peer, bytes(wire), owner) for id_, salt, kind, peer, wire, owner in rows]
+        fresh.add(rows)
 
 
-def _next_of_log(c: Cursor) -> list[Logged]:
-    found: list[Logged] = []
+def _take_log(c: Cursor, fresh: Columns) -> None:
     last = -1
-    while len(found) < MERGE_ROWS:
+    while len(fresh.numbers) < MERGE_ROWS:
         rows = c.rows("SELECT id, messages, head, wires FROM mam_log WHERE id > ? ORDER BY id LIMIT ?", last, _LOG_ROWS)
         for id_, count, head, wires in rows:
-            found += unpack_log(head, wires, count)
+            fresh.add_log(count, head, wires)
             last = id_
         if len(rows) < _LOG_ROWS:
             break
     c.run("DELETE FROM mam_log WHERE id <= ?", last)
-    return found
 
 
-def _fill_chunks(c: Cursor, by_account: Mapping[int, Sequence[Entry]]) -> None:
+def _fill_chunks(c: Cursor, by_account: Mapping[int, Columns]) -> None:
     """Put messages into rows of their accounts; the last row of an account is filled up first."""
     there: dict[int, list[Chunk]] = {}
-    for some, count in in_pieces([(account, entries[0][0]) for account, entries in by_account.items()]):
+    for some, count in in_pieces([(account, columns.numbers[0]) for account, columns in by_account.items()]):
         for account, messages, head, wires in c.rows(
             f"WITH w (account, low) AS (VALUES {places(2, count)}) SELECT k.account, k.messages, k.head, k.wires FROM w "
             "CROSS JOIN mam_chunk k ON k.account = w.account AND k.id >= COALESCE((SELECT MAX(id) FROM mam_chunk "
@@ -209,22 +201,42 @@ def _fill_chunks(c: Cursor, by_account: Mapping[int, Sequence[Entry]]) -> None:
         ):
             there.setdefault(account, []).append(Chunk(messages, head, wires))
     rows: list[tuple[int, int, int, bytes, bytes]] = []
-    gone: list[tuple[int]] = []
-    for account, entries in by_account.items():
+    for account, columns in by_account.items():
         chunks = there.get(account, [])
-        late = bool(chunks) and chunks[-1].numbers[-1] > entries[0][0]  # what the disk did not take at once
-        if chunks and not late and chunks[-1].is_full(CHUNK_MESSAGES, CHUNK_BYTES):
-            chunks = []
-        together = [*chain.from_iterable(chunk.entries() for chunk in chunks), *entries]
-        if late:
-            together.sort()
-        made = list(_in_chunks(together))
-        rows += [(part[0][0], account, len(part), *pack(part)) for part in made]
-        keys = {part[0][0] for part in made}
-        gone += [(chunk.numbers[0],) for chunk in chunks if chunk.numbers[0] not in keys]
-    c.many("DELETE FROM mam_chunk WHERE id = ?", gone)
-    rows.sort()
+        if chunks and chunks[-1].numbers[-1] > columns.numbers[0]:
+            rows += _filed_in(c, account, chunks, columns)
+        else:
+            rows += _filed_behind(account, chunks[-1] if chunks else None, columns)
+    rows.sort(key=itemgetter(0))
     put_chunks(c, rows)
+
+
+def _filed_behind(account: int, last: Chunk | None, columns: Columns) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    """Rows with messages that are newer than all of the account, whose last row may have room for some."""
+    ends = list(accumulate(map(len, columns.wires)))
+    count = len(ends)
+    first = 0
+    if last is not None:
+        first = min(count, max(0, CHUNK_MESSAGES - len(last.numbers)), bisect_right(ends, CHUNK_BYTES - last.size))
+        if first:
+            yield last.numbers[0], account, len(last.numbers) + first, *columns.piece(0, first, last)
+    while first < count:
+        before = ends[first - 1] if first else 0
+        end = min(first + CHUNK_MESSAGES, max(first + 1, bisect_right(ends, before + CHUNK_BYTES)))
+        end = min(end, count)
+        yield columns.numbers[first], account, end - first, *columns.piece(first, end)
+        first = end
+
+
+def _filed_in(
+    c: Cursor, account: int, chunks: Sequence[Chunk], columns: Columns
+) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    """Rows with messages that belong among those there are: the disk did not take them when they came."""
+    c.many("DELETE FROM mam_chunk WHERE id = ?", [(chunk.numbers[0],) for chunk in chunks])
+    together = Columns()
+    entries = sorted([*chain.from_iterable(chunk.entries() for chunk in chunks), *columns.entries()])
+    together.add((*entry, "") for entry in entries)
+    return _filed_behind(account, None, together)
 
 
 def put_chunks(c: Cursor, rows: Sequence[tuple[int, int, int, bytes, bytes]]) -> None:
@@ -234,17 +246,6 @@ def put_chunks(c: Cursor, rows: Sequence[tuple[int, int, int, bytes, bytes]]) ->
         "DO UPDATE SET messages = excluded.messages, head = excluded.head, wires = excluded.wires",
         rows,
     )
-
-
-def _in_chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    first = size = 0
-    for at, entry in enumerate(entries):
-        length = len(entry[4])
-        if at > first and (at - first >= CHUNK_MESSAGES or size + length > CHUNK_BYTES):
-            yield entries[first:at]
-            first, size = at, 0
-        size += length
-    yield entries[first:]
 
 
 def _numbered(

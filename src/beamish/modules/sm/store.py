@@ -100,7 +100,7 @@ class Journal:
         self._confirmed: list[int] = []
         self._jobs: list[Job] = []
         self._messages: Gathering[Message] = Gathering(
-            db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST
+            db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST, self._messages_logged
         )
         self._under_way = False
         self._last_message = 0
@@ -142,21 +142,20 @@ class Journal:
             return 0
         sent.row = row
         self._young[row] = entry
-        self._bytes += len(data)
-        self._logged(1)
         return position
+
+    def _messages_logged(self, messages: list[Message]) -> None:
+        self._bytes += sum(len(message[4]) for message in messages)
+        self._logged(len(messages))
 
     def _logged(self, entries: int) -> None:
         self._entries += entries
         if self._entries >= FOLD_ENTRIES or self._bytes >= FOLD_BYTES:
-            self._fold_soon()
-        elif self._fold_timer is None:
+            self._fold_due = True  # with what is written next, at the latest when the timer says so
+        if self._fold_timer is None:
             self._fold_timer = self._clock.call_later(FOLD_SECONDS, self._fold_soon)
 
     def _fold_soon(self) -> None:
-        if self._fold_timer is not None:
-            self._fold_timer.cancel()
-            self._fold_timer = None
         self._fold_due = True
         self._join()
 
@@ -253,6 +252,9 @@ class Journal:
     def _take_fold(self) -> Fold:
         """What the log holds, which is being replaced; from now on it begins anew."""
         self._messages.seal()  # what comes now goes behind
+        if self._fold_timer is not None:
+            self._fold_timer.cancel()
+            self._fold_timer = None
         made = Fold(self._young, self._handled)
         self._young, self._handled = {}, {}
         self._entries = self._bytes = 0
