@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beamish.core.content import Holds as H
-from beamish.core.content import chat_state_only, content_of, forget, look, survey, text_of
+from beamish.core.content import chat_state_only, content_of, forget, survey, words
 from beamish.core.events import Context
 from beamish.xmpp.stanza import Stanza
 
@@ -62,14 +62,24 @@ def test_chat_states_alone(inner: str, only: bool) -> None:
 
 
 def test_text_in_all_languages() -> None:
-    assert look(message("<body>good</body><body xml:lang='de'>gut</body><body/>")) == (H.BODY, "good\ngut")
-    assert look(message("<subject>s</subject>")) == (H.SUBJECT, None)
+    two = "<body>good</body><body xml:lang='de'>gut</body><body/>"
+    for made in (message(two), Stanza.thaw(message(two).to_wire())):
+        assert (survey(made), words(made)) == (H.BODY, "good\ngut")
+    for inner, found in (
+        ("<subject>s</subject>", None),
+        ("<body/>", None),
+        ("<body></body>", None),
+        ("<body>a &lt;b&gt; &amp;amp; &#228;</body>", "a <b> &amp; ä"),
+        ("<x xmlns='urn:x'><body>not this</body></x>", None),
+        ("<x xmlns='urn:x'><body>not this</body></x><body>this</body>", "this"),
+    ):
+        assert words(message(inner)) == words(Stanza.thaw(message(inner).to_wire())) == found
 
 
 def test_one_look_for_a_context() -> None:
     ctx = Context(message("<body>x</body>"))
-    assert (content_of(ctx), text_of(ctx)) == (H.BODY, "x")
+    assert content_of(ctx) == H.BODY
     ctx.stanza = message("<subject>s</subject>")
-    assert (content_of(ctx), text_of(ctx)) == (H.BODY, "x")
+    assert content_of(ctx) == H.BODY
     forget(ctx)
-    assert (text_of(ctx), content_of(ctx)) == (None, H.SUBJECT)
+    assert content_of(ctx) == H.SUBJECT

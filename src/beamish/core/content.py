@@ -146,42 +146,55 @@ _BODY_TEXT: Final = re.compile(rb"<body(?: [^<>]*)?>([^<]*)</body>")
 
 def survey(stanza: Stanza) -> int:
     """The bits of `Holds` for a message, as a plain int (bit operations on flags cost ten times as much)."""
-    return look(stanza)[0]
-
-
-def look(stanza: Stanza) -> tuple[int, str | None]:
-    """`survey`, and the text of a message for people: all its bodies (one for each language), one below the other."""
     tags = stanza.known_tags
     if tags is None:
-        return _look(stanza)
+        return _look(stanza)[0]
     bits = _BITS.get(tags)
     if bits is None:
-        bits = 0
-        for tag in tags:
-            bits |= 0 if tag == _BODY_TAG else _TAGS.get(tag, _OTHER)
-        if bits & _MUC_USER or tags.count(_BODY_TAG) > 1:
-            bits = _TO_BE_LOOKED_AT
-        if len(_BITS) < _BITS_KEPT and len(tags) < _FEW:
-            _BITS[tags] = bits
+        bits = _bits(tags)
     if bits < 0:
-        return _look(stanza)
-    text = None
+        return _look(stanza)[0]
     if _BODY_TAG in tags:
-        raw = stanza.body
-        if raw.count(b"<body") > 1:
-            return _look(stanza)
-        found = _BODY_TEXT.search(raw)
-        if found is None:
-            return _look(stanza)
-        inner = found[1]
-        if inner:
+        text = _plain_body(stanza)
+        if text is None:
+            return _look(stanza)[0]
+        if text:
             bits |= _BODY
-            text = inner.decode()
-            if "&" in text:
-                text = unescape_attr(text)
     if stanza.type == "error":
         bits &= ~_HINT_MASK
-    return bits, text
+    return bits
+
+
+def words(stanza: Stanza) -> str | None:
+    """The text of a message for people: all its bodies (one for each language), one below the other."""
+    tags = stanza.known_tags
+    if tags is not None and tags.count(_BODY_TAG) < 2:
+        if _BODY_TAG not in tags:
+            return None
+        text = _plain_body(stanza)
+        if text is not None:
+            return (unescape_attr(text.decode()) if b"&" in text else text.decode()) or None
+    return _look(stanza)[1]
+
+
+def _bits(tags: tuple[str, ...]) -> int:
+    bits = 0
+    for tag in tags:
+        bits |= 0 if tag == _BODY_TAG else _TAGS.get(tag, _OTHER)
+    if bits & _MUC_USER or tags.count(_BODY_TAG) > 1:
+        bits = _TO_BE_LOOKED_AT
+    if len(_BITS) < _BITS_KEPT and len(tags) < _FEW:
+        _BITS[tags] = bits
+    return bits
+
+
+def _plain_body(stanza: Stanza) -> bytes | None:
+    """The text of the only body as it is written; None if that cannot be told from the bytes alone."""
+    raw = stanza.body
+    if raw.count(b"<body") > 1:
+        return None
+    found = _BODY_TEXT.search(raw)
+    return None if found is None else found[1]
 
 
 def _look(stanza: Stanza) -> tuple[int, str | None]:
@@ -215,15 +228,8 @@ def content_of(ctx: Context) -> int:
     notes = ctx.notes
     bits = notes.get("content")
     if bits is None:
-        bits, notes["content.text"] = look(ctx.stanza)
-        notes["content"] = bits
+        bits = notes["content"] = survey(ctx.stanza)
     return cast("int", bits)
-
-
-def text_of(ctx: Context) -> str | None:
-    """The text of the message in a context, see `look`."""
-    content_of(ctx)
-    return cast("str | None", ctx.notes["content.text"])
 
 
 def forget(ctx: Context) -> None:

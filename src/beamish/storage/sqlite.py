@@ -42,6 +42,8 @@ BUSY_SECONDS = 5.0
 READS_LIMIT = 20_000
 """Reads waiting for a reader."""
 _WAL_KEEP = 64 * 1024 * 1024  # a write-ahead log that once grew is cut back to this after a checkpoint
+_WAL_PAGES = 4_000  # 16 MiB: what is written and deleted soon after (logs) then mostly never reaches the file itself
+_WRITER_CACHE = 8_000  # KiB of pages: as much as logs and ends of lists need between two merges
 _STATEMENTS = 256
 
 
@@ -199,6 +201,8 @@ class SqliteDatabase(CommitQueue):
                 if mode != "wal" and not self._in_memory:
                     raise StorageError("the file system does not allow write-ahead logging; use a local disk")
                 conn.execute(f"PRAGMA synchronous = {self._synchronous}")
+                conn.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+                conn.execute(f"PRAGMA cache_size = -{_WRITER_CACHE}")
                 conn.execute(f"PRAGMA journal_size_limit = {_WAL_KEEP}")
             else:
                 conn.execute("PRAGMA query_only = ON")

@@ -279,11 +279,14 @@ class Stanza:
 
     def to_wire(self) -> bytes:
         """The complete stanza with the addresses it has."""
+        sender, to = self.sender, self.to
+        if sender is not None and to is not None:
+            return b"".join((self.head, b" from='", sender.wire, b"' to='", to.wire, b"'", self.body))
         parts = [self.head]
-        if self.sender is not None:
-            parts += (b" from='", self.sender.wire, b"'")
-        if self.to is not None:
-            parts += (b" to='", self.to.wire, b"'")
+        if sender is not None:
+            parts += (b" from='", sender.wire, b"'")
+        if to is not None:
+            parts += (b" to='", to.wire, b"'")
         parts.append(self.body)
         return b"".join(parts)
 

@@ -16,7 +16,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Final
 
-from beamish.core.content import look
+from beamish.core.content import words
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
@@ -241,7 +241,7 @@ def _joined(
 
 def words_of(wire: bytes) -> str | None:
     """The text of a message for people, to be found by its words; None if there is none."""
-    return look(Stanza.thaw(wire))[1]
+    return words(Stanza.thaw(wire))
 
 
 def resource_of(stanza: Stanza, kind: int, owner: JID) -> str:

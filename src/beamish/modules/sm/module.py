@@ -103,6 +103,7 @@ class StreamManagementModule(Module):
         self._wanting: dict[Managed, None] = {}
         self._asking = self._tidying = False
         self._latest = 0.0
+        self._now = self.clock.now
         self._saving = self.kernel.hooks[events.session_saving]
 
     # ---- requests of clients ----------------------------------------------------------------------------------------
@@ -312,7 +313,9 @@ class StreamManagementModule(Module):
 
     def now(self) -> float:
         """The time of day, but never going back: what came later must not look as if it had come before."""
-        self._latest = max(self._latest, self.clock.now())
+        now = self._now()
+        if now > self._latest:
+            self._latest = now
         return self._latest
 
     def not_before(self, when: float) -> None:

@@ -452,10 +452,11 @@ def outlasts(stanza: Stanza) -> bool:
     if stanza.type == "headline":
         return False
     body = stanza.body
-    if _ARCHIVE in body and isinstance(stanza, PersonalStanza):
+    personal = stanza.__class__ is not Stanza and isinstance(stanza, PersonalStanza)
+    if personal and _ARCHIVE in body:
         return False  # a page of the archive, which is asked for again
     if _CHAT_STATES not in body or b"<body" in body:
         return True
-    if isinstance(stanza, PersonalStanza):
+    if personal:
         return any(content in body for content in _CONTENT)
     return not chat_state_only(survey(stanza))
