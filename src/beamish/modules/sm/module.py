@@ -104,6 +104,8 @@ class StreamManagementModule(Module):
         self._asking = self._tidying = False
         self._latest = 0.0
         self._now = self.clock.now
+        self._awaited = 0
+        self._awaiting: list[Managed] = []
         self._saving = self.kernel.hooks[events.session_saving]
 
     # ---- requests of clients ----------------------------------------------------------------------------------------
@@ -318,6 +320,18 @@ class StreamManagementModule(Module):
             self._latest = now
         return self._latest
 
+    def release_when(self, position: int, managed: Managed) -> None:
+        """Let a session send what it holds when a position is durable. Raises `StorageBusy`.
+
+        One tick has messages for many sessions: they wait for their position together.
+        """
+        if position != self._awaited or position <= self.db.durable:
+            waiting: list[Managed] = [managed]
+            self._awaited, self._awaiting = position, waiting
+            self.db.when_durable(position, partial(_release, waiting))
+        else:
+            self._awaiting.append(managed)
+
     def not_before(self, when: float) -> None:
         """Something happened at this time before the server started."""
         self._latest = max(self._latest, when)
@@ -439,6 +453,11 @@ class StreamManagementModule(Module):
             "unconfirmed": sum(len(m.queue) for m in managed),
             "unconfirmed_bytes": sum(m.queue.bytes for m in managed),
         }
+
+
+def _release(waiting: list[Managed]) -> None:
+    for managed in waiting:
+        managed.release()
 
 
 def _fail(link: Link, condition: Condition, h: int | None = None) -> None:

@@ -184,13 +184,15 @@ class Managed:
             self._wait()
 
     def _wait(self) -> None:
+        self._waiting = True
         try:
-            self._sm.db.when_durable(self._held[-1][0], self._release)
-            self._waiting = True
+            self._sm.release_when(self._held[-1][0], self)
         except StorageError:  # too many wait; then the promise has to do without this one
+            self._waiting = False
             self._release_all()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Send what is on disk by now."""
         self._waiting = False
         held, link = self._held, self.link
         if link is None:
