@@ -457,7 +457,10 @@ class StreamManagementModule(Module):
 
 def _release(waiting: list[Managed]) -> None:
     for managed in waiting:
-        managed.release()
+        try:
+            managed.release()
+        except Exception:  # the others' messages must not wait for ever
+            log.exception("release_failed", jid=str(managed.session.jid))
 
 
 def _fail(link: Link, condition: Condition, h: int | None = None) -> None:
