@@ -1,10 +1,10 @@
 """`python -m tests.bench.archive`: what a page of a large archive costs, and what keeps archives within their bounds.
 
-An archive of as many messages as are asked for (`--messages`, a million by default; 450 bytes each on disk), two thirds with
+An archive of as many messages as are asked for (`--messages`, a million by default; 500 bytes each on disk), two thirds with
 one contact, the rest with five hundred others, lies among the messages of other accounts. Each kind of query asks for its
 page of 50 a number of times on the file engine that the server uses, from request to the bytes of the results. The same is
-done for a small archive, which shows what grows. Then the steps of indexing, trimming and expiry: each is a
-transaction, which others must wait for.
+done for a small archive, which shows what grows. Then the steps of merging, indexing, trimming and expiry: each is
+a transaction, which others must wait for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 
 import uvloop
 
-from beamish.modules.mam import ids, pages, query, store
+from beamish.modules.mam import ids, lists, pages, query, removal, store
+from beamish.modules.mam.packing import Logged
 from beamish.storage.api import Cursor, Database
 from beamish.storage.migrate import migrate
 from beamish.storage.sqlite import SqliteDatabase
@@ -32,13 +33,15 @@ OWNER, OTHERS = "juliet@example.org", "nurse@example.org"
 FRIEND = "romeo@example.net"
 RARE = "friar@example.net"
 START = 1_600_000_000.0
-TOP = (1 << 63) - 1
+TOP = lists.TOP
+TICK = 100
+"""Messages in a row of the log."""
 WORDS = tuple(f"w{number:04d}" for number in range(5_000))
 CHUNK = 20_000
 
 
-def messages(count: int, choose: random.Random) -> Iterator[tuple[Any, ...]]:
-    """Rows of the archive, oldest first: one in five is somebody else's."""
+def messages(count: int, choose: random.Random) -> Iterator[Logged]:
+    """Messages of the archive, oldest first: one in five is somebody else's."""
     source = ids.IdSource()
     for n in range(count * 5 // 4):
         number, salt = source.next(START + n)
@@ -57,24 +60,29 @@ def messages(count: int, choose: random.Random) -> Iterator[tuple[Any, ...]]:
             f"<origin-id xmlns='urn:xmpp:sid:0' id='{number:016x}'/><request xmlns='urn:xmpp:receipts'/>"
             "<markable xmlns='urn:xmpp:chat-markers:0'/></message>"
         )
-        yield number, salt, owner, peer, resource, f"m{n}", 0, words, wire.encode()
+        yield number, salt, 0, peer, wire.encode(), owner
 
 
-async def fill(db: Database, count: int) -> None:
-    """Make the archive, indexed as a running server does it."""
-    made: list[tuple[Any, ...]] = []
+async def fill(db: Database, count: int) -> list[float]:
+    """Make the archive, brought to its places as a running server does it; what each step of that took."""
+    made: list[Logged] = []
+    took: list[float] = []
+
+    def log(c: Cursor) -> None:
+        for at in range(0, len(made), TICK):
+            store.write_log(c, made[at : at + TICK])
 
     async def flush() -> None:
-        await db.write("fill", lambda c: c.many(store.APPEND, made))
+        await db.write("fill", log)
         made.clear()
+        took.extend(await steps(lambda c: store.merge(c, TOP, TOP)[0], db, "merge"))
 
     for row in messages(count, random.Random(1)):
         made.append(row)
         if len(made) == CHUNK:
             await flush()
-            await steps(lambda c: store.index(c, TOP, TOP)[0] == store.INDEX_ROWS, db, "index")
     await flush()
-    await steps(lambda c: store.index(c, TOP, TOP)[0] == store.INDEX_ROWS, db, "index")
+    return took
 
 
 async def steps(step: Callable[[Cursor], bool], db: Database, name: str) -> list[float]:
@@ -91,9 +99,8 @@ async def steps(step: Callable[[Cursor], bool], db: Database, name: str) -> list
 async def queries(db: Database, count: int) -> dict[str, query.Asked]:
     """Every kind of page, by name."""
     middle = START + count * 5 // 8
-    some = await db.fetch("SELECT id, salt FROM mam_message WHERE id >= ? AND owner = ? LIMIT 1",
-                          ids.first_at(middle), OWNER)  # fmt: skip
-    place = (int(some[0][0]), int(some[0][1]))
+    some = await db.read("page", lambda c: pages.page(c, pages.Query(OWNER, start=ids.first_at(middle), size=1)))
+    place = (some.rows[0].id, some.rows[0].salt)
     first, last = rsm.Request(50), rsm.Request(50, before="")
     ask = partial(pages.Query, OWNER)
     found = {
@@ -154,9 +161,9 @@ async def archive(directory: Path, count: int, repeat: int) -> dict[str, Any]:
     async with SqliteDatabase.open(directory / f"archive-{count}.db", synchronous="normal") as db:
         await migrate(db, "mam", store.MIGRATIONS)
         began = perf_counter()
-        await fill(db, count)
+        upkeep = {"brought to its place": await fill(db, count)}
         filled = perf_counter() - began
-        upkeep: dict[str, list[float]] = {}
+        pages_used = (await db.fetch("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"))[0][0]
 
         async def note(name: str, took: Awaitable[list[float]]) -> None:
             upkeep[name] = await took
@@ -169,13 +176,19 @@ async def archive(directory: Path, count: int, repeat: int) -> dict[str, Any]:
         account = (await db.fetch("SELECT num FROM mam_account WHERE jid = ?", OWNER))[0][0]
         tenth = count // 10
         await note(
-            "a quota that takes a tenth", steps(lambda c: store.trim(c, account, count - tenth, TOP), db, "trim")
+            "a quota that takes a tenth", steps(lambda c: removal.trim(c, account, count - tenth, TOP), db, "trim")
         )
         await note(
             "an age that takes another tenth",
-            steps(lambda c: store.expire(c, ids.first_at(START + tenth * 2 * 5 / 4)), db, "expire"),
+            steps(lambda c: removal.expire(c, ids.first_at(START + tenth * 2 * 5 / 4)), db, "expire"),
         )
-    return {"fill": filled, "pages": figures, "upkeep": {name: _steps(took) for name, took in upkeep.items()}}
+    each = pages_used / (count * 5 // 4)
+    return {
+        "fill": filled,
+        "bytes_each": each,
+        "pages": figures,
+        "upkeep": {name: _steps(took) for name, took in upkeep.items()},
+    }
 
 
 def _steps(took: list[float]) -> dict[str, float]:
@@ -188,6 +201,7 @@ def show(small: dict[str, Any], large: dict[str, Any], counts: tuple[int, int]) 
     for name, (median, slowest, number) in large["pages"].items():
         before = small["pages"][name][0]
         print(f"{name:34}{before:14.2f}{median:14.2f}{slowest:10.2f}{number:5}")
+    print(f"{'bytes of a message on disk':34}{small['bytes_each']:14.0f}{large['bytes_each']:14.0f}")
     print(f"{'upkeep':34}{'steps':>8}{'ms each':>14}{'at most':>14}{'s in all':>14}")
     for name in large["upkeep"]:
         for made in (small, large):

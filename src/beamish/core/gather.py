@@ -90,11 +90,19 @@ class Gathering(Generic[T]):
         return tick
 
     def _submit(self, tick: _Tick[T]) -> None:
-        tick.position = self._db.submit(self._name, partial(self._run, tick), partial(self._failed, tick))
-        self._db.when_durable(tick.position, partial(self._settled, tick))
+        tick.attempt = attempt = object()
+        tick.position = self._db.submit(
+            self._name, partial(self._run, tick, attempt), partial(self._failed, tick, attempt)
+        )
+        try:
+            self._db.when_durable(tick.position, partial(self._settled, tick))
+        except StorageBusy:
+            tick.attempt = None  # the job that was queued must do nothing
+            raise
 
-    def _run(self, tick: _Tick[T], c: Cursor) -> None:
-        self._write(c, tick.rows)
+    def _run(self, tick: _Tick[T], attempt: object, c: Cursor) -> None:
+        if tick.attempt is attempt:
+            self._write(c, tick.rows)
 
     def seal(self) -> None:
         """What is added from now on goes to another job, behind all that was queued so far."""
@@ -111,7 +119,9 @@ class Gathering(Generic[T]):
         if tick.late and self._told is not None:
             self._told(tick.rows)
 
-    def _failed(self, tick: _Tick[T], exc: Exception) -> None:
+    def _failed(self, tick: _Tick[T], attempt: object, exc: Exception) -> None:
+        if tick.attempt is not attempt:
+            return
         if not isinstance(exc, StorageUnavailable):
             log.error("rows_lost", kind=self._name, rows=len(tick.rows), error=repr(exc))
             tick.late = False
@@ -137,11 +147,13 @@ class Gathering(Generic[T]):
 
 
 class _Tick(Generic[T]):
-    __slots__ = ("late", "position", "rows", "size", "waits")
+    __slots__ = ("attempt", "late", "position", "rows", "size", "waits")
 
     def __init__(self) -> None:
         self.rows: list[T] = []
         self.position = 0
+        self.attempt: object = None
+        """Stands for the job that is to write the rows."""
         self.size = 0
         self.waits = False
         """The disk did not take the rows; they are to be tried again."""

@@ -187,12 +187,13 @@ class CommitQueue:
 
     def _end_tick(self) -> None:
         """Let those queue their jobs who wanted to be the last."""
-        calls, self._at_end = self._at_end, []
-        for call in calls:
-            try:
-                call()
-            except Exception:
-                log.exception("tick_end_callback_failed")
+        while self._at_end:  # a call may ask for another one: it belongs to the same tick
+            calls, self._at_end = self._at_end, []
+            for call in calls:
+                try:
+                    call()
+                except Exception:
+                    log.exception("tick_end_callback_failed")
 
     def _settle(self, outcome: Outcome) -> None:
         """Tell everybody about a batch. Batches must come in the order in which they were taken."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.bench.servers.base import DOMAIN, NO_LIMIT, PASSWORD, Server, run
 from tests.bench.wire import BenchError
 
+from beamish.modules.mam.packing import Chunk
+
 _STEP = 2_048_000  # between the ids of two copied messages, a millisecond of their time
 
 
@@ -89,38 +91,46 @@ disable = [{disabled}]
     def grow_archive(self, owner: str, rows: int) -> None:
         """Fill an account's archive up to so many messages with copies of its oldest one, older than all others.
 
-        The server must be stopped; it indexes them when it starts again, as it does with all that it finds unindexed.
+        The server must be stopped, and must have brought all that it had to its place. It does so with these when it
+        starts again, as with the rows of former versions.
         """
         with closing(sqlite3.connect(self._database)) as db, db:
-            columns = ", ".join(_columns(db, "mam_message", but="id"))
-            have, oldest = db.execute("SELECT COUNT(*), MIN(id) FROM mam_message WHERE owner = ?", (owner,)).fetchone()
-            for table in ("mam_by_account", "mam_by_chat", "mam_chat", "mam_account"):
-                db.execute(f"DELETE FROM {table}")
-            db.execute("UPDATE mam_state SET indexed = 0")
+            have, messages, head, wires = db.execute(
+                "SELECT a.messages, k.messages, k.head, k.wires FROM mam_account a JOIN mam_chunk k ON k.account = a.num "
+                "WHERE a.jid = ? ORDER BY k.id LIMIT 1",
+                (owner,),
+            ).fetchone()
+            oldest, salt, kind, peer, wire = Chunk(messages, head, wires).entries()[0]
             db.execute(
                 "WITH RECURSIVE back (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM back WHERE n < ?) "
-                f"INSERT INTO mam_message (id, {columns}) SELECT ? - ? * n, {columns} FROM back "
-                "CROSS JOIN mam_message WHERE mam_message.id = ? ORDER BY n DESC",
-                (rows - have, oldest, _STEP, oldest),
+                "INSERT INTO mam_message (id, salt, owner, peer, resource, sid, kind, wire) "
+                "SELECT ? - ? * n, ?, ?, ?, '', '', ?, ? FROM back ORDER BY n DESC",
+                (rows - have, oldest, _STEP, salt, owner, peer, kind, wire),
             )
 
     def some_archive_ids(self, owner: str) -> list[str]:
         """Ids, as clients see them, of a thousand messages all over an account's archive but its end."""
         with closing(sqlite3.connect(self._database)) as db:
-            first, last = db.execute("SELECT MIN(id), MAX(id) FROM mam_message WHERE owner = ?", (owner,)).fetchone()
+            account, first, last = db.execute(
+                "SELECT a.num, MIN(k.id), MAX(k.id) FROM mam_account a JOIN mam_chunk k ON k.account = a.num WHERE a.jid = ?",
+                (owner,),
+            ).fetchone()
             found = []
             for part in range(1_000):
                 wanted = first + (last - first) * part // 1_100
-                row = "SELECT id, salt FROM mam_message WHERE id >= ? AND owner = ? ORDER BY id LIMIT 1"
-                number, salt = db.execute(row, (wanted, owner)).fetchone()
+                row = db.execute(
+                    "SELECT messages, head, wires FROM mam_chunk WHERE account = ? AND id >= ? ORDER BY id LIMIT 1",
+                    (account, wanted),
+                ).fetchone()
+                number, salt, *_ = Chunk(*row).row(0)
                 found.append(f"{number:016x}{salt:08x}")
         return found
 
     def archive_indexed(self) -> bool:
-        """Whether the index of the archive has come to its end."""
+        """Whether all messages in the archive have been brought to their places."""
         with closing(sqlite3.connect(self._database)) as db:
-            upto, last = db.execute("SELECT (SELECT indexed FROM mam_state), MAX(id) FROM mam_message").fetchone()
-        return bool(upto >= last)
+            waiting = "SELECT EXISTS (SELECT 1 FROM mam_message) OR EXISTS (SELECT 1 FROM mam_log)"
+            return not db.execute(waiting).fetchone()[0]
 
     @property
     def _config(self) -> str:

@@ -241,6 +241,34 @@ async def test_a_disk_that_stays_full_is_felt_by_senders(
     assert (await ask(juliet)).bodies == ["0", "1", "3"]
 
 
+@pytest.mark.parametrize("written", ["a&amp;b", "a&#38;b", "&#97;b", "'", "&#39;"])
+async def test_retracted_messages_may_have_ids_that_need_escaping(world: World, written: str) -> None:
+    """An id may be written in one way where the message stands and in another where it is retracted."""
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    romeo.send(f'<message to="juliet@example.org" type="chat" id="{written}"><body>oops</body></message>')
+    (message,) = [await juliet.expect("<message><body>oops</body></message>")]
+    again = message.get("id", "").replace("&", "&amp;").replace("'", "&apos;")
+    romeo.send(
+        f"<message to='juliet@example.org' type='chat' id='r'><retract xmlns='urn:xmpp:message-retract:1' id='{again}'/>"
+        "</message>"
+    )
+    await juliet.expect("<message id='r'/>")
+    for client in (romeo, juliet):
+        tomb, _ = (await ask(client)).messages
+        assert tomb.find("{urn:xmpp:message-retract:1}retracted") is not None
+        assert tomb.find("{jabber:client}body") is None
+
+
+async def test_times_of_the_distant_future_are_times_like_others(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "x", "benvolio@example.net")
+    for when in ("2112-06-01T00:00:00Z", "2500-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+        assert (await ask(romeo, {"end": when})).bodies == ["x"]
+        assert (await ask(romeo, {"start": when})).bodies == []
+        assert (await ask(romeo, {"end": when, "{urn:xmpp:fulltext:0}fulltext": "x"})).bodies == ["x"]
+
+
 async def test_retracted_messages_leave_a_tombstone_on_both_sides(world: World) -> None:
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     juliet = await world.login("juliet@example.org/balcony", presence=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from beamish.modules.mam.packing import Columns
 from beamish.modules.register import RegisterModule
 from beamish.testing import LiveServer
 from beamish.testing.client import Client
@@ -399,14 +400,27 @@ async def test_nothing_is_left_of_an_account(world: World) -> None:
     romeo.send("<presence type='unavailable'/>")
     juliet.send("<message to='romeo@example.org' type='chat'><body>wait</body></message>")
     await world.settle()
+    assert await _owners_in_log(world) >= {"romeo@example.org", "juliet@example.org"}
     before = {table for table, _ in await _rows_of(world, "romeo@example.org")}
     assert {"account", "admin_login", "invite", "search_entry", "roster", "offline_message"} <= before
     romeo.send(REMOVE)
     await romeo.expect_closed("not-authorized")
     await world.db.flushed()
     left = await _rows_of(world, "romeo@example.org")
-    others = {("roster", "jid"), ("mam_message", "peer"), ("mam_chat", "peer")}  # what Juliet keeps of him is hers
+    others = {("roster", "jid"), ("mam_chat", "peer")}  # what Juliet keeps of him is hers
     assert set(left) <= others
+    assert "romeo@example.org" not in await _owners_in_log(world)
+    orphans = "SELECT 1 FROM mam_chunk WHERE account NOT IN (SELECT num FROM mam_account)"
+    assert await world.db.fetch(orphans) == []
+
+
+async def _owners_in_log(world: World) -> set[str]:
+    """Of whom the archive has messages that are not at their places yet."""
+    rows = await world.db.fetch("SELECT messages, head, wires FROM mam_log")
+    log = Columns()
+    for row in rows:
+        log.add_log(*row)
+    return set(log.owners)
 
 
 async def _rows_of(world: World, jid: str) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
 
@@ -125,23 +125,39 @@ class Keeper:
 
     async def all_merged(self) -> None:
         """Return once every message queued before this call is where queries find it. Raises `StorageError`."""
+        # by a task: what it learns about quotas must not be lost when the client that asked goes away
+        failed = await asyncio.shield(self._tasks.spawn(self._round(), "merge_round"))
+        if failed is not None:
+            raise failed
+
+    async def _round(self) -> StorageError | None:
         self._hand_over()
         owners, self._fresh = self._fresh, set()
         self._waiting = 0
         self._rounds.append(owners)
-        step = partial(store.merge, max_messages=self._max_messages, max_bytes=self._max_bytes)
+        more = True
         try:
-            while True:
-                count, over = await self._db.write("mam.merge", step)
+            while more:
+                more, over = await self._db.write("mam.merge", self.merge)
                 self._over.update(over)
-                if count < store.MERGE_ROWS:
-                    break
-        except BaseException:
-            self._fresh |= owners
-            raise
+        except StorageError as exc:
+            return exc
         finally:
             self._rounds.remove(owners)
+            if more:
+                self._fresh |= owners
         self._started = True
+        if self._over:
+            self._begin()
+        return None
+
+    def merge(self, c: Cursor) -> tuple[bool, list[int]]:
+        """Bring the next messages to their places, in a transaction (`store.merge`); `exceeded` must hear the outcome."""
+        return store.merge(c, self._max_messages, self._max_bytes)
+
+    def exceeded(self, accounts: Collection[int]) -> None:
+        """These accounts have more than they may: what is too much goes, in the background."""
+        self._over.update(accounts)
         if self._over:
             self._begin()
 

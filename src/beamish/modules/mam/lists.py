@@ -42,17 +42,19 @@ class Numbers:
     def between(self, low: int, high: int, limit: int, *, backwards: bool = False, skip: int = 0) -> list[int]:
         """At most so many numbers, from either end, after as many as are to be skipped; in the order of reading."""
         found: list[int] = []
-        if limit <= 0:
+        high = min(high, TOP)  # a time of the distant future
+        if limit <= 0 or high <= low + 1:
             return found
         for numbers in self._rows(low, high, backwards, 2 + (limit + skip) // LIST_NUMBERS):
             inside = numbers[bisect_right(numbers, low) : bisect_left(numbers, high)]
             if skip >= len(inside):
                 skip -= len(inside)
                 continue
-            found += reversed(inside) if backwards else inside
-            if len(found) - skip >= limit:
+            found += (inside[::-1] if backwards else inside)[skip:]
+            skip = 0
+            if len(found) >= limit:
                 break
-        return found[skip : skip + limit]
+        return found[:limit]
 
     def _rows(self, low: int, high: int, backwards: bool, at_once: int) -> Iterator[tuple[int, ...]]:
         most = min(max(at_once, _ROWS), _ROWS_MOST)
@@ -82,13 +84,16 @@ class Numbers:
 
     def count(self, low: int, high: int, most: int = TOP) -> int | None:
         """How many numbers there are, None if more than `most`."""
+        high = min(high, TOP)
+        if high <= low + 1:
+            return 0
         start = self._at_or_before(low + 1)
         last = self._c.row(
             f"SELECT {self._key}, {self._count}, {self._data} FROM {self._table} WHERE {self._of} AND {self._key} < ? "
             f"ORDER BY {self._key} DESC LIMIT 1",
             high,
         )
-        if last is None or (start is not None and last[0] < start):
+        if last is None:
             return 0
         total = _inside(last, low, high)
         if start is not None and start != last[0]:

@@ -13,7 +13,7 @@ has missed, whether or not its clients know of archives; the ids on both are the
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Literal, cast
 
@@ -28,7 +28,7 @@ from beamish.core.hooks import STOP, Outcome, Verdict
 from beamish.core.later import is_later
 from beamish.core.module import IqAnswer, ModuleConfig, Scope, Xep, command, iq, on
 from beamish.core.services import AccountsService, Roster, RosterService
-from beamish.modules.mam import ids, lists, packing, pages, query, removal, store
+from beamish.modules.mam import ids, packing, pages, query, removal, store
 from beamish.modules.mam import prefs as preferences
 from beamish.modules.mam.keeper import Keeper
 from beamish.modules.mam.legacy import ARCHIVE, STREAM_FEATURE, LegacyArchive
@@ -338,8 +338,11 @@ class MamModule(LegacyArchive):
         # through a room everybody has the room's address: then the resource tells people apart
         resource = peer.resource if content_of(ctx) & _MUC_USER else None
         when = ids.time_of(number)
+        over: list[int] = []
         work = partial(
             _bury,
+            merge=self._keeper.merge,
+            over=over,
             owner=str(owner),
             peer=str(peer.bare),
             resource=resource,
@@ -348,7 +351,9 @@ class MamModule(LegacyArchive):
             by=stanza.id,
             when=when,
         )
-        ctx.caused(self.db.submit("mam.retract", work, _lost))
+        position = self.db.submit("mam.retract", work, _lost)
+        ctx.caused(position)
+        self.db.when_durable(position, partial(self._keeper.exceeded, over))
 
     # ---- who takes charge --------------------------------------------------------------------------------------------------
 
@@ -467,10 +472,14 @@ def _lost(exc: Exception) -> None:
 
 
 def _bury(
-    c: Cursor, owner: str, peer: str, resource: str | None, sid: str, sent: bool, by: str, when: float
+    c: Cursor, merge: Callable[[Cursor], tuple[bool, list[int]]], over: list[int], owner: str, peer: str,
+    resource: str | None, sid: str, sent: bool, by: str, when: float,
 ) -> None:  # fmt: skip
-    while store.merge(c, lists.TOP, lists.TOP)[0] >= store.MERGE_ROWS:
-        pass
+    over.clear()
+    more = True
+    while more:
+        more, exceeding = merge(c)
+        over += exceeding
     found = removal.find_original(c, owner, peer, resource, sid, sent)
     if found is not None:
         removal.replace(c, owner, found[0], packing.GRAVE, query.tombstone(found[1], by, when))

@@ -8,6 +8,7 @@ All of it is made and taken apart by a few calls for the whole row, whatever num
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from typing import Final
 from beamish.core.content import words
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.xml import unescape_attr
 
 SENT: Final = 1
 """`kind` bit: the owner sent it."""
@@ -33,6 +35,7 @@ Logged = tuple[int, int, int, str, bytes, str]
 """The same, with the owner."""
 
 _PER_MESSAGE: Final = 17
+_FIRST_BODY: Final = re.compile(rb"><body>((?:[^<&]++|&(?!#))*+)</body>")
 
 
 @lru_cache(maxsize=1_024)
@@ -169,7 +172,7 @@ class Columns:
 class Chunk:
     """Messages of one archive as they are in a row of the database, in the order of their numbers."""
 
-    __slots__ = ("_ends", "_head", "_kinds", "_lengths", "_salts", "numbers", "wires")
+    __slots__ = ("_ends", "_head", "_kinds", "_lengths", "_peers", "_salts", "numbers", "wires")
 
     def __init__(self, count: int, head: bytes, wires: bytes) -> None:
         values = _layout(count).unpack_from(head)
@@ -180,6 +183,7 @@ class Chunk:
         self._head = head
         self.wires = wires
         self._ends: list[int] | None = None
+        self._peers: list[str] | None = None
 
     def index(self, number: int) -> int | None:
         """Where a message is, None if it is not here."""
@@ -199,7 +203,9 @@ class Chunk:
 
     def peers(self) -> list[str]:
         """The contact of each message."""
-        return self._head[len(self.numbers) * _PER_MESSAGE :].decode().split("\0")
+        if self._peers is None:
+            self._peers = self._head[len(self.numbers) * _PER_MESSAGE :].decode().split("\0")
+        return self._peers
 
     def parts(self) -> tuple[bytes, tuple[Sequence[int], Sequence[int], Sequence[int]]]:
         """The contacts as they are packed; salts, lengths and kinds."""
@@ -239,9 +245,18 @@ def _joined(
     return b"".join((fixed, head, b"\0", texts.encode())), behind.wires + joined
 
 
-def words_of(wire: bytes) -> str | None:
+def words_of(stanza: Stanza) -> str | None:
     """The text of a message for people, to be found by its words; None if there is none."""
-    return words(Stanza.thaw(wire))
+    content = stanza.body
+    bodies = content.count(b"<body")
+    if not bodies:
+        return None
+    # no tree is needed for the only body where it is the first child, and so not inside another one
+    found = _FIRST_BODY.match(content) if bodies == 1 else None
+    if found is None:
+        return words(stanza)
+    text = found[1].decode()
+    return (unescape_attr(text) if "&" in text else text) or None
 
 
 def resource_of(stanza: Stanza, kind: int, owner: JID) -> str:

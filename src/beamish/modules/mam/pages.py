@@ -79,8 +79,8 @@ class _Part:
     def __init__(self, c: Cursor, query: Query) -> None:
         self._c = c
         self.account: int | None = c.value("SELECT num FROM mam_account WHERE jid = ?", query.owner)
-        self.low = query.start - 1
-        self.high = query.end
+        self.low = min(query.start, lists.TOP) - 1  # times of the distant future have no numbers
+        self.high = min(query.end, lists.TOP)
         if query.after_id is not None:
             self.low = max(self.low, self.place(query.after_id))
         if query.before_id is not None:

@@ -6,6 +6,7 @@ merged (`store.merge`).
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from beamish.modules.mam import lists, store
@@ -13,15 +14,16 @@ from beamish.modules.mam.packing import REMOVED, SENT, Chunk, pack, resource_of
 from beamish.storage.api import Cursor
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
-from beamish.xmpp.xml import escape_attr
 
 TRIM_ROWS: Final = 256
 """Messages deleted in one transaction: some 10 ms of the writer's time."""
 RETRACTION_REACH: Final = 10_000
 """How many messages of the conversation back a retracted message is looked for."""
 
+_WRITTEN_DIFFERENTLY: Final = re.compile("[&<>'\"\\s]")
+"""Characters of an id that may be written in several ways."""
 _REFERENCE: Final = b"&#"
-"""A character may be written by its number."""
+"""Any character may be written by its number."""
 _DELETE_WORDS: Final = "INSERT INTO mam_text (mam_text, rowid, account, body) VALUES ('delete', ?, ?, ?)"
 
 
@@ -170,15 +172,14 @@ def find_original(
     if chat is None:
         return None
     own = JID.parse(owner)
-    plain = escape_attr(sid)
-    needle = plain.encode() if plain == sid else None  # what had to be escaped may be written in several ways
+    needle = max(_WRITTEN_DIFFERENTLY.split(sid), key=len).encode()
     wanted = SENT if sent else 0
     reach = lists.of_list(c, chat[0]).between(-1, lists.TOP, RETRACTION_REACH, backwards=True)
     for chunk, at in store.located(c, account, reach):
-        if needle is not None and not chunk.may_hold(needle) and not chunk.may_hold(_REFERENCE):
+        if not chunk.may_hold(needle) and not chunk.may_hold(_REFERENCE):
             continue
         number, _, kind, wire = chunk.row(at)
-        if kind & 7 != wanted or (needle is not None and needle not in wire and _REFERENCE not in wire):
+        if kind & 7 != wanted or (needle not in wire and _REFERENCE not in wire):
             continue
         stanza = Stanza.thaw(wire)
         if stanza.id == sid and (resource is None or resource_of(stanza, kind, own) == resource):

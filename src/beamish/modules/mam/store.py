@@ -26,6 +26,7 @@ from typing import Any, Final
 from beamish.core.gather import in_pieces, places
 from beamish.modules.mam import lists
 from beamish.modules.mam.packing import (
+    REMOVED,
     Chunk,
     Columns,
     Logged,
@@ -39,7 +40,9 @@ from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
 MERGE_ROWS: Final = 8_000
-"""Messages brought to their places in one transaction: about 20 ms of the writer's time."""
+"""Messages brought to their places in one transaction: about 30 ms of the writer's time."""
+MERGE_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of stanzas above which one transaction takes no more."""
 CHUNK_MESSAGES: Final = 32
 CHUNK_BYTES: Final = 16_384
 """Messages and bytes of stanzas in a row of `mam_chunk`; a larger stanza has one for itself."""
@@ -50,7 +53,7 @@ TEXT_LAG: Final = 50_000
 RESOURCE_ROWS: Final = 4_000
 """Messages of one conversation entered by resource in one transaction."""
 _LOG_ROWS: Final = 64
-"""Rows of the log read at once; each is bounded by what a tick takes in."""
+"""Rows of the log looked at together; each is bounded by what a tick takes in."""
 
 MIGRATIONS: Final = (
     Migration(
@@ -105,7 +108,7 @@ MIGRATIONS: Final = (
             "DROP TABLE mam_by_resource",
             "DELETE FROM mam_chat",
             "DELETE FROM mam_account",
-            "UPDATE mam_state SET indexed = COALESCE((SELECT MAX(id) FROM mam_message), 0)",
+            "UPDATE mam_state SET indexed = MAX(indexed, COALESCE((SELECT MAX(id) FROM mam_message), 0))",
             "DROP TABLE mam_text",
             "CREATE VIRTUAL TABLE mam_text USING fts5(account, body, content='', columnsize=0, "
             "tokenize='unicode61 remove_diacritics 2')",
@@ -130,18 +133,16 @@ def last_id(c: Cursor) -> int:
     return largest if newest is None else max(largest, numbers_of(newest[1], newest[0])[-1])
 
 
-def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]:
-    """Bring the next messages to their places: how many, and the accounts that thereby exceed their quota."""
+def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[bool, list[int]]:
+    """Bring the next messages to their places: whether there may be more, and the accounts that now exceed their quota."""
     fresh = Columns()
-    _take_old(c, fresh)
+    more = _take_old(c, fresh) or _take_log(c, fresh)
     if not fresh.numbers:
-        _take_log(c, fresh)
-    if not fresh.numbers:
-        return 0, []
+        return False, []
     by_owner = fresh.of_owners()
     known = _numbered(c, "mam_account", ("jid",), [(owner,) for owner in by_owner])
     by_account = {known[owner,]: columns for owner, columns in by_owner.items()}
-    _fill_chunks(c, by_account)
+    late = _fill_chunks(c, by_account)
     spoken = {
         (account, peer): numbers
         for account, columns in by_account.items()
@@ -167,30 +168,54 @@ def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[int, list[int]]
             if messages > max_messages or size > max_bytes:
                 over.append(account)
     c.run("UPDATE mam_state SET indexed = MAX(indexed, ?)", max(fresh.numbers))
-    return len(fresh.numbers), over
+    names = {account: owner for (owner,), account in known.items()}
+    for account in late:
+        _enter_late(c, account, names[account], by_account[account].numbers)
+    return more, over
 
 
-def _take_old(c: Cursor, fresh: Columns) -> None:
-    rows = c.rows("SELECT id, salt, kind, peer, wire, owner FROM mam_message ORDER BY id LIMIT ?", MERGE_ROWS)
-    if rows:
-        c.run("DELETE FROM mam_message WHERE id <= ?", rows[-1][0])
-        fresh.add(rows)
-
-
-def _take_log(c: Cursor, fresh: Columns) -> None:
-    last = -1
-    while len(fresh.numbers) < MERGE_ROWS:
-        rows = c.rows("SELECT id, messages, head, wires FROM mam_log WHERE id > ? ORDER BY id LIMIT ?", last, _LOG_ROWS)
-        for id_, count, head, wires in rows:
-            fresh.add_log(count, head, wires)
-            last = id_
-        if len(rows) < _LOG_ROWS:
+def _take_old(c: Cursor, fresh: Columns) -> bool:
+    """Take the next messages that a former version stored out of their table. True if there may be more."""
+    upto, size, count = -1, 0, 0
+    for id_, length in c.rows("SELECT id, LENGTH(wire) FROM mam_message ORDER BY id LIMIT ?", MERGE_ROWS):
+        upto, size, count = id_, size + length, count + 1
+        if size >= MERGE_BYTES:
             break
-    c.run("DELETE FROM mam_log WHERE id <= ?", last)
+    if count:
+        fresh.add(c.rows("SELECT id, salt, kind, peer, wire, owner FROM mam_message WHERE id <= ? ORDER BY id", upto))
+        c.run("DELETE FROM mam_message WHERE id <= ?", upto)
+    return count == MERGE_ROWS or size >= MERGE_BYTES
 
 
-def _fill_chunks(c: Cursor, by_account: Mapping[int, Columns]) -> None:
-    """Put messages into rows of their accounts; the last row of an account is filled up first."""
+def _take_log(c: Cursor, fresh: Columns) -> bool:
+    """Take the next messages out of the log. True if there may be more."""
+    last, size = -1, 0
+    while True:
+        sizes = c.rows(
+            "SELECT id, messages, LENGTH(wires) FROM mam_log WHERE id > ? ORDER BY id LIMIT ?", last, _LOG_ROWS
+        )
+        upto, coming = last, len(fresh.numbers)
+        for id_, messages, length in sizes:
+            upto, coming, size = id_, coming + messages, size + length
+            if coming >= MERGE_ROWS or size >= MERGE_BYTES:
+                break
+        for count, head, wires in c.rows(
+            "SELECT messages, head, wires FROM mam_log WHERE id > ? AND id <= ? ORDER BY id", last, upto
+        ):
+            fresh.add_log(count, head, wires)
+        last = upto
+        enough = coming >= MERGE_ROWS or size >= MERGE_BYTES
+        if enough or len(sizes) < _LOG_ROWS:
+            c.run("DELETE FROM mam_log WHERE id <= ?", last)
+            return enough
+
+
+def _fill_chunks(c: Cursor, by_account: Mapping[int, Columns]) -> list[int]:
+    """Put messages into rows of their accounts; the last row of an account is filled up first.
+
+    The accounts in whose archives some of them do not come last.
+    """
+    came_late: list[int] = []
     there: dict[int, list[Chunk]] = {}
     for some, count in in_pieces([(account, columns.numbers[0]) for account, columns in by_account.items()]):
         for account, messages, head, wires in c.rows(
@@ -203,12 +228,14 @@ def _fill_chunks(c: Cursor, by_account: Mapping[int, Columns]) -> None:
     rows: list[tuple[int, int, int, bytes, bytes]] = []
     for account, columns in by_account.items():
         chunks = there.get(account, [])
-        if chunks and chunks[-1].numbers[-1] > columns.numbers[0]:
+        if chunks and chunks[-1].numbers[-1] > columns.numbers[0]:  # what the disk did not take at once
             rows += _filed_in(c, account, chunks, columns)
+            came_late.append(account)
         else:
             rows += _filed_behind(account, chunks[-1] if chunks else None, columns)
     rows.sort(key=itemgetter(0))
     put_chunks(c, rows)
+    return came_late
 
 
 def _filed_behind(account: int, last: Chunk | None, columns: Columns) -> Iterator[tuple[int, int, int, bytes, bytes]]:
@@ -321,7 +348,8 @@ class Terms:
     def of(self, chunk: Chunk, at: int) -> tuple[int, str, str] | None:
         """Number, terms and words of a message; None for one without words."""
         number, _, kind, wire = chunk.row(at)
-        words = words_of(wire)
+        stanza = Stanza.thaw(wire)
+        words = words_of(stanza)
         if words is None:
             return None
         peer = chunk.peers()[at]
@@ -329,7 +357,7 @@ class Terms:
         if chat is None:
             found = chat_of(self._c, self._account, peer)
             chat = self._chats[peer] = 0 if found is None else found[0]
-        resource = resource_of(Stanza.thaw(wire), kind, self._owner)
+        resource = resource_of(stanza, kind, self._owner)
         return number, f"a{self._account} c{chat} r{resource.encode().hex()}", words
 
 
@@ -342,11 +370,30 @@ def index_text(c: Cursor, owner: str) -> bool:
     numbers = lists.of_account(c, account).between(since, lists.TOP, TEXT_ROWS)
     if not numbers:
         return False
+    _enter_words(c, account, owner, numbers)
+    c.run("UPDATE mam_account SET text_upto = ? WHERE num = ?", numbers[-1], account)
+    return len(numbers) == TEXT_ROWS
+
+
+def _enter_words(c: Cursor, account: int, owner: str, numbers: Sequence[int]) -> None:
     terms = Terms(c, account, JID.parse(owner))
     rows = [row for chunk, at in located(c, account, numbers) if (row := terms.of(chunk, at)) is not None]
     c.many("INSERT INTO mam_text (rowid, account, body) VALUES (?, ?, ?)", rows)
-    c.run("UPDATE mam_account SET text_upto = ?, texted = texted + ? WHERE num = ?", numbers[-1], len(numbers), account)
-    return len(numbers) == TEXT_ROWS
+    c.run("UPDATE mam_account SET texted = texted + ? WHERE num = ?", len(numbers), account)
+
+
+def _enter_late(c: Cursor, account: int, owner: str, numbers: Sequence[int]) -> None:
+    """Enter messages by word and resource up to where others are that came later but were stored before them."""
+    upto = int(c.value("SELECT text_upto FROM mam_account WHERE num = ?", account))
+    if passed := numbers[: bisect_right(numbers, upto)]:
+        _enter_words(c, account, owner, passed)
+    by_chat: dict[str, list[tuple[Chunk, int]]] = {}
+    for chunk, at in located(c, account, numbers):
+        by_chat.setdefault(chunk.peers()[at], []).append((chunk, at))
+    for peer, places_ in by_chat.items():
+        chat = chat_of(c, account, peer)
+        if chat is not None:
+            _enter_resources(c, chat[0], owner, [place for place in places_ if place[0].numbers[place[1]] <= chat[1]])
 
 
 def behind(c: Cursor) -> list[str]:
@@ -370,15 +417,20 @@ def index_resources(c: Cursor, owner: str, peer: str) -> bool:
     numbers = lists.of_list(c, chat).between(since, lists.TOP, RESOURCE_ROWS)
     if not numbers:
         return False
-    own = JID.parse(owner)
-    spoken: dict[tuple[int, str], list[int]] = {}
-    for chunk, at in located(c, account, numbers):
-        number, _, kind, wire = chunk.row(at)
-        spoken.setdefault((chat, resource_of(Stanza.thaw(wire), kind, own)), []).append(number)
-    known = _numbered(c, "mam_resource", ("chat", "resource"), list(spoken))
-    lists.append(c, {by_resource(known[key]): entered for key, entered in spoken.items()})
+    _enter_resources(c, chat, owner, located(c, account, numbers))
     c.run("UPDATE mam_chat SET resource_upto = ? WHERE num = ?", numbers[-1], chat)
     return len(numbers) == RESOURCE_ROWS
+
+
+def _enter_resources(c: Cursor, chat: int, owner: str, messages: Iterable[tuple[Chunk, int]]) -> None:
+    own = JID.parse(owner)
+    spoken: dict[tuple[int, str], list[int]] = {}
+    for chunk, at in messages:
+        number, _, kind, wire = chunk.row(at)
+        if not kind & REMOVED:
+            spoken.setdefault((chat, resource_of(Stanza.thaw(wire), kind, own)), []).append(number)
+    known = _numbered(c, "mam_resource", ("chat", "resource"), list(spoken))
+    lists.append(c, {by_resource(known[key]): entered for key, entered in spoken.items()})
 
 
 def by_resource(num: int) -> int:

@@ -1,0 +1,217 @@
+"""What a tick wants stored is one job, and nothing of it is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from beamish.core.gather import RETRY_SECONDS, Gathering, in_pieces, places
+from beamish.storage.api import ConstraintViolated, Cursor, StorageBusy, StorageClosed, StorageUnavailable
+from beamish.storage.commits import WAITERS_PER_JOB
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.clock import FakeClock
+from beamish.testing.plugin import ExpectedErrors
+
+FULL = StorageUnavailable("the disk is full")
+
+
+class Sink:
+    """A gathering of numbers, and what became of them."""
+
+    def __init__(self, db: MemoryDatabase, most: int = 1_000, most_bytes: int = 1_000_000) -> None:
+        self.db = db
+        self.clock = FakeClock()
+        self.jobs: list[list[int]] = []
+        self.told: list[list[int]] = []
+        self.rows = Gathering[int](db, self.clock, "test", self.write, most, most_bytes, self.told.append)
+
+    def write(self, c: Cursor, rows: list[int]) -> None:
+        self.jobs.append(list(rows))
+        c.many("INSERT INTO kept (number) VALUES (?)", [(row,) for row in rows])
+
+    async def kept(self) -> list[int]:
+        return [number for (number,) in await self.db.fetch("SELECT number FROM kept ORDER BY rowid")]
+
+
+@pytest_asyncio.fixture
+async def db() -> AsyncIterator[MemoryDatabase]:
+    async with MemoryDatabase() as made:
+        await made.write("table", lambda c: c.run("CREATE TABLE kept (number INTEGER NOT NULL UNIQUE)"))
+        yield made
+
+
+async def test_a_tick_is_one_job_in_the_order_of_the_calls(db: MemoryDatabase) -> None:
+    sink = Sink(db)
+    before = db.durable
+    first = [sink.rows.add(n, 10) for n in (3, 1, 2)]
+    assert set(first) == {before + 1}
+    assert (sink.rows.rows, sink.rows.bytes) == (3, 30)
+    between = db.submit("other", lambda c: c.many("INSERT INTO kept (number) VALUES (?)", [(99,)]))
+    assert sink.rows.add(4, 10) == first[0]  # the same tick
+    assert between == first[0] + 1
+    await db.flushed()
+    assert db.durable >= first[0]
+    second = [sink.rows.add(n, 10) for n in (6, 5)]
+    assert second[0] > between
+    await db.flushed()
+    assert sink.jobs == [[3, 1, 2, 4], [6, 5]]
+    assert await sink.kept() == [3, 1, 2, 4, 99, 6, 5]
+    assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[3, 1, 2, 4], [6, 5]])
+
+
+async def test_what_is_durable_has_been_stored(db: MemoryDatabase) -> None:
+    sink = Sink(db)
+    seen: list[int] = []
+    for n in range(5):
+        position = sink.rows.add(n, 1)
+        db.when_durable(position, lambda: seen.append(sink.rows.rows))
+        assert seen == [0] * (3 if n > 2 else 0)
+        if n == 2:
+            await db.flushed()
+    await db.flushed()
+    assert seen == [0] * 5
+    assert await sink.kept() == [0, 1, 2, 3, 4]
+
+
+async def test_a_disk_that_stalls_is_felt_in_rows_and_bytes(db: MemoryDatabase) -> None:
+    for most, most_bytes in ((3, 1_000), (1_000, 25)):
+        sink = Sink(db, most, most_bytes)
+        db.hold()
+        for n in range(3):
+            sink.rows.add(most + n, 10)
+        with pytest.raises(StorageBusy):
+            sink.rows.add(100, 10)
+        await asyncio.sleep(0)
+        with pytest.raises(StorageBusy):
+            sink.rows.add(100, 10)
+        db.release()
+        await db.flushed()
+        sink.rows.add(most + 3, 10)
+        await db.flushed()
+        assert sink.jobs[-1][-1] == most + 3
+        assert (sink.rows.rows, sink.rows.bytes) == (0, 0)
+
+
+async def test_what_the_disk_refused_is_tried_again_until_it_is_taken(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db, most=5)
+    for n in (1, 2):
+        sink.rows.add(n, 10)
+    db.fail_next(FULL)
+    await db.flushed()
+    assert (sink.rows.rows, sink.rows.bytes) == (2, 20)  # they count until they are stored
+    sink.rows.add(3, 10)
+    await db.flushed()
+    assert await sink.kept() == [3]
+    db.fail_next(FULL, jobs=2)
+    sink.rows.add(4, 10)
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    assert await sink.kept() == [3]
+    assert (sink.rows.rows, sink.rows.bytes, sink.told) == (3, 30, [[1, 2], [3], [4]])
+    sink.rows.add(5, 10)
+    sink.rows.add(6, 10)
+    with pytest.raises(StorageBusy):
+        sink.rows.add(7, 10)
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    assert sorted(await sink.kept()) == [1, 2, 3, 4, 5, 6]
+    assert sorted(sink.told[3:]) == [[1, 2], [4], [5, 6]]
+    assert (sink.rows.rows, sink.rows.bytes) == (0, 0)
+    jobs = len(sink.jobs)
+    sink.clock.advance(10 * RETRY_SECONDS)
+    await db.flushed()
+    assert len(sink.jobs) == jobs
+
+
+async def test_rows_that_can_never_be_stored_are_reported(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("rows_lost")
+    sink = Sink(db)
+    sink.rows.add(1, 10)
+    await db.flushed()
+    db.fail_next(ConstraintViolated("no"))
+    sink.rows.add(2, 10)
+    await db.flushed()
+    sink.rows.add(1, 10)  # violates the table's own constraint
+    await db.flushed()
+    sink.clock.advance(10 * RETRY_SECONDS)
+    await db.flushed()
+    assert await sink.kept() == [1]
+    assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[1], [2], [1]])
+
+
+async def test_a_closed_database(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    expected_errors.add("rows_lost")
+    sink = Sink(db)
+    db.fail_next(FULL)
+    sink.rows.add(1, 10)
+    await db.flushed()
+    sink.rows.add(2, 10)
+    await db.close()  # commits what is queued
+    assert sink.jobs == [[2]]
+    with pytest.raises(StorageClosed):
+        sink.rows.add(3, 10)
+    sink.clock.advance(RETRY_SECONDS)
+    assert sink.jobs == [[2]]
+
+
+async def test_too_many_callbacks_of_others_leave_no_job_behind(expected_errors: ExpectedErrors) -> None:
+    """Who cannot be told of the commit is refused as a whole, at first and when it is tried again."""
+    expected_errors.add("rows_not_stored_yet")
+    async with MemoryDatabase(queue_limit=4) as db:
+        await db.write("table", lambda c: c.run("CREATE TABLE kept (number INTEGER NOT NULL UNIQUE)"))
+        sink = Sink(db)
+        db.fail_next(FULL)
+        sink.rows.add(1, 10)
+        await db.flushed()
+
+        def crowd() -> None:
+            position = db.submit("other", lambda c: None)
+            for _ in range(4 * WAITERS_PER_JOB):
+                db.when_durable(position, lambda: None)
+            with pytest.raises(StorageBusy):
+                db.when_durable(position, lambda: None)
+
+        crowd()
+        with pytest.raises(StorageBusy):
+            sink.rows.add(2, 10)
+        sink.clock.advance(RETRY_SECONDS)
+        await db.flushed()
+        assert (await sink.kept(), sink.rows.rows) == ([], 1)
+        sink.rows.add(3, 10)
+        sink.clock.advance(RETRY_SECONDS)
+        await db.flushed()
+        assert sorted(await sink.kept()) == [1, 3]
+        assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[1], [3], [1]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 255, 256, 341, 1_000])
+def test_pieces_are_of_few_sizes(count: int) -> None:
+    pieces = list(in_pieces(range(count)))
+    assert [n for piece, _ in pieces for n in piece] == list(range(count))
+    assert all(len(piece) == size for piece, size in pieces)
+    assert {size for _, size in pieces} <= {256, 64, 16, 4, 1}
+    assert len(pieces) < 16
+
+
+def test_places() -> None:
+    assert places(2, 3) == "(?, ?), (?, ?), (?, ?)"
+    assert places(1, 1) == "(?)"
+
+
+async def test_what_the_end_of_a_tick_adds_belongs_to_that_tick(db: MemoryDatabase) -> None:
+    sink = Sink(db)
+    db.at_tick_end(lambda: (sink.rows.add(1, 10), None)[1])
+    await db.flushed()
+    await db.write("wait", lambda c: None)
+    assert not sink.rows.begun
+    sink.rows.add(2, 10)
+    await db.flushed()
+    assert sink.jobs == [[1], [2]]
+    assert await sink.kept() == [1, 2]

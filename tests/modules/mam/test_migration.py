@@ -1,0 +1,171 @@
+"""Archives of former versions: one row for each message, with trees beside them, become what they are now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.modules.mam.archives import (
+    CONTACT,
+    OTHER,
+    OWNER,
+    TOP,
+    apply,
+    cursor,
+    look_through,
+    merge_all,
+    messages,
+    write,
+)
+from tests.modules.mam.play import ask
+
+from beamish.modules.mam import ids, lists, packing, pages, removal, store
+from beamish.storage.engine import SqliteCursor
+from beamish.storage.memory import MemoryDatabase
+from beamish.storage.migrate import migrate
+from beamish.testing.world import World
+from beamish.xmpp.payload import rsm
+from beamish.xmpp.stanza import Stanza
+
+Old = tuple[int, int, str, str, str, str, int, str | None, bytes]
+"""A row of `mam_message`: id, salt, owner, peer, resource, sid, kind, body, wire."""
+TOMBSTONE = "<retracted xmlns='urn:xmpp:message-retract:1' id='x' stamp='2024-01-01T00:00:00Z'/>"
+
+
+def old_rows(count: int, owner: str, start: float) -> list[Old]:
+    """What a former version appended; some messages were retracted, some removed, some have no text."""
+    made: list[Old] = []
+    source = ids.IdSource()
+    for n in range(count):
+        number, salt = source.next(start + n)
+        peer, resource = f"contact{n % 7}@example.net", "r" if n % 5 else "d"
+        kind, body = 0, f"word{n} all"
+        ends = f"from='{peer}/{resource}' to='{owner}/x'"
+        if n % 3 == 0:
+            kind, ends = packing.SENT, f"from='{owner}/x' to='{peer}/{resource}'"
+        inner = f"<body>{body}</body>"
+        if n % 11 == 4:
+            kind, inner = kind | packing.GRAVE, TOMBSTONE
+        elif n % 13 == 5:
+            kind, inner = kind | packing.REMOVED, ""
+        elif n % 17 == 6:
+            inner = "<received xmlns='urn:xmpp:receipts' id='1'/>"
+        wire = Stanza.parse(f"<message type='chat' id='m{n}' {ends}>{inner}</message>".encode()).to_wire()
+        made.append((number, salt, owner, peer, resource, f"m{n}", kind, body if "<body>" in inner else None, wire))
+    return made
+
+
+def store_old(c: SqliteCursor, rows: list[Old]) -> None:
+    c.many(
+        "INSERT INTO mam_message (id, salt, owner, peer, resource, sid, kind, body, wire) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+
+
+def index_old(c: SqliteCursor, upto: int) -> None:
+    """The trees, counters and words that a former version had for messages up to a number."""
+    c.run("INSERT INTO mam_account (jid) SELECT DISTINCT owner FROM mam_message WHERE id <= ?", upto)
+    rows = c.rows("SELECT m.id, a.num, m.peer, m.resource, m.kind, m.body, LENGTH(m.wire) FROM mam_message m JOIN "
+                  "mam_account a ON a.jid = m.owner WHERE m.id <= ? ORDER BY m.id", upto)  # fmt: skip
+    for id_, account, peer, resource, kind, body, size in rows:
+        c.run("INSERT INTO mam_by_account VALUES (?, ?)", account, id_)
+        if not kind & packing.REMOVED:
+            c.run("INSERT INTO mam_chat (account, peer, resource_upto) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                  account, peer, upto)  # fmt: skip
+            chat = c.value("SELECT num FROM mam_chat WHERE account = ? AND peer = ?", account, peer)
+            c.run("UPDATE mam_chat SET messages = messages + 1 WHERE num = ?", chat)
+            c.run("INSERT INTO mam_by_chat VALUES (?, ?)", chat, id_)
+            c.run("INSERT INTO mam_by_resource VALUES (?, ?, ?)", chat, resource, id_)
+            if body is not None:
+                terms = f"a{account} c{chat} r{resource.encode().hex()}"
+                c.run("INSERT INTO mam_text (rowid, account, body) VALUES (?, ?, ?)", id_, terms, body)
+        c.run("UPDATE mam_account SET messages = messages + 1, bytes = bytes + ?, text_upto = ?, texted = texted + 1 "
+              "WHERE num = ?", size + len(body or ""), upto, account)  # fmt: skip
+    c.run("UPDATE mam_state SET indexed = ?", upto)
+
+
+def all_of(c: SqliteCursor, query: pages.Query) -> list[tuple[int, int, int, bytes]]:
+    found: list[tuple[int, int, int, bytes]] = []
+    place: Any = None
+    while True:
+        result = pages.page(c, replace(query, page=rsm.Request(50, "x"), page_after=place))
+        found += [(row.id, row.salt, row.kind, row.wire) for row in result.rows]
+        if result.complete:
+            assert result.count == len(found)
+            return found
+        place = found[-1][:2]
+
+
+@pytest.mark.parametrize("indexed", ["none", "some", "all"])
+def test_everything_is_found_as_before(indexed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MERGE_ROWS", 64)
+    c = cursor(1, 2)
+    rows = [*old_rows(150, OTHER, 500.0), *old_rows(150, OWNER, 1_000.0)]
+    assert {row[6] for row in rows} == {0, 1, 2, 3, 4, 5}
+    store_old(c, rows)
+    if indexed != "none":
+        index_old(c, rows[200][0] if indexed == "some" else rows[-1][0])
+    apply(c, 3)
+    assert store.last_id(c) == rows[-1][0]
+    later = list(messages(10, OWNER, 5_000.0))
+    write(c, later)
+    merge_all(c)
+    look_through(c)
+    assert c.rows("SELECT 1 FROM mam_message") == []
+    for owner in (OWNER, OTHER):
+        while store.index_text(c, owner):
+            pass
+        for n in range(7):
+            while store.index_resources(c, owner, f"contact{n}@example.net"):
+                pass
+        look_through(c)
+        own = [row for row in rows if row[2] == owner]
+        own += [(n, salt, owner, peer, Stanza.thaw(wire).sender.resource, "", kind, f"word{i} all", wire)  # type: ignore[union-attr]
+                for i, (n, salt, kind, peer, wire, who) in enumerate(later) if who == owner]  # fmt: skip
+
+        def wanted(rows: list[Old]) -> list[tuple[int, int, int, bytes]]:
+            return [(row[0], row[1], row[6], row[8]) for row in rows]
+
+        assert all_of(c, pages.Query(owner)) == wanted(own)
+        shown = [row for row in own if not row[6] & packing.REMOVED]
+        assert all_of(c, pages.Query(owner, CONTACT)) == wanted([row for row in shown if row[3] == CONTACT])
+        assert all_of(c, pages.Query(owner, text="all")) == wanted([row for row in own if row[7] is not None])
+        for resource in "rd":
+            expected = [row for row in shown if row[3] == CONTACT and row[4] == resource]
+            assert expected
+            assert all_of(c, pages.Query(owner, CONTACT, resource)) == wanted(expected)
+            expected = [row for row in expected if row[7] is not None]
+            assert all_of(c, pages.Query(owner, CONTACT, resource, text="all")) == wanted(expected)
+        sample = next(row for row in own if row[6] == packing.SENT and row[3] == CONTACT)
+        original = removal.find_original(c, owner, CONTACT, sample[4], sample[5], True)
+        assert original == (sample[0], sample[8])
+    while removal.expire(c, TOP):
+        pass
+    look_through(c)
+    assert lists.of_account(c, 1).count(-1, TOP) == 0
+
+
+def test_numbers_do_not_begin_again_where_all_messages_have_gone() -> None:
+    c = cursor(1, 2)
+    c.run("UPDATE mam_state SET indexed = 77")
+    apply(c, 3)
+    assert store.last_id(c) == 77
+
+
+async def test_a_server_takes_up_the_archive_of_a_former_version() -> None:
+    async with MemoryDatabase() as db:
+        await migrate(db, "mam", store.MIGRATIONS[:2])
+        rows = old_rows(40, OWNER, 1_000.0)
+
+        def prepare(c: Any) -> None:
+            store_old(c, rows)
+            index_old(c, rows[20][0])
+
+        await db.write("old", prepare)
+        async with World(database=db) as world:
+            juliet = await world.login(f"{OWNER}/r")
+            assert [message.get("id") for message in (await ask(juliet)).messages] == [f"m{n}" for n in range(40)]
+            assert await db.fetch("SELECT 1 FROM mam_message") == []
+            await db.write("check", look_through)
