@@ -327,10 +327,19 @@ class StreamManagementModule(Module):
         """
         if position != self._awaited or position <= self.db.durable:
             waiting: list[Managed] = [managed]
+            self.db.when_durable(position, partial(self._release, waiting))
             self._awaited, self._awaiting = position, waiting
-            self.db.when_durable(position, partial(_release, waiting))
         else:
             self._awaiting.append(managed)
+
+    def _release(self, waiting: list[Managed]) -> None:
+        if waiting is self._awaiting:
+            self._awaited = 0  # whoever has to wait again is none of these
+        for managed in waiting:
+            try:
+                managed.release()
+            except Exception:  # the others' messages must not wait for ever
+                log.exception("release_failed", jid=str(managed.session.jid))
 
     def not_before(self, when: float) -> None:
         """Something happened at this time before the server started."""
@@ -453,14 +462,6 @@ class StreamManagementModule(Module):
             "unconfirmed": sum(len(m.queue) for m in managed),
             "unconfirmed_bytes": sum(m.queue.bytes for m in managed),
         }
-
-
-def _release(waiting: list[Managed]) -> None:
-    for managed in waiting:
-        try:
-            managed.release()
-        except Exception:  # the others' messages must not wait for ever
-            log.exception("release_failed", jid=str(managed.session.jid))
 
 
 def _fail(link: Link, condition: Condition, h: int | None = None) -> None:
