@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,8 @@ def plain(item: object) -> object:
     if isinstance(item, Nonza):
         if item.tag in (f"{{{ns.SASL}}}{name}" for name in ("auth", "response", "abort")) or item.tag.endswith("tls"):
             return KnownStep(item.tag, item.el.get("mechanism", ""), item.el.text)
-        return etree.tostring(item.el, with_tail=False)
+        # the prefixes that lxml invents are numbered on through a document
+        return re.sub(rb"\bns\d+\b", b"ns", etree.tostring(item.el, with_tail=False))
     if isinstance(item, Stanza):
         bind = item.payload
         if (
