@@ -10,6 +10,7 @@ from beamish.core.events import CapsKnown, Context
 from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.services import CapsService, RosterItem, RosterService
 from beamish.modules.caps.hashes import announcement, verify
+from beamish.modules.presence.waiting import settled
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.world import World
@@ -349,6 +350,34 @@ async def test_contacts_elsewhere_always_get_it_also_from_a_client_that_leaves_i
         await show(world, juliet, inner)
     told = [el.find(f"{{{CAPS}}}c") for el in (stanza.el for stanza in sent if stanza.name == "presence")]
     assert [None if c is None else c.get("ver") for c in told] == [VER, VER, VER, OTHER_VER, OTHER_VER]
+
+
+async def test_a_contact_elsewhere_that_parts_from_one_is_still_known_to_the_others(world: World) -> None:
+    """It ended one subscription, and its server says `unavailable` to that user alone (RFC 6121 §3.2.3)."""
+    romeo = await world.login("romeo@example.org/orchard")
+    await romeo.appear(extra=C)
+    await answer(world, romeo)
+    tybalt = JID.parse("tybalt@elsewhere.example/house")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    for client in (romeo, juliet):
+        item = RosterItem(tybalt.bare, to=True, from_=True)
+        await world.kernel.service(RosterService).change(client.jid.bare, item)
+
+    async def arrive(to: Client, type: str = "") -> None:
+        head = f" type='{type}'" if type else ""
+        stanza = Stanza.parse(
+            f"<presence from='{tybalt}' to='{to.jid.bare}'{head}>{'' if type else C}</presence>".encode()
+        )
+        await settled(world.kernel.router.route(Context(stanza)))
+        await world.settle()
+
+    await arrive(romeo)
+    await arrive(juliet)
+    assert MUC in (features(world, tybalt) or ())
+    await arrive(romeo, "unavailable")
+    assert MUC in (features(world, tybalt) or ())
+    await arrive(juliet, "unavailable")
+    assert features(world, tybalt) is None
 
 
 async def test_who_was_hidden_from_gets_it_afterwards(world: World) -> None:

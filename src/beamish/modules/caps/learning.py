@@ -33,16 +33,20 @@ WAITING: Final = 5000
 """Entities that wait for the answer to one question."""
 ACCOUNTS: Final = 10_000
 """Accounts whose unknown hashes are counted."""
+ADDRESSES: Final = 64
+"""Accounts of which is known that they have the presence of an entity. It is forgotten when it has left all of these."""
 
 
 class Entity:
-    """An available entity: the hash it announced last, and the features it is known to have."""
+    """An available entity: the hash it announced last, the features it is known to have, and to whom it announced itself."""
 
-    __slots__ = ("features", "key")
+    __slots__ = ("at", "features", "key")
 
-    def __init__(self, key: str, features: frozenset[str] | None) -> None:
+    def __init__(self, key: str, features: frozenset[str] | None, at: set[JID]) -> None:
         self.key = key
         self.features = features
+        self.at = at
+        """Accounts, at most `ADDRESSES`."""
 
 
 @dataclass(slots=True)
@@ -84,15 +88,27 @@ class Learning:
         self._local.pop(full, None)
         self._remote.pop(full, None)
 
+    def left(self, full: JID, account: JID) -> None:
+        """An entity is not available to an account any more. To others it may be: it may have parted from this one only."""
+        entity = self._entity(full)
+        if entity is not None:
+            entity.at.discard(account)
+            if not entity.at:
+                self.forget(full)
+
     def announced(self, full: JID, about: Announcement, asker: JID, *, ask: bool = True) -> None:
         """An entity announced a hash. `asker` is an account that may ask it; `ask` False: only look into the cache."""
         entity = self._entity(full)
-        if entity is not None and entity.key == about.key:
-            return
+        if entity is not None:
+            if len(entity.at) < ADDRESSES:
+                entity.at.add(asker)
+            if entity.key == about.key:
+                return
         features = self._cache.get(about.key, self._kernel.clock.now())
         if features is None and not ask:
             return
-        self._enter(full, Entity(about.key, None if entity is None else entity.features))
+        known = (None, {asker}) if entity is None else (entity.features, entity.at)
+        self._enter(full, Entity(about.key, *known))
         if features is not None:
             self._known(full, about.key, features)
         else:

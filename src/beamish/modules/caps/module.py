@@ -227,7 +227,7 @@ class CapsModule(Module):
         if session is not None and session.available:
             return  # what it broadcasts counts
         if stanza.type == "unavailable":
-            self._learning.forget(sender)
+            self._learning.left(sender, to.bare)
         elif stanza.type == "" and stanza.body != b"/>":
             about = announcement(stanza.el)
             if about is not None:
