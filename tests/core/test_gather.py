@@ -129,6 +129,73 @@ async def test_what_the_disk_refused_is_tried_again_until_it_is_taken(
     assert len(sink.jobs) == jobs
 
 
+async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """Thousands of ticks may wait: all at once they would fill the queue each second, and the log with their failures."""
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    for n in range(5):
+        sink.rows.add(n, 10)
+        db.fail_next(FULL)
+        await db.flushed()
+    for _ in range(3):
+        before = db.durable
+        db.fail_next(FULL)
+        sink.clock.advance(RETRY_SECONDS)
+        await db.flushed()
+        assert db.durable == before + 1
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    await db.flushed()
+    assert await sink.kept() == [0, 1, 2, 3, 4]
+    assert (sink.rows.rows, sink.rows.bytes) == (0, 0)
+
+
+async def test_what_waits_can_be_handed_over_at_once(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    for n in range(3):
+        sink.rows.add(n, 10)
+        db.fail_next(FULL)
+        await db.flushed()
+    sink.rows.hand_over()
+    await db.flushed()
+    assert await sink.kept() == [0, 1, 2]
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    assert (sink.rows.rows, len(sink.jobs)) == (0, 3)
+
+
+async def test_what_is_no_longer_to_be_stored_is_not_tried_again(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    gone: set[int] = set()
+    clock = FakeClock()
+    told: list[list[int]] = []
+    rows = Gathering[int](
+        db,
+        clock,
+        "test",
+        lambda c, rows: c.many("INSERT INTO kept (number) VALUES (?)", [(row,) for row in rows]),
+        *(1_000, 1_000),
+        told.append,
+        lambda row: row not in gone,
+    )
+    for tick in ((1, 2), (3,)):
+        for n in tick:
+            rows.add(n, 10)
+        db.fail_next(FULL)
+        await db.flushed()
+    gone |= {2, 3}
+    clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    assert await db.fetch("SELECT number FROM kept") == [(1,)]
+    assert told == [[1, 2], [3], [1]]
+    assert (rows.rows, rows.bytes) == (0, 0)
+
+
 async def test_rows_that_can_never_be_stored_are_reported(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("rows_lost")
     sink = Sink(db)

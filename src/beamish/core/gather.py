@@ -7,6 +7,7 @@ the other side: statements for many rows at once.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -32,7 +33,21 @@ class Gathering(Generic[T]):
     `most_bytes`, more are refused, so a sender hears of a disk that is full. `rows` and `bytes` say how many wait.
     """
 
-    __slots__ = ("_again", "_clock", "_db", "_name", "_open", "_told", "_write", "bytes", "most", "most_bytes", "rows")
+    __slots__ = (
+        "_again",
+        "_clock",
+        "_db",
+        "_due",
+        "_name",
+        "_open",
+        "_still",
+        "_told",
+        "_write",
+        "bytes",
+        "most",
+        "most_bytes",
+        "rows",
+    )
 
     def __init__(
         self,
@@ -43,19 +58,25 @@ class Gathering(Generic[T]):
         most: int,
         most_bytes: int,
         told: Callable[[list[T]], None] | None = None,
+        still: Callable[[T], bool] | None = None,
     ) -> None:
         """`write` stores rows in the order in which they were added; it runs inside a transaction, on the database's thread.
 
         `told` is called on the loop with the rows of a tick when they have been handed over, and once more if the disk took
-        them only later.
+        them only later. `still` says of a row that the disk did not take whether it is to be stored at all when it is
+        tried again; without, each is.
         """
         self._db = db
         self._clock = clock
         self._name = name
         self._write = write
         self._told = told
+        self._still = still
         self._open: _Tick[T] | None = None
         self._again: list[_Tick[T]] = []
+        """What the disk did not take, in order."""
+        self._due = False
+        """`_again` will be looked at."""
         self.most = most
         self.most_bytes = most_bytes
         self.rows = 0
@@ -72,6 +93,7 @@ class Gathering(Generic[T]):
         if tick is None:
             tick = self._begin()
         tick.rows.append(row)
+        tick.count += 1
         tick.size += size
         self.rows += 1
         self.bytes += size
@@ -85,6 +107,7 @@ class Gathering(Generic[T]):
     def _begin(self) -> _Tick[T]:
         tick: _Tick[T] = _Tick()
         self._submit(tick)
+        tick.began = tick.position
         self._db.at_tick_end(self.seal)
         self._open = tick
         return tick
@@ -114,10 +137,15 @@ class Gathering(Generic[T]):
         if tick.waits:
             tick.waits = False
             return
-        self.rows -= len(tick.rows)
+        self._count_off(tick)
+        if tick.late:
+            if self._told is not None and tick.rows:
+                self._told(tick.rows)
+            self._hand_over(len(self._again))  # the disk takes rows again
+
+    def _count_off(self, tick: _Tick[T]) -> None:
+        self.rows -= tick.count
         self.bytes -= tick.size
-        if tick.late and self._told is not None:
-            self._told(tick.rows)
 
     def _failed(self, tick: _Tick[T], attempt: object, exc: Exception) -> None:
         if tick.attempt is not attempt:
@@ -128,36 +156,64 @@ class Gathering(Generic[T]):
             return
         log.error("rows_not_stored_yet", kind=self._name, rows=len(tick.rows), error=repr(exc))
         tick.waits = tick.late = True
-        if not self._again:
+        insort(self._again, tick, key=_began)
+        self._try_later()
+
+    def _try_later(self) -> None:
+        if not self._due:
+            self._due = True
             self._clock.call_later(RETRY_SECONDS, self._retry)
-        self._again.append(tick)
 
     def _retry(self) -> None:
-        again, self._again = self._again, []
-        for at, tick in enumerate(again):
+        self._due = False
+        self._hand_over(1)  # if the disk takes it, the others follow: they would only fill the queue and the log
+        if self._again:
+            self._try_later()
+
+    def hand_over(self) -> None:
+        """Try everything again that the disk did not take, at once: there may be no later."""
+        self._hand_over(len(self._again))
+
+    def _hand_over(self, count: int) -> None:
+        tried, self._again = self._again[:count], self._again[count:]
+        for at, tick in enumerate(tried):
+            if self._still is not None:  # a list of its own: a job that failed may still hold the old one
+                tick.rows = [row for row in tick.rows if self._still(row)]
+                if not tick.rows:
+                    self._count_off(tick)
+                    continue
             try:
                 self._submit(tick)
             except StorageClosed:
-                log.error("rows_lost", kind=self._name, rows=sum(len(t.rows) for t in again[at:]), error="closed")
+                lost = tried[at:] + self._again
+                log.error("rows_lost", kind=self._name, rows=sum(len(t.rows) for t in lost), error="closed")
+                self._again = []
                 return
             except StorageError:  # the queue is full
-                self._again = again[at:]
-                self._clock.call_later(RETRY_SECONDS, self._retry)
+                self._again = tried[at:] + self._again
+                self._try_later()
                 return
 
 
 class _Tick(Generic[T]):
-    __slots__ = ("attempt", "late", "position", "rows", "size", "waits")
+    __slots__ = ("attempt", "began", "count", "late", "position", "rows", "size", "waits")
 
     def __init__(self) -> None:
         self.rows: list[T] = []
-        self.position = 0
+        self.count = 0
+        """Rows that count as waiting; some of them may not be stored any more."""
+        self.began = self.position = 0
+        """Where in the queue the rows were first, and are now."""
         self.attempt: object = None
         """Stands for the job that is to write the rows."""
         self.size = 0
         self.waits = False
         """The disk did not take the rows; they are to be tried again."""
         self.late = False
+
+
+def _began(tick: _Tick[T]) -> int:
+    return tick.began
 
 
 def in_pieces(items: Sequence[T]) -> Iterator[tuple[Sequence[T], int]]:

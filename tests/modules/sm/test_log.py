@@ -76,7 +76,9 @@ class Stream:
     over: bool = False
     seconds: float = 600.0
     session: Any = field(
-        default_factory=lambda: SimpleNamespace(jid=JID.parse("juliet@example.org/balcony"), created=1.0)
+        default_factory=lambda: SimpleNamespace(
+            jid=JID.parse("juliet@example.org/balcony"), created=1.0, bare="juliet@example.org"
+        )
     )
 
     @property

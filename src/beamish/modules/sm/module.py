@@ -328,7 +328,7 @@ class StreamManagementModule(Module):
         if position != self._awaited or position <= self.db.durable:
             waiting: list[Managed] = [managed]
             self.db.when_durable(position, partial(self._release, waiting))
-            self._awaited, self._awaiting = position, waiting
+            self._awaited, self._awaiting = position, waiting  # not if it raises: nobody would release those who join
         else:
             self._awaiting.append(managed)
 

@@ -100,7 +100,7 @@ class Journal:
         self._confirmed: list[int] = []
         self._jobs: list[Job] = []
         self._messages: Gathering[Message] = Gathering(
-            db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST, self._messages_logged
+            db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST, self._messages_logged, self._to_log
         )
         self._under_way = False
         self._last_message = 0
@@ -113,6 +113,7 @@ class Journal:
         self._bytes = 0
         self._fold_due = False
         self._fold_timer: Timer | None = None
+        self._folding: _Folding | None = None
         self._then: list[asyncio.Future[None]] = []
 
     # ---- rows of their own ------------------------------------------------------------------------------------------
@@ -148,6 +149,10 @@ class Journal:
         self._bytes += sum(len(message[4]) for message in messages)
         self._logged(len(messages))
 
+    def _to_log(self, message: Message) -> bool:
+        """Whether a message that the disk did not take belongs in the log: it was neither confirmed nor folded meanwhile."""
+        return message[0] in self._young
+
     def _logged(self, entries: int) -> None:
         self._entries += entries
         if self._entries >= FOLD_ENTRIES or self._bytes >= FOLD_BYTES:
@@ -173,12 +178,14 @@ class Journal:
 
     def confirmed(self, rows: Iterable[int]) -> None:
         """Messages that need not be kept any more. They are deleted with the next commit, at the latest by `tidy`."""
-        young = self._young
+        young, folding = self._young, self._folding
         for row in rows:
-            if young.pop(row, None) is None:
-                self._confirmed.append(row)
-            else:
+            if young.pop(row, None) is not None:
                 self._young_confirmed.append(row)
+                continue
+            self._confirmed.append(row)
+            if folding is not None:
+                folding.confirmed.add(row)
 
     def tidy(self) -> None:
         """Let what is only waiting to be deleted go."""
@@ -220,6 +227,8 @@ class Journal:
             self._under_way = True
 
     def _write(self) -> None:
+        if not self._under_way:
+            return
         self._under_way = False
         counts = [(managed, managed.count) for managed in self._counts]
         states = [(managed, *managed.row()) for managed in self._states]
@@ -231,23 +240,22 @@ class Journal:
             self._jobs,
         )
         self._counts, self._states, self._confirmed, self._young_confirmed, self._jobs = {}, {}, [], [], []
-        then, self._then = self._then, []
+        then: list[asyncio.Future[None]] = []
         self._handled.update(batch.handled)
-        if self._fold_due:
+        if (
+            self._fold_due and self._folding is None
+        ):  # one after the other: a second would delete what the first may owe
             batch.fold = self._take_fold()
+            then, self._then = self._then, []
         elif batch.handled or batch.young_confirmed:
             self._logged(len(batch.handled) + len(batch.young_confirmed))
         again = partial(self._again, batch, [m for m, _ in counts], [m for m, *_ in states], then)
         try:
             position = self._db.submit("sm.journal", batch.run, failed=again)
+            if counts or batch.fold is not None:
+                self._db.when_durable(position, partial(self._committed, batch, counts, then))
         except StorageBusy as exc:
             again(exc)
-            return
-        if counts or then:
-            try:
-                self._db.when_durable(position, partial(self._committed, batch, counts, then))
-            except StorageBusy as exc:
-                again(exc)  # to be written twice does no harm
 
     def _take_fold(self) -> Fold:
         """What the log holds, which is being replaced; from now on it begins anew."""
@@ -256,6 +264,7 @@ class Journal:
             self._fold_timer.cancel()
             self._fold_timer = None
         made = Fold(self._young, self._handled)
+        self._folding = _Folding(made)
         self._young, self._handled = {}, {}
         self._entries = self._bytes = 0
         self._fold_due = False
@@ -264,12 +273,20 @@ class Journal:
     def _committed(
         self, batch: _Batch, counts: list[tuple[Managed, int]], then: list[asyncio.Future[None]]
     ) -> None:  # fmt: skip
-        if not batch.failed:
-            for managed, count in counts:
+        if batch.failed:
+            return
+        if batch.fold is not None:
+            self._folding = None
+            if self._fold_due:
+                self._join()
+        for future in then:
+            if not future.done():
+                future.set_result(None)
+        for managed, count in counts:
+            try:
                 managed.committed(count)
-            for future in then:
-                if not future.done():
-                    future.set_result(None)
+            except Exception:  # the others are acknowledged all the same
+                log.exception("acknowledgement_failed", jid=str(managed.session.jid))
 
     def _again(
         self,
@@ -279,6 +296,8 @@ class Journal:
         then: list[asyncio.Future[None]],
         exc: Exception,
     ) -> None:
+        if batch.failed:  # the queue took the job, but nobody can be told of its commit: it does nothing
+            return
         log.error("sessions_not_stored", error=repr(exc))
         batch.failed = True
         self._confirmed += batch.confirmed
@@ -286,12 +305,13 @@ class Journal:
         self._jobs = batch.jobs + self._jobs
         self._counts |= dict.fromkeys(m for m in counts if not m.over)
         self._states |= dict.fromkeys(m for m in states if not m.over)
-        self._then += then
-        if batch.fold is not None:  # what was confirmed meanwhile is among those to be deleted
-            gone = set(self._confirmed)
-            self._young = {row: m for row, m in batch.fold.messages.items() if row not in gone} | self._young
-            self._handled = {**batch.fold.handled, **self._handled}
-            self._young_confirmed += gone
+        self._then = then + self._then
+        folding = self._folding
+        if batch.fold is not None and folding is not None:
+            self._young = folding.left() | self._young
+            self._young_confirmed += folding.confirmed
+            self._handled = {**folding.fold.handled, **self._handled}
+            self._folding = None
             self._fold_due = True
         self._clock.call_later(_RETRY, self._join)
 
@@ -304,6 +324,11 @@ class Journal:
 
     async def save(self, sessions: list[Managed]) -> None:
         """Write sessions down completely, at the stop of the server: counters, state, and stanzas of every kind."""
+        self._write()
+        await self._db.flushed()  # what is under way is on disk then, or was refused and is here again
+        while self._under_way or self._folding is not None:
+            self._write()
+            await self._db.flushed()
         counted = []
         for managed in sessions:
             seconds, expires, state = managed.row()
@@ -319,7 +344,8 @@ class Journal:
                     messages.append((self._last_message, managed.key, number, sent.when, sent.data))
         gone = [*self._confirmed, *self._young_confirmed]
         self._confirmed, self._young_confirmed = [], []
-        await self._db.write("sm.save", partial(_save, self._take_fold(), gone, counted, messages))
+        jobs, self._jobs = self._jobs, []
+        await self._db.write("sm.save", partial(_save, self._take_fold(), gone, jobs, counted, messages))
 
     async def recount(self, managed: Managed) -> None:
         """The messages of a session got new counts."""
@@ -330,6 +356,8 @@ class Journal:
                 young = self._young.get(sent.row)
                 if young is None:
                     self._jobs.append(("UPDATE sm_message SET sent = ? WHERE id = ?", (count, sent.row)))
+                    if self._folding is not None:
+                        self._folding.counts[sent.row] = count
                 else:
                     self._young[sent.row] = (*young[:2], count, *young[3:])
         await self._folded()
@@ -364,6 +392,25 @@ class Journal:
         await self._db.write("sm.remove_account", delete)
 
 
+class _Folding:
+    """A fold under way, and what has happened meanwhile to what is in it: the disk may refuse it."""
+
+    def __init__(self, fold: Fold) -> None:
+        self.fold = fold
+        self.confirmed: set[int] = set()
+        """Messages confirmed meanwhile, perhaps others, too."""
+        self.counts: dict[int, int] = {}
+        """New counts of messages."""
+
+    def left(self) -> dict[int, Message]:
+        """Its messages as they should be in the next one."""
+        return {
+            row: message if (count := self.counts.get(row)) is None else (*message[:2], count, *message[3:])
+            for row, message in self.fold.messages.items()
+            if row not in self.confirmed
+        }
+
+
 class _Batch:
     """What one commit writes; run on the database's thread, so it owns everything it holds."""
 
@@ -386,6 +433,8 @@ class _Batch:
 
     def run(self, c: Cursor) -> None:
         """Write it all."""
+        if self.failed:
+            return
         if self.fold is not None:
             self.fold.run(c)
         else:
@@ -425,10 +474,17 @@ def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:
 
 
 def _save(
-    made: Fold, gone: list[int], counted: list[tuple[Any, ...]], messages: list[Message], c: Cursor
-) -> None:  # fmt: skip
+    made: Fold,
+    gone: list[int],
+    jobs: list[Job],
+    counted: list[tuple[Any, ...]],
+    messages: list[Message],
+    c: Cursor,
+) -> None:
     made.run(c)
     c.many("DELETE FROM sm_message WHERE id = ?", [(row,) for row in gone])
+    for sql, params in jobs:
+        c.run(sql, *params)
     for key, handled, sent, exact, seconds, expires, state in counted:
         c.run(
             "UPDATE sm_session SET handled = ?, sent = ?, exact = ?, seconds = ?, expires = ?, state = ? WHERE key = ?",

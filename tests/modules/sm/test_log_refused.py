@@ -1,0 +1,292 @@
+"""The log of stream management on a disk that is slow and refuses some jobs while it takes others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.modules.sm.test_log import Play, Stream
+
+from beamish.modules.sm import store
+from beamish.modules.sm.outlet import Sent
+from beamish.storage.api import StorageBusy, StorageUnavailable
+from beamish.storage.commits import Job, Outcome
+from beamish.storage.memory import MemoryDatabase
+from beamish.storage.migrate import migrate
+from beamish.testing.plugin import ExpectedErrors
+
+MESSAGES, JOURNAL = "sm.messages", "sm.journal"
+REFUSED = ((), (MESSAGES,), (JOURNAL,), (MESSAGES, JOURNAL))
+
+
+class Disk(MemoryDatabase):
+    """Commits when told to, a tick at a time, and may refuse jobs by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = False
+        self.inbox: deque[list[Job]] = deque()
+
+    def _commit(self) -> None:
+        if not self.slow:
+            super()._commit()
+        elif jobs := self._take():
+            self.inbox.append(jobs)
+
+    def commit(self, refused: Collection[str] = ()) -> None:
+        """Make the next commit."""
+        if not self.inbox:
+            return
+        jobs = self.inbox.popleft()
+        taken = [job for job in jobs if job.name not in refused]
+        failures = dict(self._engine.commit(taken).failures) if taken else {}
+        places = {id(job): at for at, job in enumerate(taken)}
+        full = StorageUnavailable("the disk is full")
+        outcome = {
+            at: failures[places[id(job)]] if id(job) in places else full
+            for at, job in enumerate(jobs)
+            if id(job) not in places or places[id(job)] in failures
+        }
+        self._settle(Outcome(jobs, outcome))
+
+
+async def turn() -> None:
+    """Let the tick end."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+class Queue(list[Sent]):
+    """What a session has sent and its client has not confirmed."""
+
+    confirmed = 0
+
+    @property
+    def sent(self) -> int:
+        return len(self)
+
+
+class Stopped:
+    """A session as the end of the server finds it."""
+
+    exact = True
+
+    def __init__(self, stream: Stream, sent: list[Sent]) -> None:
+        self.key, self.count, self.row = stream.key, stream.count, stream.row
+        self.queue = Queue(sent)
+
+
+class Journey(Play):
+    """What was on disk once stays there until it is confirmed, and what was confirmed does not come back."""
+
+    def __init__(self, db: Disk) -> None:
+        super().__init__(db)
+        self.disk = db
+        self.kept: set[bytes] = set()
+        self.done: set[bytes] = set()
+        self.gone: set[bytes] = set()
+
+    def confirm(self, stream: Stream, count: int) -> None:
+        self.done |= {sent.data for sent in self.waiting[stream][:count]}
+        super().confirm(stream, count)
+
+    async def crash(self) -> None:
+        async with self.db.copy() as crashed:
+            found = await store.Journal(crashed, self.clock).load(self.clock.now())
+        there = [wire for one in found for *_, wire in one.messages]
+        assert len(set(there)) == len(there)
+        assert self.kept - self.done <= set(there)
+        assert not self.gone & set(there)
+        self.kept |= set(there)
+        self.gone |= (self.kept & self.done) - set(there)
+        for one in found:
+            assert [wire for *_, wire in one.messages] == sorted((wire for *_, wire in one.messages), key=int)
+            (stream,) = [stream for stream in self.waiting if stream.key == one.key]
+            assert stream.acknowledged <= one.handled <= stream.count
+
+    async def stop(self, refused: list[int]) -> None:
+        """An orderly stop, while the disk refuses this and that, but not the last job of all."""
+        saved = [Stopped(stream, sent) for stream, sent in self.waiting.items()]
+        saving = asyncio.ensure_future(self.journal.save(saved))
+        for which in [*refused, *([0] * 50)]:
+            await turn()
+            self.disk.commit(REFUSED[which])
+            await turn()
+        assert saving.done()
+        await saving
+        async with self.db.copy() as next_start:
+            found = await store.Journal(next_start, self.clock).load(self.clock.now())
+        left = {one.key: [wire for *_, wire in one.messages] for one in found}
+        assert left == {stream.key: [sent.data for sent in sents] for stream, sents in self.waiting.items()}
+        assert {one.key: one.handled for one in found} == {stream.key: stream.count for stream in self.waiting}
+
+    async def recover(self) -> None:
+        """The disk takes everything again."""
+        for _ in range(6):
+            await turn()
+            while self.disk.inbox:
+                self.disk.commit()
+                await turn()
+            self.clock.advance(store.FOLD_SECONDS)
+        await turn()
+        self.disk.slow = False
+        while self.disk.inbox:
+            self.disk.commit()
+        await self.settle()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(0, 1), st.integers(1, 3)),
+        st.tuples(st.just("confirm"), st.integers(0, 1), st.integers(1, 3)),
+        st.tuples(st.just("handle"), st.integers(0, 1), st.integers(1, 3)),
+        st.tuples(st.just("turn"), st.just(0), st.just(0)),
+        st.tuples(st.just("commit"), st.just(0), st.integers(0, 3)),
+        st.tuples(st.just("time"), st.just(0), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, entries=st.sampled_from([1, 3, 10_000]), stop=st.none() | st.lists(st.integers(0, 3), max_size=3))
+async def test_whatever_the_disk_refuses(
+    expected_errors: ExpectedErrors, steps: list[tuple[str, int, int]], entries: int, stop: list[int] | None
+) -> None:
+    """In the end the disk recovers, or the server stops while it refuses some things still."""
+    expected_errors.add("sessions_not_stored")
+    expected_errors.add("rows_not_stored_yet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "FOLD_ENTRIES", entries)
+        async with Disk() as db:
+            assert isinstance(db, Disk)
+            await migrate(db, "sm", store.MIGRATIONS)
+            journey = Journey(db)
+            streams = [journey.begin() for _ in range(2)]
+            await journey.settle()
+            db.slow = True
+            number = 0
+            for what, which, count in steps:
+                stream = streams[which]
+                if what == "send":
+                    for _ in range(count):
+                        number += 1
+                        journey.send(stream, b"%d" % number)
+                elif what == "confirm":
+                    journey.confirm(stream, count)
+                elif what == "handle":
+                    journey.handle(stream, count)
+                elif what == "turn":
+                    await turn()
+                elif what == "commit":
+                    await turn()
+                    db.commit(REFUSED[count])
+                    await journey.crash()
+                else:
+                    journey.clock.advance(store.FOLD_SECONDS)
+            if stop is None:
+                await journey.recover()
+                await journey.check()
+                assert all(stream.acknowledged == stream.count for stream in streams)
+            else:
+                await journey.stop(stop)
+
+
+@pytest_asyncio.fixture
+async def journey(expected_errors: ExpectedErrors) -> AsyncIterator[Journey]:
+    expected_errors.add("sessions_not_stored")
+    expected_errors.add("rows_not_stored_yet")
+    async with Disk() as db:
+        assert isinstance(db, Disk)
+        await migrate(db, "sm", store.MIGRATIONS)
+        yield Journey(db)
+
+
+async def test_what_was_refused_and_folded_meanwhile_does_not_come_again(journey: Journey) -> None:
+    """Twice in the tables, it would keep the server from starting; once confirmed, it would come back."""
+    stream = journey.begin()
+    await journey.settle()
+    journey.disk.slow = True
+    journey.send(stream, b"1")
+    await turn()
+    journey.disk.commit([MESSAGES])
+    journey.journal._fold_due = True
+    journey.handle(stream, 1)
+    await turn()
+    journey.disk.commit()
+    journey.clock.advance(1.0)
+    await turn()
+    journey.disk.commit()
+    await journey.crash()
+    journey.confirm(stream, 1)
+    await turn()
+    journey.disk.commit()
+    await journey.crash()
+    assert journey.gone == {b"1"}
+
+
+async def test_what_was_confirmed_while_a_fold_was_refused_is_confirmed(journey: Journey) -> None:
+    stream = journey.begin()
+    await journey.settle()
+    journey.disk.slow = True
+    journey.send(stream, b"1")
+    journey.send(stream, b"2")
+    await turn()
+    journey.disk.commit()
+    journey.clock.advance(store.FOLD_SECONDS)
+    await turn()
+    journey.confirm(stream, 1)
+    await turn()
+    journey.disk.commit([JOURNAL])  # the fold, and not the confirmation behind it
+    journey.disk.commit()
+    await journey.recover()
+    await journey.check()
+
+
+async def test_a_fold_that_is_refused_takes_no_message_with_it(journey: Journey) -> None:
+    """A second one behind it would delete the log, with what only the first one has."""
+    stream = journey.begin()
+    await journey.settle()
+    journey.disk.slow = True
+    journey.send(stream, b"1")
+    await turn()
+    journey.disk.commit()
+    for _ in range(2):
+        journey.clock.advance(store.FOLD_SECONDS)
+        journey.journal._fold_soon()
+        journey.handle(stream, 1)
+        await turn()
+    journey.disk.commit([JOURNAL])
+    await journey.crash()
+    journey.disk.commit()
+    assert journey.kept == {b"1"}
+    await journey.crash()
+
+
+async def test_who_cannot_be_told_of_a_commit_writes_once(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most statements may run twice, but not all: a session's end would then be refused for ever, and with it what follows."""
+    stream = journey.begin()
+    other = journey.begin()
+    journey.send(other, b"1")
+    await journey.settle()
+    journey.journal._fold_due = True
+    journey.handle(other, 1)
+    journey.journal.forget(stream, journey.clock.now() + 60.0)
+    with monkeypatch.context() as patch:
+
+        def crowded(*_: object) -> None:
+            raise StorageBusy("too many callbacks")
+
+        patch.setattr(journey.db, "when_durable", crowded)
+        await turn()
+    del journey.waiting[stream]
+    assert other.acknowledged == 0
+    journey.clock.advance(1.0)
+    await journey.check()
+    assert other.acknowledged == 1
+    assert [id for (id,) in await journey.db.fetch("SELECT id FROM sm_ended")] == [stream.id]
