@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, handled, managed, say, settings
 from tests.modules.sm.play import after_a_crash, unconfirmed
 
 from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.sm.store import FOLD_SECONDS
-from beamish.storage.api import StorageUnavailable
+from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
@@ -367,3 +369,29 @@ async def test_what_a_stanza_caused_is_on_disk_when_it_is_acknowledged(cause: st
         async with crashed, after_a_crash(crashed) as start:
             assert await start.fetch(found) != []
             assert await start.fetch("SELECT handled FROM sm_session WHERE jid = ?", JULIET) == [(1,)]
+
+
+async def test_who_cannot_wait_for_the_disk_does_not_keep_others_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many wait for their commits: a session goes without, and those that wait for the same commit are told of it."""
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    balcony, _ = await managed(world, "juliet@example.org/balcony")
+    chamber, _ = await managed(world, "juliet@example.org/chamber")
+    await world.settle()
+    balcony.inbox.clear()
+    waiting = world.db.when_durable
+    refused = 0
+
+    def when_durable(position: int, then: Callable[[], None]) -> None:
+        nonlocal refused
+        if not refused and getattr(getattr(then, "func", None), "__name__", "") == "_release":
+            refused += 1
+            raise StorageBusy("too many callbacks")
+        waiting(position, then)
+
+    monkeypatch.setattr(world.db, "when_durable", when_durable)
+    say(romeo, "juliet@example.org", "both")
+    for client in (balcony, chamber):
+        await client.expect("<message id='both'/>")
+    assert refused == 1
