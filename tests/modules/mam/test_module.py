@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tests.modules.mam.play import MESSAGE, RESULT, ask
 
@@ -9,7 +11,7 @@ from beamish.core.events import Context
 from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.mam import module
 from beamish.modules.mam.module import MamModule
-from beamish.storage.api import StorageUnavailable
+from beamish.storage.api import Cursor, StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
@@ -239,6 +241,48 @@ async def test_a_disk_that_stays_full_is_felt_by_senders(
     say(romeo, "3")
     await juliet.expect("<message id='3'/>")
     assert (await ask(juliet)).bodies == ["0", "1", "3"]
+
+
+async def test_what_the_disk_refused_is_tried_again_at_the_stop(expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    database = MemoryDatabase()
+    async with World(database=database) as world:
+        romeo = await world.login("romeo@example.org/orchard", presence=True)
+        juliet = await world.login("juliet@example.org/balcony", presence=True)
+        for text in ("one", "two"):
+            database.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+            say(romeo, text)
+            await juliet.expect(f"<message id='{text}'/>")
+    async with World(database=database) as world:
+        juliet = await world.login("juliet@example.org/balcony")
+        assert (await ask(juliet)).bodies == ["one", "two"]
+    await database.close()
+
+
+async def test_a_retraction_is_archived_once_though_the_queue_is_full_behind_it(
+    world: World, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_errors.add("retracted_message_stays")
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    say(romeo, "oops")
+    await juliet.expect("<message id='oops'/>")
+    submit = world.db.submit
+    refused = 0
+
+    def full(name: str, fn: Callable[[Cursor], None], failed: Callable[[Exception], None] | None = None) -> int:
+        nonlocal refused
+        if name == "mam.retract":
+            refused += 1
+            raise StorageBusy("the queue is full")
+        return submit(name, fn, failed)
+
+    monkeypatch.setattr(world.db, "submit", full)
+    say(romeo, "sorry", extra="<retract xmlns='urn:xmpp:message-retract:1' id='oops'/>")
+    await juliet.expect("<message id='sorry'/>")
+    for client in (romeo, juliet):
+        assert (await ask(client)).bodies == ["oops", "sorry"]
+    assert refused == 2
 
 
 @pytest.mark.parametrize("written", ["a&amp;b", "a&#38;b", "&#97;b", "'", "&#39;"])

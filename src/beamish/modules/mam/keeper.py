@@ -92,7 +92,8 @@ class Keeper:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running = None
-        if self._waiting and self._timer is None and not task.cancelled():
+        # an account may have exceeded its quota when the task had just looked for such
+        if (self._waiting or self._over) and self._timer is None and not task.cancelled():
             self._timer = self._clock.call_later(MERGE_DELAY, self._begin)
 
     async def _merge(self) -> None:

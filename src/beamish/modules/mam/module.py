@@ -153,8 +153,9 @@ class MamModule(LegacyArchive):
         self._keeper.start()
 
     async def stop(self) -> None:
-        """End the timers."""
+        """End the timers; what the disk has refused so far gets its last chance."""
         self._keeper.stop()
+        self._log.hand_over()
 
     # ---- archiving ------------------------------------------------------------------------------------------------------
 
@@ -351,9 +352,12 @@ class MamModule(LegacyArchive):
             by=stanza.id,
             when=when,
         )
-        position = self.db.submit("mam.retract", work, _lost)
-        ctx.caused(position)
-        self.db.when_durable(position, partial(self._keeper.exceeded, over))
+        try:
+            position = self.db.submit("mam.retract", work, _lost)
+            ctx.caused(position)
+            self.db.when_durable(position, partial(self._keeper.exceeded, over))
+        except StorageBusy as exc:  # the message itself is archived, which must not be done twice
+            log.error("retracted_message_stays", error=repr(exc))
 
     # ---- who takes charge --------------------------------------------------------------------------------------------------
 
