@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, managed, r
 from tests.modules.sm.play import after_a_crash, unconfirmed
 
 from beamish.core import events
-from beamish.core.events import SessionNotes
+from beamish.core.events import Context, SessionNotes
 from beamish.core.module import Module, on
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
@@ -583,3 +584,29 @@ async def test_no_crash_comes_between_a_change_of_the_roster_and_its_push(attrib
             )
             await new.settle()
             assert not [el for el in again.inbox if el.tag == "{jabber:client}iq"]
+
+
+async def test_what_was_brought_elsewhere_is_gone_in_the_same_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash while the next message has to wait for something must not double the one before."""
+    async with first_world() as world:
+        juliet, _ = await managed(world, JULIET)
+        romeo = await world.login("romeo@example.org/orchard")
+        for text in ("x", "y"):
+            say(romeo, BARE, text)
+        await world.settle()
+        juliet.drop()
+        keep = world.kernel.router.keep
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def slow(ctx: Context) -> Awaitable[None] | None:
+            return reached if b">y<" in ctx.stanza.body else keep(ctx)
+
+        monkeypatch.setattr(type(world.kernel.router), "keep", lambda self, ctx: slow(ctx))
+        await world.pass_time(601.0)
+        monkeypatch.undo()
+        async with after_crash(world) as new:
+            again = await new.login(JULIET, presence=True)
+            await new.settle()
+            assert bodies(again) == ["x", "y"]
+        reached.set_result(None)
+        await world.settle()

@@ -91,6 +91,7 @@ async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parc
             log.exception("unconfirmed_stanza_lost", jid=str(session.jid))
         if parcel.sent.row:
             sm.journal.confirmed((parcel.sent.row,))
+            sm.journal.tidy()  # now: the next message may have to wait
     log.info("unconfirmed_brought_elsewhere", jid=str(session.jid), stanzas=len(parcels))
 
 
