@@ -290,3 +290,57 @@ async def test_who_cannot_be_told_of_a_commit_writes_once(journey: Journey, monk
     await journey.check()
     assert other.acknowledged == 1
     assert [id for (id,) in await journey.db.fetch("SELECT id FROM sm_ended")] == [stream.id]
+
+
+async def test_a_fold_that_is_refused_does_not_keep_acknowledgements(journey: Journey) -> None:
+    """Nor is it tried again with each of them: it may be large."""
+    stream = journey.begin()
+    journey.send(stream, b"1")
+    await journey.settle()
+    journey.clock.advance(store.FOLD_SECONDS)
+    journey.disk.slow = True
+    await turn()
+    journey.disk.commit([JOURNAL])
+    for count in (1, 2):
+        journey.handle(stream, 1)
+        await turn()
+        journey.disk.commit()
+        assert stream.acknowledged == count
+        assert await journey.db.fetch("SELECT id FROM sm_message") == []
+    await journey.recover()
+    assert await journey.db.fetch("SELECT wire FROM sm_message") == [(b"1",)]
+    await journey.check()
+
+
+async def test_messages_alone_make_the_log_fold(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes from elsewhere, to clients that confirm nothing, must not fill the memory until a timer is due."""
+    monkeypatch.setattr(store, "FOLD_BYTES", 5)
+    stream = journey.begin()
+    for number in range(1, 10):
+        journey.send(stream, b"%d" % number)
+        await journey.settle()
+    assert await journey.db.fetch("SELECT wire FROM sm_message ORDER BY id") == [(b"%d" % n,) for n in range(1, 6)]
+    await journey.check()
+
+
+async def test_a_session_whose_state_cannot_be_told_keeps_nobody_else(
+    journey: Journey, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_errors.add("session_state_not_stored")
+    expected_errors.add("acknowledgement_failed")
+    first, second = journey.begin(), journey.begin()
+    await journey.settle()
+
+    def broken(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(first, "row", broken)
+    monkeypatch.setattr(first, "committed", broken)
+    journey.journal.changed(first)
+    for stream in (first, second):
+        journey.handle(stream, 1)
+    await journey.settle()
+    assert second.acknowledged == 1
+    assert await journey.db.fetch("SELECT handled FROM sm_session") == [(0,), (0,)]
+    first.acknowledged = 0
+    await journey.check()

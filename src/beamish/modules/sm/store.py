@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -113,6 +113,8 @@ class Journal:
         self._bytes = 0
         self._fold_due = False
         self._fold_timer: Timer | None = None
+        self._fold_rests = False
+        """The disk has just refused a fold, which is a large thing to try with every tick."""
         self._folding: _Folding | None = None
         self._then: list[asyncio.Future[None]] = []
 
@@ -155,8 +157,9 @@ class Journal:
 
     def _logged(self, entries: int) -> None:
         self._entries += entries
-        if self._entries >= FOLD_ENTRIES or self._bytes >= FOLD_BYTES:
-            self._fold_due = True  # with what is written next, at the latest when the timer says so
+        if not self._fold_due and (self._entries >= FOLD_ENTRIES or self._bytes >= FOLD_BYTES):
+            self._fold_due = True
+            self._join()  # perhaps there is nothing else to write: not every message is caused by a managed session
         if self._fold_timer is None:
             self._fold_timer = self._clock.call_later(FOLD_SECONDS, self._fold_soon)
 
@@ -231,7 +234,7 @@ class Journal:
             return
         self._under_way = False
         counts = [(managed, managed.count) for managed in self._counts]
-        states = [(managed, *managed.row()) for managed in self._states]
+        states = list(_rows(self._states))
         batch = _Batch(
             [(managed.key, count) for managed, count in counts if managed.resumable],
             [(seconds, expires, state, managed.key) for managed, seconds, expires, state in states],
@@ -242,13 +245,14 @@ class Journal:
         self._counts, self._states, self._confirmed, self._young_confirmed, self._jobs = {}, {}, [], [], []
         then: list[asyncio.Future[None]] = []
         self._handled.update(batch.handled)
-        if (
-            self._fold_due and self._folding is None
-        ):  # one after the other: a second would delete what the first may owe
+        # one after the other: a second would delete what the first may owe
+        if self._fold_due and self._folding is None and not self._fold_rests:
             batch.fold = self._take_fold()
             then, self._then = self._then, []
         elif batch.handled or batch.young_confirmed:
             self._logged(len(batch.handled) + len(batch.young_confirmed))
+        if batch.fold is None and not (counts or states or batch.confirmed or batch.young_confirmed or batch.jobs):
+            return
         again = partial(self._again, batch, [m for m, _ in counts], [m for m, *_ in states], then)
         try:
             position = self._db.submit("sm.journal", batch.run, failed=again)
@@ -312,8 +316,12 @@ class Journal:
             self._young_confirmed += folding.confirmed
             self._handled = {**folding.fold.handled, **self._handled}
             self._folding = None
-            self._fold_due = True
-        self._clock.call_later(_RETRY, self._join)
+            self._fold_due = self._fold_rests = True  # acknowledgements meanwhile do without it
+        self._clock.call_later(_RETRY, self._once_more)
+
+    def _once_more(self) -> None:
+        self._fold_rests = False
+        self._join()
 
     # ---- restart ----------------------------------------------------------------------------------------------------
 
@@ -330,8 +338,7 @@ class Journal:
             self._write()
             await self._db.flushed()
         counted = []
-        for managed in sessions:
-            seconds, expires, state = managed.row()
+        for managed, seconds, expires, state in _rows(sessions):
             counted.append((managed.key, managed.count, managed.queue.sent, managed.exact, seconds, expires, state))
         messages = []
         for managed in sessions:
@@ -390,6 +397,15 @@ class Journal:
             c.run("DELETE FROM sm_ended WHERE account = ?", account)
 
         await self._db.write("sm.remove_account", delete)
+
+
+def _rows(sessions: Iterable[Managed]) -> Iterator[tuple[Managed, float, float | None, str]]:
+    """Sessions with their rows; one whose state cannot be told stays as it was written down last, and keeps nobody else."""
+    for managed in sessions:
+        try:
+            yield managed, *managed.row()
+        except Exception:
+            log.exception("session_state_not_stored", jid=str(managed.session.jid))
 
 
 class _Folding:
