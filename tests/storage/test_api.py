@@ -198,7 +198,7 @@ async def test_a_loss_nobody_listens_for_is_logged(db: Any) -> None:
     with capture_logs() as logs:
         db.append("archive.add", "INSERT INTO nowhere VALUES (?)", ("secret",))
         await db.flushed()
-    assert [(entry["event"], entry["name"]) for entry in logs] == [("write_lost", "archive.add")]
+    assert [(entry["event"], entry["job"]) for entry in logs] == [("write_lost", "archive.add")]
     assert "secret" not in str(logs)
 
 

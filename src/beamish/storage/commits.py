@@ -240,7 +240,7 @@ class CommitQueue:
     def _tell_failed(self, job: Job, exc: BaseException) -> None:
         if isinstance(job, Work) and job.future is not None:
             if job.future.done():
-                log.warning("write_failed_unseen", name=job.name, error=repr(exc))  # the caller was cancelled
+                log.warning("write_failed_unseen", job=job.name, error=repr(exc))  # the caller was cancelled
             elif isinstance(exc, StopIteration):  # a future cannot carry it
                 stopped = RuntimeError(f"{job.name} raised StopIteration")
                 stopped.__cause__ = exc
@@ -249,7 +249,7 @@ class CommitQueue:
                 job.future.set_exception(exc)
             return
         if job.failed is None:
-            log.error("write_lost", name=job.name, error=repr(exc))
+            log.error("write_lost", job=job.name, error=repr(exc))
             return
         if not isinstance(exc, Exception):
             wrapped = RuntimeError(f"{job.name} raised {exc!r}")
@@ -258,4 +258,4 @@ class CommitQueue:
         try:
             job.failed(exc)
         except Exception:
-            log.exception("failure_callback_failed", name=job.name)
+            log.exception("failure_callback_failed", job=job.name)
