@@ -175,6 +175,32 @@ def test_a_full_disk_reaches_every_job_and_keeps_what_was_stored(conn: sqlite3.C
     assert conn.execute("SELECT text FROM item").fetchall() == [("small",), ("fits",)]
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["statement refused", "transaction refused"])
+def test_what_belongs_to_others_is_not_committed_without_them(conn: sqlite3.Connection, together: bool) -> None:
+    """A count that says that a message is safe, and the message."""
+    engine = Engine(conn)
+    sql = "INSERT INTO item (text) VALUES (?)"
+    pages = conn.execute("PRAGMA page_count").fetchone()[0]
+    conn.execute(f"PRAGMA max_page_count = {pages}")
+
+    def put(text: str, *, whole: bool) -> Work:
+        def run(c: SqliteCursor) -> None:
+            if together and len(text) > 1_000:
+                raise StorageUnavailable("the disk is full")
+            c.run(sql, text)
+
+        return Work("put", run, None, None, whole)
+
+    large = put("y" * 50_000, whole=False)
+    outcome = engine.commit([put("before", whole=True), large, put("alone", whole=False), put("with all", whole=True)])
+    assert {index: type(exc) for index, exc in outcome.failures.items()} == dict.fromkeys((1, 3), StorageUnavailable)
+    assert outcome.refused
+    later = engine.commit([put("later", whole=True)], refused=True)
+    assert list(later.failures) == [0]
+    assert engine.commit([put("next tick", whole=True), put("more", whole=False)]).failures == {}
+    assert [text for (text,) in conn.execute("SELECT text FROM item")] == ["before", "alone", "next tick", "more"]
+
+
 def test_names_are_bounded() -> None:
     timings = Timings()
     for n in range(NAMES_LIMIT + 10):

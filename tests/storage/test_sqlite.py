@@ -154,7 +154,7 @@ async def test_reads_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 async def test_a_fault_of_the_engine_reaches_those_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SqliteDatabase.open(tmp_path / "x.db") as db:
 
-        def broken(*_: object) -> None:
+        def broken(*_: object, **_options: object) -> None:
             raise AssertionError("a fault")
 
         with monkeypatch.context() as patch, capture_logs() as logs:

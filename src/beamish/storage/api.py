@@ -136,8 +136,19 @@ class Database(Protocol):
         """
         ...
 
-    def submit(self, name: str, fn: Callable[[Cursor], None], failed: Callable[[Exception], None] | None = None) -> int:
-        """Queue a function, without waiting; its position. As `append` otherwise."""
+    def submit(
+        self,
+        name: str,
+        fn: Callable[[Cursor], None],
+        failed: Callable[[Exception], None] | None = None,
+        *,
+        whole: bool = False,
+    ) -> int:
+        """Queue a function, without waiting; its position. As `append` otherwise.
+
+        `whole`: it means something only together with what was queued before it in the same tick. Where the disk refused any
+        of that, it is refused, too.
+        """
         ...
 
     def at_tick_end(self, call: Callable[[], None]) -> None:

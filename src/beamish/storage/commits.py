@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from beamish.storage.api import Cursor, StorageBusy, StorageClosed
+from beamish.storage.api import Cursor, StorageBusy, StorageClosed, StorageUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -45,19 +45,28 @@ class Row:
 
 
 class Work:
-    """One function to be run on a cursor; `result` is what its last run returned."""
+    """One function to be run on a cursor; `result` is what its last run returned.
 
-    __slots__ = ("failed", "fn", "future", "name", "result")
+    `whole`: it must not be committed if the disk refused anything before it.
+    """
+
+    __slots__ = ("failed", "fn", "future", "name", "result", "whole")
 
     size = 0
 
     def __init__(
-        self, name: str, fn: Callable[[Cursor], Any], failed: Failed | None, future: asyncio.Future[Any] | None
+        self,
+        name: str,
+        fn: Callable[[Cursor], Any],
+        failed: Failed | None,
+        future: asyncio.Future[Any] | None,
+        whole: bool = False,
     ) -> None:
         self.name = name
         self.fn = fn
         self.failed = failed
         self.future = future
+        self.whole = whole
         self.result: Any = None
 
 
@@ -70,6 +79,11 @@ class Outcome:
 
     jobs: Sequence[Job]
     failures: dict[int, BaseException]
+
+    @property
+    def refused(self) -> bool:
+        """Whether the disk refused any of it."""
+        return bool(self.failures) and any(isinstance(exc, StorageUnavailable) for exc in self.failures.values())
 
 
 class CommitQueue:
@@ -118,9 +132,11 @@ class CommitQueue:
         self._bytes += size
         return position
 
-    def submit(self, name: str, fn: Callable[[Cursor], None], failed: Failed | None = None) -> int:
+    def submit(
+        self, name: str, fn: Callable[[Cursor], None], failed: Failed | None = None, *, whole: bool = False
+    ) -> int:
         """Queue a function (see `storage.api.Database.submit`)."""
-        return self._enqueue(Work(name, fn, failed, None))
+        return self._enqueue(Work(name, fn, failed, None, whole))
 
     async def write(self, name: str, fn: Callable[[Cursor], T]) -> T:
         """Run a function and wait for its commit (see `storage.api.Database.write`)."""

@@ -253,12 +253,16 @@ class Engine:
         finally:
             self.timings.add(name, 1, perf_counter() - started)
 
-    def commit(self, jobs: Sequence[Job]) -> Outcome:
+    def commit(self, jobs: Sequence[Job], *, refused: bool = False) -> Outcome:
         """Run all jobs in one commit; if that cannot be made, each in its own. Never raises for what a job does.
+
+        `refused`: the disk refused something that was queued before and belongs to the same tick.
 
         A few rows of one kind are one statement, which is a transaction by itself. Otherwise all jobs are first run as if
         none could fail; only if one does, all are run again with a savepoint for each.
         """
+        if refused:
+            return Outcome(jobs, self._one_by_one(jobs, True))
         few = self._single(jobs)
         if few is not None:
             failures = self._at_once(jobs, *few)
@@ -266,7 +270,7 @@ class Engine:
             failures = self._together(jobs, guarded=False) if len(jobs) > 1 else None
         if failures is None and len(jobs) > 1:
             failures = self._together(jobs, guarded=True)
-        return Outcome(jobs, self._one_by_one(jobs) if failures is None else failures)
+        return Outcome(jobs, self._one_by_one(jobs, False) if failures is None else failures)
 
     def _single(self, jobs: Sequence[Job]) -> tuple[str, Sequence[Any]] | None:
         """The one statement that these jobs come to, with its parameters."""
@@ -306,7 +310,10 @@ class Engine:
                 if not guarded:
                     self._trusted(run)
                 elif isinstance(run, Work):
-                    self._guarded_work(start, run, failures)
+                    if run.whole and _any_refused(failures):
+                        failures[start] = _not_whole(run)
+                    else:
+                        self._guarded_work(start, run, failures)
                 else:
                     self._guarded_rows(start, run, failures)
             self._commit()
@@ -332,9 +339,12 @@ class Engine:
             bulk(self._conn, run[0].sql, [row.params for row in run])
             self.timings.add(run[0].name, len(run), perf_counter() - started)
 
-    def _one_by_one(self, jobs: Sequence[Job]) -> dict[int, BaseException]:
+    def _one_by_one(self, jobs: Sequence[Job], refused: bool) -> dict[int, BaseException]:
         failures: dict[int, BaseException] = {}
         for index, job in enumerate(jobs):
+            if isinstance(job, Work) and job.whole and (refused or _any_refused(failures)):
+                failures[index] = _not_whole(job)
+                continue
             try:
                 self._statement("BEGIN IMMEDIATE")
             except sqlite3.Error as exc:
@@ -414,6 +424,16 @@ class Engine:
 
     def _statement(self, sql: str) -> None:
         self._conn.execute(sql)
+
+
+def _any_refused(failures: dict[int, BaseException]) -> bool:
+    return any(
+        isinstance(storage_error(exc), StorageUnavailable) for exc in failures.values() if isinstance(exc, Exception)
+    )
+
+
+def _not_whole(job: Work) -> StorageUnavailable:
+    return StorageUnavailable(f"the disk refused what {job.name} belongs to")
 
 
 def _runs(jobs: Sequence[Job]) -> Iterator[tuple[int, Work | list[Row]]]:

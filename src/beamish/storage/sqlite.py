@@ -236,15 +236,18 @@ class SqliteDatabase(CommitQueue):
                 ending = True
             before, shared = shared, len(jobs) > 1
             began = perf_counter()
+            refused = False
             for start in range(0, len(jobs), BATCH):
-                self._on_loop(self._settle, self._commit(engine, jobs[start : start + BATCH]))
+                outcome = self._commit(engine, jobs[start : start + BATCH], refused)
+                refused = refused or outcome.refused
+                self._on_loop(self._settle, outcome)
             if (shared or before) and not ending:
                 # here, not when the next job has come: who comes in between need not wake this thread
                 sleep(max(0.0, began + PACE - perf_counter()))
 
-    def _commit(self, engine: Engine, jobs: list[Job]) -> Outcome:
+    def _commit(self, engine: Engine, jobs: list[Job], refused: bool) -> Outcome:
         try:
-            return engine.commit(jobs)
+            return engine.commit(jobs, refused=refused)
         except Exception as exc:  # a fault of ours; those who wait must still hear of it
             log.exception("commit_failed")
             return Outcome(jobs, {index: StorageError(f"commit failed: {exc}") for index in range(len(jobs))})

@@ -331,8 +331,13 @@ class Store:
         box.bytes -= page.bytes
         page.kept = False
         refused = partial(self._not_removed, box, box.epoch, page)
+        values = (box.account, page.last)
         try:
-            box.changed = self._db.append("offline.remove", _REMOVE, (box.account, page.last), refused, lazy=not soon)
+            if soon:  # a stream has just stored them: one goes with the other
+                work = partial(_run_removal, values)
+                box.changed = self._db.submit("offline.remove", work, refused, whole=True)
+            else:
+                box.changed = self._db.append("offline.remove", _REMOVE, values, refused, lazy=True)
         except StorageError as exc:
             refused(exc)
 
@@ -419,3 +424,7 @@ def _end_of_page(account: str, c: Cursor) -> tuple[int, bool]:
 def _as_page(row: tuple[Any, ...], more: bool) -> Page:
     count, last, joined = row
     return Page(int(count), int(last or 0), bytes(joined or b""), more)
+
+
+def _run_removal(values: tuple[str, int], c: Cursor) -> None:
+    c.run(_REMOVE, *values)

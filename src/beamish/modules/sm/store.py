@@ -255,7 +255,7 @@ class Journal:
             return
         again = partial(self._again, batch, [m for m, _ in counts], [m for m, *_ in states], then)
         try:
-            position = self._db.submit("sm.journal", batch.run, failed=again)
+            position = self._db.submit("sm.journal", batch.run, failed=again, whole=True)
             if counts or batch.fold is not None:
                 self._db.when_durable(position, partial(self._committed, batch, counts, then))
         except StorageBusy as exc:
