@@ -259,9 +259,11 @@ class Device(Resuming[Message]):
         (Messages of two senders that arrive while an account is looked up for the first time may change places.)
         """
         place = {message: at for at, message in enumerate(order)}
+        copies = Counter(order)
         latest: dict[str, Message] = {}
         for message in self.live[archive]:
-            if message not in place:
+            # one that a device sent again after it had forgotten its stream may be there twice: live it was either of them
+            if copies[message] != 1:
                 continue
             key = "" if archive else message[0]
             before = latest.setdefault(key, message)
