@@ -6,6 +6,7 @@ Each has carbons on, is in a room, and follows the pushes of its account's roste
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.system.resuming import BODY, DELAY, Connect, Resuming, Stanza, Violation
