@@ -92,6 +92,9 @@ class Device(Resuming[Message]):
     def _forgotten(self) -> None:
         self._ledger.uncertain |= {s.message for s in self._unacknowledged if s.message is not None}
 
+    def _unsure(self) -> None:
+        self._forgotten()
+
     def _give_up(self) -> None:
         for future in (*self._pings.values(), *self._readings.values()):
             if not future.done():

@@ -78,6 +78,9 @@ class Resuming(ABC, Generic[M]):
         """The server knows neither the stream that was to be resumed nor what it handled in it."""
         raise Violation(f"{self.name}: the server has forgotten the session, and what it handled in it")
 
+    def _unsure(self) -> None:
+        """What was said to a stream that the device itself forgot may have been handled, or not."""
+
     def _give_up(self) -> None:
         """No answers will come to what was asked so far."""
 
@@ -93,7 +96,10 @@ class Resuming(ABC, Generic[M]):
             try:
                 await client.open_stream(self.jid.domain)
                 await client.authenticate(self.jid.local, self._password)
-                if not self._id or not await self._resume(client):
+                if not self._id:
+                    self._unsure()
+                    await self._begin(client)
+                elif not await self._resume(client):
                     await self._begin(client)
                 self.client = client
                 while True:
