@@ -21,6 +21,7 @@ from beamish.config import Config, build_root
 from beamish.core.clock import Clock
 from beamish.core.registry import discover
 from beamish.core.services import AccountsService
+from beamish.modules.offline import OfflineModule
 from beamish.net.certificate import self_signed_file
 from beamish.net.tls import XMPP_CLIENT, CertificateStore
 from beamish.testing.client import Client
@@ -148,7 +149,10 @@ class LiveServer:
         priority: int | None = None,
         roster: bool = False,
     ) -> Client:
-        """A logged-in client over STARTTLS or direct TLS; the rest as in `World.login`. It is closed with the server."""
+        """A logged-in client over STARTTLS or direct TLS; the rest as in `World.login`. It is closed with the server.
+
+        One that is available gets messages from now on as they come: what is stored for it was looked up.
+        """
         jid = JID.parse(address)
         client = await self.connect(jid.domain, direct_tls=direct_tls)
         await client.login(jid, PASSWORD)
@@ -156,7 +160,14 @@ class LiveServer:
             await client.roster()
         if presence or priority is not None:
             await client.appear(priority)
+            await self._caught_up(client)
         return client
+
+    async def _caught_up(self, client: Client) -> None:
+        session = self.kernel.sessions.get(client.jid)
+        for module in self.kernel.registry.modules:
+            if isinstance(module, OfflineModule) and session is not None:
+                await module.looked(session)
 
 
 class _Link(asyncio.Protocol):

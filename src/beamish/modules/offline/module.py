@@ -85,6 +85,8 @@ class OfflineModule(Module):
         """Available sessions with a negative priority: the next presence may make them fit for stored messages."""
         self._held_back: dict[Session, Box] = {}
         """Sessions for which new messages go behind the stored ones."""
+        self._looked: dict[Session, asyncio.Event] = {}
+        """Who waits for `looked`."""
         self._releasing = self.kernel.hooks[events.releasing]
 
     # ---- storing ----------------------------------------------------------------------------------------------------
@@ -241,12 +243,26 @@ class OfflineModule(Module):
 
     def _ended(self, box: Box, session: Session, tried: frozenset[Session], task: asyncio.Task[bool]) -> None:
         self._let_through(session)
+        self._looked_up(session)
         box.delivery = box.session = None
         if task.cancelled() and not box.gone:
             return  # the server stops, or the account is removed
         if box.count or not box.known:
             done = not task.cancelled() and task.exception() is None and task.result()
             self._serve_next(box, frozenset() if done or box.again else tried | {session})
+
+    async def looked(self, session: Session) -> None:
+        """Returns once it is known what waits for the session, and that (or as much as goes out unproved) was handed to it.
+
+        Until then a new message takes its place behind the stored ones, even if there turn out to be none.
+        """
+        if session in self._held_back:
+            await self._looked.setdefault(session, asyncio.Event()).wait()
+
+    def _looked_up(self, session: Session) -> None:
+        waiting = self._looked.pop(session, None)
+        if waiting is not None:
+            waiting.set()
 
     # ---- order ------------------------------------------------------------------------------------------------------
 
@@ -305,6 +321,8 @@ class OfflineModule(Module):
             more = page.more or box.added > page.upto
             if not more:
                 self._let_through(session)
+            if self._looked:
+                self._looked_up(session)
             if page.count:
                 kept = self._kept_by_stream(session)
                 if kept:  # without a wait in between: the removal is queued behind what the stream has just stored
