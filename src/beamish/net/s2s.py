@@ -22,6 +22,7 @@ from beamish.core.tasks import TaskGroup
 from beamish.net import dns
 from beamish.net.connection import Flusher
 from beamish.net.dns import ConnectFailed, LookupFailed, NoSuchDomain, Resolver, Target
+from beamish.net.resting import in_slices
 from beamish.net.s2s_carrier import PING_ID
 from beamish.net.s2s_in import S2SInLink
 from beamish.net.s2s_link import Link
@@ -131,12 +132,14 @@ class Federation:
         return S2SInLink(self, direct_tls=direct_tls)
 
     def _sweep(self) -> None:
-        now = self.now()
-        for link in tuple(self.links):
-            link.sweep(now)
-        for pair in [pair for pair, route in self.routes.items() if route.forgettable]:
-            del self.routes[pair]
-        self._sweeper = self.kernel.clock.call_later(_SWEEP, self._sweep)
+        now, clock = self.now(), self.kernel.clock
+        in_slices(clock, tuple(self.links), lambda link: link.sweep(now) if link in self.links else None)
+        in_slices(clock, tuple(self.routes.items()), self._drop)
+        self._sweeper = clock.call_later(_SWEEP, self._sweep)
+
+    def _drop(self, known: tuple[Pair, Route]) -> None:
+        if known[1].forgettable and self.routes.get(known[0]) is known[1]:
+            del self.routes[known[0]]
 
     # ---- policy -----------------------------------------------------------------------------------------------------
 

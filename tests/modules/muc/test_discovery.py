@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from beamish.storage.memory import MemoryDatabase
 from beamish.testing.match import show
+from beamish.testing.world import World
+from beamish.xmpp.jid import JID
 
 ROOM = "cave@conference.example.org"
 MUC = "http://jabber.org/protocol/muc"
@@ -139,6 +143,80 @@ async def test_rooms_are_listed_page_by_page(rooms: Any) -> None:
     assert [i.get("jid")[0] for i in page.findall(f"{{{ITEMS}}}item")] == ["c", "d"]
     assert page.findtext(".//{http://jabber.org/protocol/rsm}count") == "4"
     assert len((await ask(romeo, "conference.example.net", ITEMS))[0]) == 0
+
+
+async def listed(client: Any) -> list[str]:
+    return [i.get("jid").partition("@")[0] for i in (await ask(client, "conference.example.org", ITEMS))[0]]
+
+
+async def test_the_list_follows_every_change(rooms: Any) -> None:
+    """Made, opened, hidden, shown, left by the last, destroyed, and read again after a restart."""
+    db = MemoryDatabase()
+    async with World(database=db) as world:
+        stage = type(rooms)(world)
+        (romeo,) = await stage.login("romeo")
+        await stage.enter(romeo, "romeo")
+        assert await listed(romeo) == [], "it is locked"
+        await stage.configure(romeo, persistentroom=True)
+        await stage.make(romeo, room="heath@conference.example.org")
+        await stage.make(romeo, room="abbey@conference.example.org", persistentroom=True)
+        await stage.make(romeo, room="moor@conference.example.org", persistentroom=True, publicroom=False)
+        assert await listed(romeo) == ["abbey", "cave", "heath"]
+        await stage.configure(romeo, publicroom=False, persistentroom=True)
+        assert await listed(romeo) == ["abbey", "heath"]
+        await stage.configure(romeo, publicroom=True, persistentroom=True)
+        romeo.send("<presence to='heath@conference.example.org/x' type='unavailable'/>")
+        assert await listed(romeo) == ["abbey", "cave"]
+        query = f"<query xmlns='{MUC}#owner'><destroy/></query>"
+        await romeo.iq(f"<iq to='abbey@conference.example.org' type='set' id='d'>{query}</iq>")
+        assert await listed(romeo) == ["cave"]
+        await stage.make(romeo, room="abbey@conference.example.org", persistentroom=True)
+    async with World(database=db) as world:
+        (romeo,) = await type(rooms)(world).login("romeo")
+        assert await listed(romeo) == ["abbey", "cave"]
+    async with World(settings={"modules": {"muc": {"lock": False}}}) as world:
+        stage = type(rooms)(world)
+        (romeo,) = await stage.login("romeo")
+        await stage.enter(romeo, "romeo")
+        assert await listed(romeo) == ["cave"]
+        await world.kernel.commands.run("muc.destroy", {"room": ROOM})
+        assert await listed(romeo) == []
+    await db.close()
+
+
+async def test_others_have_their_turn_while_many_rooms_are_searched(
+    rooms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a room that ends meanwhile is not found."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    (muc,) = [module for module in rooms.world.kernel.registry.modules if module.name == "muc"]
+    for number in range(2000):
+        jid = JID(f"a{number:05}@conference.example.org")
+        muc._enter(muc._new_room(jid, JID("nurse@example.org")), JID("nurse@example.org"))
+    await rooms.full(romeo)
+    order: list[str] = []
+    for client in (romeo, juliet):
+
+        def feed(data: bytes, client: Any = client, feed: Any = client.feed) -> None:
+            order.append(client.jid.local)
+            feed(data)
+
+        monkeypatch.setattr(client, "feed", feed)
+    romeo.send(search(q="CAVE", key="{urn:xmpp:channel-search:0:order}address"))
+    romeo.send(search(all="1", min_users="1"))
+    await asyncio.sleep(0)  # it begins
+    await asyncio.sleep(0)
+    juliet.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+    one, two = await rooms.take(romeo)
+    assert order == ["juliet", "romeo", "romeo"]
+    assert [i.get("address") for i in one.iter(f"{{{SEARCH}}}item")] == [ROOM]
+    assert [i.get("address") for i in two.iter(f"{{{SEARCH}}}item")] == [ROOM]
+    romeo.send(search(q="cave"))
+    romeo.send(f"<presence to='{ROOM}/romeo' type='unavailable'/>")
+    juliet.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+    muc.close(muc.rooms[JID(ROOM)])
+    (answer, *_) = await rooms.take(romeo)
+    assert answer.get("type") == "result" and not [*answer.iter(f"{{{SEARCH}}}item")]
 
 
 # ---- search ---------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 
 from beamish.core.commands import CommandError
-from beamish.core.events import Context, RemoteLost, remote, remote_lost
+from beamish.core.events import AccountEvent, Context, RemoteLost, remote, remote_lost
 from beamish.core.hooks import STOP, Row
 from beamish.core.services import AccountsService
+from beamish.modules.muc.privileges import Role
 from beamish.modules.muc.room import Hat
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.match import show
@@ -341,6 +343,96 @@ async def test_a_session_that_vanished_without_a_word_is_swept_out(rooms: Any) -
     got = await rooms.take(romeo)
     assert [(el.get("from"), codes_of(el)) for el in got] == [(f"{ROOM}/juliet", {333})]
     rooms.world.kernel.sessions.add(session)
+
+
+def module_of(rooms: Any) -> Any:
+    (module,) = [module for module in rooms.world.kernel.registry.modules if module.name == "muc"]
+    return module
+
+
+def many_rooms(rooms: Any, count: int) -> None:
+    """Empty rooms with names that come before all others, known to nobody but the process."""
+    muc = module_of(rooms)
+    for number in range(count):
+        jid = JID(f"a{number:05}@conference.example.org")
+        muc._enter(muc._new_room(jid, JID("nurse@example.org")), JID("nurse@example.org"))
+
+
+async def test_others_have_their_turn_while_many_rooms_are_swept(rooms: Any) -> None:
+    many_rooms(rooms, 2000)
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    await rooms.world.pass_time(50)  # nobody else has anything to do in the minute's last seconds
+    session = rooms.world.kernel.sessions.get(JID("juliet@example.org/juliet"))
+    rooms.world.kernel.sessions.remove(session)
+    rooms.world.clock.advance(11)
+    await asyncio.sleep(0)  # it begins
+    await asyncio.sleep(0)
+    romeo.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+    got = await rooms.take(romeo)
+    assert [(el.get("id"), codes_of(el)) for el in got] == [("p", set()), (None, {333})]
+    rooms.world.kernel.sessions.add(session)
+
+
+async def test_a_sweep_is_not_joined_by_another_and_none_is_the_last(rooms: Any) -> None:
+    many_rooms(rooms, 2000)
+    ghosts = module_of(rooms).ghosts
+    rooms.world.clock.advance(61)
+    first = ghosts._looking
+    rooms.world.clock.advance(61)
+    assert ghosts._looking is first and not first.done()
+    await rooms.world.pass_time(61)
+    assert ghosts._looking is first and first.done()
+    await rooms.world.pass_time(61)
+    assert ghosts._looking is not first and ghosts._looking.done()
+
+
+async def test_a_removed_account_is_looked_for_in_many_rooms_with_turns_for_others(rooms: Any) -> None:
+    many_rooms(rooms, 2000)
+    (romeo,) = await rooms.login("romeo")
+    await rooms.full(romeo, persistentroom=True)
+    await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'")
+    await rooms.clear(romeo)
+    seen: list[int] = []
+
+    class Roles(OrderedDict[JID, Role]):
+        def pop(self, *args: Any) -> Any:
+            seen.append(len(romeo.inbox))
+            return super().pop(*args)
+
+    module_of(rooms).rooms[JID("a01999@conference.example.org")].roles = Roles()
+    removing = asyncio.ensure_future(module_of(rooms).account_removed(AccountEvent(JID("juliet@example.org"))))
+    await asyncio.sleep(0)
+    romeo.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await removing
+    assert [el.get("id") for el in await rooms.take(romeo)] == ["p"] and seen == [1], "answered before the last room"
+    assert await rooms.listed(romeo, "affiliation='member'") == []
+
+
+async def test_a_lost_server_takes_only_its_own(rooms: Any) -> None:
+    """Whoever came from it, from each room that they were in; also those who had left another one before."""
+    (romeo,) = await rooms.login("romeo")
+    out: list[Stanza] = []
+    listen(rooms.world, out)
+    two = "heath@conference.example.org"
+    await rooms.full(romeo)
+    await rooms.full(romeo, room=two)
+    for room, who in (
+        (ROOM, "a@one.example/x"),
+        (two, "a@one.example/x"),
+        (ROOM, "b@two.example/x"),
+        (two, "c@one.example/x"),
+    ):
+        nick = who[0]
+        await from_elsewhere(rooms.world, f"<presence to='{room}/{nick}' from='{who}'><x xmlns='{MUC}'/></presence>")
+    await from_elsewhere(rooms.world, f"<presence to='{two}/c' from='c@one.example/x' type='unavailable'/>")
+    await rooms.clear(romeo)
+    rooms.world.kernel.hooks[remote_lost].run(RemoteLost("one.example", "timeout"))
+    assert sorted(str(el.get("from")) for el in await rooms.take(romeo)) == [f"{ROOM}/a", f"{two}/a"]
+    assert module_of(rooms).visits.from_domain("one.example") == []
+    assert [jid for _, jid in module_of(rooms).visits.from_domain("two.example")] == ["b@two.example/x"]
+    rooms.world.kernel.hooks[remote_lost].run(RemoteLost("two.example", "timeout"))
+    assert [el.get("from") for el in await rooms.take(romeo)] == [f"{ROOM}/b"]
 
 
 async def test_the_service_stops(rooms: Any) -> None:

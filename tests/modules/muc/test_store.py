@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from beamish.modules.muc.archive import EXPIRE, SUBJECT_CHANGE, TALK, Archive, Query
+from beamish.modules.muc.archive import OLD, SUBJECT_CHANGE, TALK, Archive, Query
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.history import Kept, Subject
 from beamish.modules.muc.privileges import Affiliation
@@ -119,8 +121,7 @@ async def test_trim_and_expire(db: MemoryDatabase) -> None:
     await db.flushed()
     uids = [row[0] for row in await db.fetch("SELECT uid FROM muc_archive ORDER BY id")]
     assert uids == ["u0", "u1", "u4", "u5"], "what is archived stays, whatever the history needs"
-    archive.expire(4.5)
-    await db.flushed()
+    await archive.expire(4.5)
     assert [row[0] for row in await db.fetch("SELECT uid FROM muc_archive")] == ["u5"]
 
 
@@ -131,11 +132,27 @@ async def test_old_messages_are_deleted_with_the_index_and_a_few_at_a_time(
     archive = Archive(db)
     for n in range(5):
         archive.append(ROOM, kept(f"u{n}", float(n)), ANN, TALK, True)
+    await SqlRoomStore(db).create(replace(stored(), jid=OTHER))
+    archive.append(OTHER, kept("o0", 0.0), ANN, TALK, True)
+    archive.append(OTHER, kept("o9", 9.0), ANN, TALK, True)
     monkeypatch.setattr("beamish.modules.muc.archive.EXPIRE_AT_ONCE", 3)
-    archive.expire(9.0)
-    await db.flushed()
-    assert len(await db.fetch("SELECT uid FROM muc_archive")) == 2
-    plan = await db.fetch(f"EXPLAIN QUERY PLAN {EXPIRE}", 9.0, 3)
+    monkeypatch.setattr("beamish.modules.muc.archive.EXPIRE_ROOMS", 1)
+    deleted: list[int] = []
+    write = db.write
+
+    async def counted(name: str, fn: Any) -> Any:
+        before = len(await db.fetch("SELECT id FROM muc_archive"))
+        result = await write(name, fn)
+        deleted.append(before - len(await db.fetch("SELECT id FROM muc_archive")))
+        return result
+
+    monkeypatch.setattr(db, "write", counted)
+    await archive.expire(9.0)
+    assert deleted == [3, 2, 1], "a few in each transaction, and none where nothing is old"
+    assert [row[0] for row in await db.fetch("SELECT uid FROM muc_archive")] == ["o9"]
+    await archive.expire(9.0)
+    assert len(deleted) == 3
+    plan = await db.fetch(f"EXPLAIN QUERY PLAN {OLD}", "", 500, 9.0, 3)
     steps = [row[3] for row in plan]
     assert any("muc_archive_stamp" in step for step in steps) and "SCAN a" not in steps, steps
 

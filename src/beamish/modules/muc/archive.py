@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from beamish.core.clock import parse_stamp, stamp
@@ -28,11 +29,13 @@ MAX_PAGE: Final = 250
 MAX_PAGE_BYTES: Final = 1_048_576
 """Bytes of messages in a page, so that a reader cannot ask for more than a connection may hold."""
 MAX_IDS: Final = 250
-EXPIRE_AT_ONCE: Final = 5000
-"""Messages deleted in one go because of their age, so that other writes are not kept waiting."""
-EXPIRE: Final = (
-    "DELETE FROM muc_archive WHERE id IN (SELECT a.id FROM muc_room AS r "
-    "CROSS JOIN muc_archive AS a WHERE a.room = r.room AND a.stamp < ? LIMIT ?)"
+EXPIRE_AT_ONCE: Final = 256
+"""Messages deleted in one transaction because of their age, so that other writes are not kept waiting (about 3 ms)."""
+EXPIRE_ROOMS: Final = 500
+"""Rooms looked at in one query for what is too old."""
+OLD: Final = (
+    "SELECT a.id FROM (SELECT room FROM muc_room WHERE room > ? ORDER BY room LIMIT ?) AS r "
+    "CROSS JOIN muc_archive AS a WHERE a.room = r.room AND a.stamp < ? LIMIT ?"
 )
 
 TALK: Final = 0
@@ -266,9 +269,28 @@ class Archive:
 
         self._db.submit("muc.trim", txn)
 
-    def expire(self, before: float) -> None:
-        """Delete what is older, room by room as the index goes, at most `EXPIRE_AT_ONCE` messages."""
-        self._db.append("muc.expire", EXPIRE, (before, EXPIRE_AT_ONCE))
+    async def expire(self, before: float) -> None:
+        """Delete what is older, room by room, a few at a time; where nothing is, nothing is written. Raises `StorageError`."""
+        after = ""
+        while True:
+            old, last = await self._db.read("muc.old", partial(_old, before=before, after=after))
+            if old:
+                await self._db.write(
+                    "muc.expire",
+                    lambda c, old=old: c.many("DELETE FROM muc_archive WHERE id = ?", old),  # type: ignore[misc]
+                )
+            if len(old) == EXPIRE_AT_ONCE:
+                continue
+            if not last:
+                return
+            after = last
+
+
+def _old(c: Cursor, before: float, after: str) -> tuple[list[tuple[int]], str]:
+    """Rows that are too old in the rooms after one, and up to which of them was looked; "" for all."""
+    old = [(int(id_),) for (id_,) in c.rows(OLD, after, EXPIRE_ROOMS, before, EXPIRE_AT_ONCE)]
+    last = c.value("SELECT room FROM muc_room WHERE room > ? ORDER BY room LIMIT 1 OFFSET ?", after, EXPIRE_ROOMS - 1)
+    return old, last or ""
 
 
 _GRAVE: Final = 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from beamish.core.disco import DiscoInfo, DiscoItem, items_bytes
 from beamish.core.events import Context
+from beamish.core.later import unhurried
 from beamish.core.module import Identity
 from beamish.modules.muc.names import (
     HATS,
@@ -99,23 +100,16 @@ class Discovery:
         assert stanza.to is not None
         if query.get("node"):
             raise StanzaError(Condition.ITEM_NOT_FOUND)
-        rooms = sorted(self._public(stanza.to.domain), key=lambda room: room.jid)
+        rooms = self._muc.directory.listed(stanza.to.domain)
         asked = rsm.Request.from_xml(query)
         if not rooms:
             return stanza.reply(items_bytes(()))  # XEP-0059 §2.2: an empty list has no pages
-        where, page = rsm.page([str(room.jid) for room in rooms], asked, PAGE)
-        items = items_bytes(DiscoItem(rooms[at].jid, "", _name(rooms[at])) for at in where)
+        where, page = rsm.page(rooms, asked, PAGE)
+        items = items_bytes(DiscoItem(rooms[at], "", _name(self._muc.rooms[rooms[at]])) for at in where)
         if asked is None and len(rooms) <= PAGE:
             return stanza.reply(items)
         cut = items.rindex(b"</query>")
         return stanza.reply(items[:cut] + to_bytes(page.to_xml()) + items[cut:])
-
-    def _public(self, domain: str) -> Iterator[Room]:
-        return (
-            room
-            for room in self._muc.rooms.values()
-            if room.config.public and not room.locked and room.jid.domain == domain
-        )
 
     # ---- rooms ------------------------------------------------------------------------------------------------------
 
@@ -196,8 +190,8 @@ class Discovery:
 
     # ---- search -----------------------------------------------------------------------------------------------------
 
-    def search(self, stanza: Stanza, el: Element) -> Stanza:
-        """XEP-0433 §4: the form, or a page of rooms."""
+    async def search(self, stanza: Stanza, el: Element) -> Stanza:
+        """XEP-0433 §4: the form, or a page of rooms. Looks at every public room, with turns for everybody else in between."""
         assert stanza.to is not None
         x = el.find(forms.X)
         if x is None:
@@ -215,24 +209,27 @@ class Discovery:
         if key not in _KEYS:
             raise _search_error(Condition.FEATURE_NOT_IMPLEMENTED, "invalid-sort-key", "")
         types = submitted.texts("types")
-        rooms = [] if types is not None and "xep-0045" not in types else list(self._public(stanza.to.domain))
+        rooms = () if types is not None and "xep-0045" not in types else self._muc.directory.listed(stanza.to.domain)
         least = submitted.integer("min_users", 0)
         places = (
             submitted.boolean("sinname") is not False,
             submitted.boolean("sindescription") is not False,
             submitted.boolean("sinaddr") is not False,
         )
-        found = [
-            room
-            for room in rooms
-            if len(room.occupants) >= (0 if least is None else least) and (every or _matches(room, words, places))
-        ]
-        if key.endswith("nusers"):
-            found.sort(key=lambda room: (-len(room.occupants), room.jid))
-        else:
-            found.sort(key=lambda room: room.jid)
-        where, page = rsm.page([str(room.jid) for room in found], rsm.Request.from_xml(el), PAGE)
-        result = make(f"{{{SEARCH}}}result", None, *(_search_item(found[at]) for at in where), page.to_xml())
+        most_first = key.endswith("nusers")
+        found: dict[int, list[JID]] = {}
+        """In the order of addresses, by number of users if that is what they are sorted by."""
+        async for address in unhurried(tuple(rooms)):
+            room = self._muc.rooms.get(address)
+            if room is None or not room.public:  # gone since the search began
+                continue
+            users = len(room.occupants)
+            if users >= (least or 0) and (every or _matches(room, words, places)):
+                found.setdefault(users if most_first else 0, []).append(address)
+        addresses = list(chain.from_iterable(found[users] for users in sorted(found, reverse=True)))
+        where, page = rsm.page(addresses, rsm.Request.from_xml(el), PAGE)
+        shown = [room for at in where if (room := self._muc.rooms.get(addresses[at])) is not None]
+        result = make(f"{{{SEARCH}}}result", None, *(_search_item(room) for room in shown), page.to_xml())
         return stanza.reply(result)
 
 

@@ -96,6 +96,8 @@ class Room:
         self.bounds = bounds
         self.created = created
         self.locked = False
+        self.in_directory = False
+        """Whether the service lists it; kept by `Directory`."""
         self.standings: dict[JID, Standing] = {}
         self.nicks: dict[str, JID] = {}
         self.occupants: dict[str, Occupant] = {}
@@ -120,6 +122,11 @@ class Room:
 
     def __repr__(self) -> str:
         return f"<Room {self.jid!s} {len(self.occupants)} occupants>"
+
+    @property
+    def public(self) -> bool:
+        """Whether everybody may find it."""
+        return self.config.public and not self.locked
 
     # ---- who is who -------------------------------------------------------------------------------------------------
 

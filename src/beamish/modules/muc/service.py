@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -16,8 +16,9 @@ from pydantic import Field
 from beamish.core import events
 from beamish.core.disco import DiscoItem
 from beamish.core.events import AccountEvent, Context, RemoteLost, SessionNotes
-from beamish.core.iq import IqTimeout, check_request
+from beamish.core.iq import check_request
 from beamish.core.kernel import Kernel
+from beamish.core.later import unhurried
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.modules.muc import store as storage
 from beamish.modules.muc.administration import (
@@ -32,31 +33,29 @@ from beamish.modules.muc.approvals import Approvals
 from beamish.modules.muc.archive import Archive
 from beamish.modules.muc.between import Between
 from beamish.modules.muc.config_form import RoomConfig
+from beamish.modules.muc.directory import Directory
 from beamish.modules.muc.discovery import Discovery, address_of
 from beamish.modules.muc.fanout import FanOut
+from beamish.modules.muc.ghosts import Ghosts
 from beamish.modules.muc.history import History
 from beamish.modules.muc.invitations import Invitations
-from beamish.modules.muc.names import SEARCH, X_MUC, Status
+from beamish.modules.muc.names import SEARCH, X_MUC
 from beamish.modules.muc.occupants import Closed, Effect, Send, Tell
 from beamish.modules.muc.privileges import Affiliation, parse_affiliation
 from beamish.modules.muc.records import Records
 from beamish.modules.muc.requests import Requests
 from beamish.modules.muc.room import Bounds, Room, Standing
 from beamish.modules.muc.store import SqlRoomStore, StoredRoom
-from beamish.modules.muc.talk import Talk, error_condition
+from beamish.modules.muc.talk import Talk
 from beamish.modules.muc.visits import Visits
 from beamish.modules.muc.wardrobe import Wardrobe
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import IQ, MESSAGE, Stanza
-from beamish.xmpp.xml import make
+from beamish.xmpp.stanza import IQ, MESSAGE
+from beamish.xmpp.xml import Element
 
 log = structlog.get_logger(__name__)
-
-SWEEP_SECONDS: Final = 60.0
-PINGS_AT_ONCE: Final = 100
-"""Occupants elsewhere that are asked in one sweep whether they are still there."""
 
 
 class MucConfig(ModuleConfig):
@@ -136,6 +135,7 @@ class MucModule(Module):
         self.store: storage.RoomStore = SqlRoomStore(self.db)
         self.archive = Archive(self.db)
         self.fanout = FanOut(kernel, self.tasks)
+        self.directory = Directory()
         self.discovery = Discovery(self)
         self.records = Records(self)
         self.wardrobe = Wardrobe(self)
@@ -145,11 +145,11 @@ class MucModule(Module):
         self.between = Between(self)
         self.requests = Requests(self)
         self.visits = Visits(self)
+        self.ghosts = Ghosts(self)
         self._locks: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[JID, asyncio.Task[None]] = {}
         self.opening: dict[Room, asyncio.Task[None]] = {}
         """New rooms on their way to the database, where they are open to all from the start."""
-        self._sweeps = 0
 
     async def start(self) -> None:
         """Read the rooms and answer for their domains."""
@@ -158,7 +158,7 @@ class MucModule(Module):
             self.visits.was_inside(stored.jid, stored.occupants)
         for host in self.hosts:
             self.kernel.router.add_service(host, self.handle)
-        self._timer = self.kernel.clock.call_later(SWEEP_SECONDS, self._sweep)
+        self.ghosts.start()
 
     async def ready(self) -> None:
         """Sessions that outlived the server are back in their rooms; nobody else is."""
@@ -166,7 +166,7 @@ class MucModule(Module):
 
     async def stop(self) -> None:
         """Tell whoever is left and does not come back (332), and answer no more."""
-        self._timer.cancel()
+        self.ghosts.stop()
         self.visits.stop()
         self._say_goodbye()
         for host in self.hosts:
@@ -215,7 +215,7 @@ class MucModule(Module):
             elif payload.tag == f"{{{ns.DISCO_ITEMS}}}query":
                 answer = self.discovery.service_items(stanza, payload)
             elif payload.tag == f"{{{SEARCH}}}search":
-                answer = self.discovery.search(stanza, payload)
+                return self._search(ctx, payload)
             elif payload.tag == f"{{{ns.PING}}}ping":
                 answer = stanza.reply()
             else:
@@ -223,6 +223,9 @@ class MucModule(Module):
             self.kernel.router.answer(ctx, answer)
             return None
         raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+
+    async def _search(self, ctx: Context, payload: Element) -> None:
+        self.kernel.router.answer(ctx, await self.discovery.search(ctx.stanza, payload))
 
     # ---- rooms come and go ------------------------------------------------------------------------------------------
 
@@ -252,6 +255,7 @@ class MucModule(Module):
             async with self.exclusive(room):
                 await self.store_new(room, room.config, ())
                 room.locked = False
+                self.directory.note(room)
         except BaseException:
             self._forget(room)
             raise
@@ -317,12 +321,14 @@ class MucModule(Module):
         self.rooms[room.jid] = room
         self.creators[room.jid] = creator
         self.made[creator] += 1
+        self.directory.note(room)
 
     def _forget(self, room: Room) -> None:
         """A room is gone."""
         if self.rooms.get(room.jid) is not room:
             return
         del self.rooms[room.jid]
+        self.directory.drop(room)
         creator = self.creators.pop(room.jid)
         self.made[creator] -= 1
         if not self.made[creator]:
@@ -334,6 +340,8 @@ class MucModule(Module):
     ) -> Awaitable[None] | None:
         """Do what a room decided; with `ctx`, its request is answered where the effects say `Done`."""
         self.visits.note(room)
+        if room.in_directory is not room.public and self.rooms.get(room.jid) is room:
+            self.directory.note(room)
         if any(isinstance(effect, Closed) for effect in effects):
             self.close(room)
         self.settle(room)
@@ -391,64 +399,13 @@ class MucModule(Module):
                 raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
             yield
 
-    # ---- ghosts -----------------------------------------------------------------------------------------------------
-
-    def _sweep(self) -> None:
-        """Once a minute: occupants whose session is gone, occupants elsewhere that are silent, messages that are old."""
-        self._timer = self.kernel.clock.call_later(SWEEP_SECONDS, self._sweep)
-        self._sweeps += 1
-        by_full = self.kernel.sessions.by_full
-        now = self.kernel.clock.now()
-        silent: list[tuple[Room, JID]] = []
-        for room in tuple(self.rooms.values()):
-            for jid, seat in tuple(room.seats.items()):
-                if self.kernel.is_local_domain(jid.domain):
-                    if jid not in by_full:
-                        self._remove_ghost(room, jid)
-                elif self.config.ping_seconds and now - seat.heard > self.config.ping_seconds:
-                    silent.append((room, jid))
-        if silent:
-            self.tasks.spawn(self._ping(silent[:PINGS_AT_ONCE]), "pings")
-        if self.config.archive_days and self._sweeps % 5 == 1:
-            self.archive.expire(now - 86_400.0 * self.config.archive_days)
-
-    def _remove_ghost(self, room: Room, jid: JID) -> None:
-        log.info("ghost_removed", room=str(room.jid), occupant=str(jid))
-        rest = self.carry_out(room, room.leave(jid, statuses=(Status.TECHNICAL,)))
-        if rest is not None:
-            self.tasks.spawn(_wait(rest), "farewell")
-
-    async def _ping(self, silent: list[tuple[Room, JID]]) -> None:
-        await asyncio.gather(*(self._ping_one(room, jid) for room, jid in silent))
-
-    async def _ping_one(self, room: Room, jid: JID) -> None:
-        """§16.1.2: whoever does not answer, or is said not to exist, has left. Any other error is an answer."""
-        seat = room.seats.get(jid)
-        if seat is None:
-            return
-        seat.heard = self.kernel.clock.now()
-        try:
-            answer: Stanza | None = await self.kernel.iq.request(
-                "get", jid, make(f"{{{ns.PING}}}ping"), sender=room.jid, timeout=30.0
-            )
-        except IqTimeout:
-            answer = None
-        if room.seats.get(jid) is not seat:
-            return
-        gone = answer is None or (
-            answer.type == "error"
-            and error_condition(answer)[1]
-            in ("gone", "item-not-found", "recipient-unavailable", "remote-server-not-found", "remote-server-timeout")
-        )
-        if gone:
-            self._remove_ghost(room, jid)
+    # ---- sessions, servers and accounts that go ----------------------------------------------------------------------
 
     @on(events.remote_lost)
     def remote_lost(self, event: RemoteLost) -> None:
         """A server is gone: so is everybody who came from it, should anybody not have been signed off (§16.1.2)."""
-        for room in tuple(self.rooms.values()):
-            for jid in [jid for jid in room.seats if jid.domain == event.domain]:
-                self._remove_ghost(room, jid)
+        for room, jid in self.visits.from_domain(event.domain):
+            self.ghosts.remove(room, jid)
 
     @on(events.session_saving)
     def session_saving(self, event: SessionNotes) -> None:
@@ -465,7 +422,7 @@ class MucModule(Module):
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
         """An account goes: its affiliations with it. A room without an owner gets its first admin or member as one, or ends."""
-        for room in tuple(self.rooms.values()):
+        async for room in unhurried(tuple(self.rooms.values())):
             room.roles.pop(event.user, None)
             if not room.locked and (event.user in room.standings or event.user in room.wearers):
                 with suppress(StanzaError):  # the room has ended meanwhile

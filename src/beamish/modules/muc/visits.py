@@ -38,6 +38,8 @@ class Visits:
     def __init__(self, muc: MucModule) -> None:
         self._muc = muc
         self._rooms: dict[JID, set[JID]] = {}
+        self._elsewhere: dict[str, set[JID]] = {}
+        """Whoever is in a room and came from another server, by domain."""
         self._former: dict[JID, tuple[tuple[str, JID], ...]] = {}
 
     def note(self, room: Room) -> None:
@@ -54,14 +56,38 @@ class Visits:
             if move is not Move.ALTERED:
                 rooms = self._rooms.setdefault(what, set())
                 if move is Move.SAT:
+                    if not rooms:
+                        self._begins(what)
                     rooms.add(room.jid)
                 else:
                     rooms.discard(room.jid)
                     if not rooms:
                         del self._rooms[what]
+                        self._ends(what)
             session = self._muc.kernel.sessions.get(what)
             if keeper is not None and session is not None:
                 keeper.changed(session)
+
+    def _begins(self, who: JID) -> None:
+        if not self._muc.kernel.is_local_domain(who.domain):
+            self._elsewhere.setdefault(who.domain, set()).add(who)
+
+    def _ends(self, who: JID) -> None:
+        known = self._elsewhere.get(who.domain)
+        if known is not None:
+            known.discard(who)
+            if not known:
+                del self._elsewhere[who.domain]
+
+    def from_domain(self, domain: str) -> list[tuple[Room, JID]]:
+        """Who of another server is in which rooms."""
+        found = []
+        for who in self._elsewhere.get(domain, ()):
+            for jid in self._rooms[who]:
+                room = self._muc.rooms.get(jid)
+                if room is not None and who in room.seats:
+                    found.append((room, who))
+        return found
 
     def _store(self, room: Room, move: Move, nick: str, bare: JID) -> None:
         try:
