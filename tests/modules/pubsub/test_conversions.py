@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from beamish.core import events
+from beamish.core.events import Published
+from beamish.core.hooks import Outcome, Row
 from beamish.testing.client import Client
+from beamish.xmpp.xml import Element
 
 from .kit import OWNER, PUBSUB, Stage, form
 
@@ -139,4 +145,84 @@ async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:
     juliet = await stage.login("juliet@example.org/balcony")
     await stage.create(juliet, LEGACY, to="juliet@example.org", access_model="open")
     await stage.set(juliet, room("a@rooms.example", "A"), to="")
+    assert await legacy(stage, juliet) == []
+
+
+def listing(*rooms: str) -> str:
+    inner = "".join(f"<conference jid='{jid}' name='{jid[0].upper()}'/>" for jid in rooms)
+    return f"<publish node='{LEGACY}'><item id='current'><storage xmlns='{LEGACY}'>{inner}</storage></item></publish>"
+
+
+def lists(inbox: list[Element]) -> list[list[str | None]]:
+    """The lists in the notifications that came."""
+    found = (note.find(f".//{{{LEGACY}}}storage") for note in inbox)
+    return [[c.get("jid") for c in el] for el in found if el is not None]
+
+
+async def test_devices_that_write_at_the_same_time_lose_nothing(stage: Stage) -> None:
+    """While one bookmark is carried over to the list, another device makes a second, and an old client writes the list."""
+    juliet = await stage.login("juliet@example.org/balcony")
+    phone = await stage.login("juliet@example.org/phone")
+    old = await stage.login("juliet@example.org/old")
+    seen = {"b@rooms.example": asyncio.Event(), "d@rooms.example": asyncio.Event()}
+    said: list[str] = []
+
+    async def meanwhile(event: Published) -> Outcome:
+        told = "".join(id_ + payload.decode() for id_, payload in event.items)
+        for jid, event_ in seen.items():
+            if jid in told:
+                event_.set()
+        if event.node == LEGACY and not said:
+            for client, inner, jid in (
+                (phone, room("b@rooms.example", "B"), "b@rooms.example"),
+                (old, listing("a@rooms.example", "d@rooms.example"), "d@rooms.example"),
+            ):
+                said.append(f"<iq type='set' id='{jid}'><pubsub xmlns='{PUBSUB}'>{inner}</pubsub></iq>")
+                client.send(said[-1])
+                await seen[jid].wait()
+        return None
+
+    stage.kernel.hooks[events.pep_published].add(Row(1, "test", meanwhile))
+    await stage.set(juliet, room("a@rooms.example", "A"), to="")
+    await stage.quiet(juliet, phone, old)
+    rooms = ["a@rooms.example", "b@rooms.example", "d@rooms.example"]
+    assert sorted(await stage.items(juliet, NATIVE, to="juliet@example.org")) == rooms
+    assert sorted(str(jid) for jid, _ in await legacy(stage, juliet)) == rooms
+
+
+async def test_a_list_is_not_told_again_in_pieces(stage: Stage) -> None:
+    juliet = await stage.login("juliet@example.org/balcony")
+    phone = await stage.login("juliet@example.org/phone")
+    stage.caps.of(phone.jid, LEGACY)
+    rooms = [f"{c}@rooms.example" for c in "edcba"]
+    await stage.set(juliet, listing(*rooms), to="")
+    await stage.quiet(phone)
+    assert lists(phone.inbox) == [rooms]
+    assert await stage.items(juliet, NATIVE, to="juliet@example.org") == rooms
+    # the same in another order is not told by the server either
+    phone.inbox.clear()
+    await stage.set(juliet, listing(*reversed(rooms)), to="")
+    await stage.quiet(phone)
+    assert lists(phone.inbox) == [rooms[::-1]]
+
+
+@pytest.mark.parametrize("private", [True, False])
+async def test_what_only_the_list_has_is_not_dropped_by_the_next_item(stage: Stage, private: bool) -> None:
+    """The list was ahead: here because others could read the items, elsewhere because of a crash."""
+    juliet = await stage.login("juliet@example.org/balcony")
+    await stage.create(juliet, NATIVE, to="juliet@example.org", access_model="open", max_items="max")
+    await stage.set(juliet, listing("a@rooms.example", "b@rooms.example"), to="")
+    assert await stage.items(juliet, NATIVE, to="juliet@example.org") == []
+    if private:
+        change = form(f"{PUBSUB}#node_config", {"access_model": "whitelist"})
+        await stage.set(juliet, f"<configure node='{NATIVE}'>{change}</configure>", to="", ns=OWNER)
+    publication = room("c@rooms.example", "C").partition("<publish-options>")[0]
+    await stage.set(juliet, publication, to="")
+    rooms = ["a@rooms.example", "b@rooms.example", "c@rooms.example"]
+    assert sorted(str(jid) for jid, _ in await legacy(stage, juliet)) == rooms
+    items = sorted(await stage.items(juliet, NATIVE, to="juliet@example.org"))
+    assert items == (rooms if private else rooms[2:])
+    await stage.set(juliet, f"<retract node='{NATIVE}'><item id='c@rooms.example'/></retract>", to="")
+    assert sorted(str(jid) for jid, _ in await legacy(stage, juliet)) == rooms[:2]
+    await stage.set(juliet, f"<delete node='{NATIVE}'/>", to="", ns=OWNER)
     assert await legacy(stage, juliet) == []

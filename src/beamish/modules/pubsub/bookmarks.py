@@ -1,15 +1,18 @@
 """XEP-0402 §4: bookmarks as items of their own (`urn:xmpp:bookmarks:1`) and as one list (XEP-0048 in a node) are kept alike.
 
-A change of either form is carried over to the other, which is written only if it says something else; so a change comes to
-rest after one step. A node that others may read is never written to. Web addresses exist only in the list, extensions only
-in the items; both survive. Rooms are told apart by their prepared addresses, however a client writes them.
+A change of either form is carried over to the other, which is written only if it says something else. What is written here is
+not carried back, and an account's changes are carried over one after the other: otherwise two devices that write at the same
+time would have each other's half-told lists made into items, and lose the rooms that these lack. A node that others may read
+is never written to. Web addresses exist only in the list, extensions only in the items; both survive. Rooms are told apart by
+their prepared addresses, however a client writes them.
 
-Whoever changes one form gets the answer when the other one is written too. A crash in between may leave them apart, but
-nothing that was acknowledged is lost by that, and the next change of either brings them together.
+Whoever changes one form gets the answer when the other one is written too. A crash in between may leave them apart; the next
+change brings them together, and what only the list has by then becomes items instead of being dropped.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
@@ -121,43 +124,133 @@ def same(one: bytes, other: bytes) -> bool:
     return a is not None and b is not None and etree.tostring(a, method="c14n2") == etree.tostring(b, method="c14n2")
 
 
+def same_list(one: bytes, other: bytes) -> bool:
+    """Whether two lists say the same of the same rooms, in whatever order, and hold the same beside rooms."""
+    return one == other or _said(one) == _said(other)
+
+
+def _said(storage: bytes) -> tuple[dict[str, tuple[str | None, ...]], list[bytes]] | None:
+    root = _parsed(storage)
+    if root is None:
+        return None
+    rooms: dict[str, tuple[str | None, ...]] = {}
+    rest = []
+    for child in root:
+        if child.tag == f"{{{LEGACY}}}conference":
+            texts = (child.findtext(f"{{{LEGACY}}}{name}") for name in _KEPT)
+            if room := _room(child.get("jid", "")):
+                rooms[room] = (child.get("name"), child.get("autojoin"), *texts)
+        elif isinstance(child.tag, str):
+            rest.append(to_bytes(child))
+    return rooms, rest
+
+
+class _Turn:
+    """Changes of one account that are yet to be carried over, and the lock behind which that is done, by the task `writer`.
+
+    `told` counts them, `done` is up to which they were taken. `storage` is the newest list that a client wrote; `changed` and
+    `removed` are rooms whose items were.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.writer: asyncio.Task[object] | None = None
+        self.waiting = 0
+        self.told = 0
+        self.done = 0
+        self.storage: bytes | None = None
+        self.changed: set[str] = set()
+        self.removed: set[str] = set()
+        self.emptied = False
+
+    def note(self, event: Published) -> int:
+        """Enter a change; its number."""
+        if event.node == NATIVE:
+            self.emptied = self.emptied or event.purged
+            gone = {_room(id_) for id_ in event.removed}
+            self.removed |= gone
+            self.changed -= gone
+            for id_, _ in event.items:
+                self.changed.add(_room(id_))
+                self.removed.discard(_room(id_))
+        else:
+            self.storage = event.items[-1][1]
+        self.told += 1
+        return self.told
+
+    def take(self) -> _Turn:
+        """What is to be carried over now; nothing of it is left here."""
+        taken = _Turn()
+        taken.storage, taken.changed, taken.removed, taken.emptied = (
+            self.storage,
+            self.changed,
+            self.removed,
+            self.emptied,
+        )
+        self.storage, self.changed, self.removed, self.emptied = None, set(), set(), False
+        self.done = self.told
+        return taken
+
+
 class Bookmarks:
     """Carries changes of one form over to the other."""
 
     def __init__(self, pep: PepService) -> None:
         self._pep = pep
+        self._turns: dict[JID, _Turn] = {}
 
     def published(self, event: Published) -> Awaitable[None] | None:
         """An account's node changed."""
-        return self._convert(event) if event.node in (NATIVE, LEGACY) else None
+        if event.node not in (NATIVE, LEGACY) or (event.node == LEGACY and not event.items):
+            return None
+        turn = self._turns.setdefault(event.user, _Turn())
+        if turn.writer is not None and turn.writer is asyncio.current_task():
+            return None  # what is told is what was carried over
+        turn.waiting += 1
+        return self._carry_over(event.user, turn, turn.note(event))
 
-    async def _convert(self, event: Published) -> None:
+    async def _carry_over(self, user: JID, turn: _Turn, number: int) -> None:
         try:
-            if event.node == NATIVE:
-                await self._write_list(event.user)
-            elif event.node == LEGACY and event.items:
-                await self._write_items(event.user, event.items[-1][1])
+            async with turn.lock:
+                if turn.done < number:  # else it went with an earlier one
+                    turn.writer = asyncio.current_task()
+                    await self._settle(user, turn)
         except StanzaError as error:
             # a limit of the other node; the change itself stands
-            log.warning("bookmarks_not_converted", user=str(event.user), error=str(error))
+            log.warning("bookmarks_not_converted", user=str(user), error=str(error))
+        finally:
+            if turn.writer is asyncio.current_task():
+                turn.writer = None
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._turns[user]
 
-    async def _write_list(self, user: JID) -> None:
-        if await self._pep.access(user, LEGACY) not in _PRIVATE:
-            return
-        items = await self._pep.items(user, NATIVE)
+    async def _settle(self, user: JID, turn: _Turn) -> None:
         before = (await self._pep.items(user, LEGACY)).get(CURRENT)
-        after = to_legacy(items, before)
-        if before is None and not items:
-            return
-        if before is None or not same(before, after):
-            await self._pep.publish(user, LEGACY, {CURRENT: after}, LEGACY_OPTIONS)
+        items = await self._pep.items(user, NATIVE)
+        change = turn.take()  # what is in it was committed before this was read, or is told again
+        if change.storage is not None:
+            before = change.storage
+            wanted = to_native(before, items)
+            # whoever wrote the list may not have known of an item that is as new
+            removed = [id_ for id_ in gone(items, wanted) if _room(id_) not in change.changed]
+        else:
+            listed = {} if before is None or change.emptied else to_native(before, items)
+            wanted = {i: data for i, data in listed.items() if i not in items and _room(i) not in change.removed}
+            removed = []
+        after = {id_: data for id_, data in items.items() if id_ not in removed} | wanted
+        fresh = {id_: data for id_, data in wanted.items() if id_ not in items or not same(items[id_], data)}
+        try:
+            if (fresh or removed) and await self._pep.access(user, NATIVE) in _PRIVATE:
+                for id_, data in fresh.items():  # one by one: clients look at one item of a notification
+                    await self._pep.publish(user, NATIVE, {id_: data}, NATIVE_OPTIONS)
+                await self._pep.retract(user, NATIVE, removed)
+        finally:
+            await self._write_list(user, after, before)
 
-    async def _write_items(self, user: JID, storage: bytes) -> None:
-        if await self._pep.access(user, NATIVE) not in _PRIVATE:
+    async def _write_list(self, user: JID, items: dict[str, bytes], before: bytes | None) -> None:
+        if (before is None and not items) or await self._pep.access(user, LEGACY) not in _PRIVATE:
             return
-        before = await self._pep.items(user, NATIVE)
-        after = to_native(storage, before)
-        fresh = {id_: data for id_, data in after.items() if id_ not in before or not same(before[id_], data)}
-        for id_, data in fresh.items():
-            await self._pep.publish(user, NATIVE, {id_: data}, NATIVE_OPTIONS)
-        await self._pep.retract(user, NATIVE, gone(before, after))
+        after = to_legacy(items, before)
+        if before is None or not same_list(before, after):
+            await self._pep.publish(user, LEGACY, {CURRENT: after}, LEGACY_OPTIONS)
