@@ -345,6 +345,21 @@ async def test_a_session_that_ends_while_it_is_given_a_page_blocks_nobody(
     assert await stored(world) == []
 
 
+async def test_who_has_got_a_page_and_not_answered_has_been_looked_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a client that waits for that before it reads would wait for itself."""
+    monkeypatch.setattr(store, "PAGE", 1)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, "0")
+    say(romeo, "1")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    assert bodies(take(juliet)[0]) == ["0"]
+    session = world.kernel.sessions.get(juliet.jid)
+    assert session is not None
+    await asyncio.wait_for(module(world).looked(session), 10)
+
+
 # ---- what other modules see ----------------------------------------------------------------------------------------
 
 

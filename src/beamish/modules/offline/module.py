@@ -86,7 +86,7 @@ class OfflineModule(Module):
         self._held_back: dict[Session, Box] = {}
         """Sessions for which new messages go behind the stored ones."""
         self._looked: dict[Session, asyncio.Event] = {}
-        """Who waits for `looked`."""
+        """Sessions that have not been handed a first page yet; see `looked`."""
         self._releasing = self.kernel.hooks[events.releasing]
 
     # ---- storing ----------------------------------------------------------------------------------------------------
@@ -225,6 +225,7 @@ class OfflineModule(Module):
         box.session = session
         box.gone = box.again = False
         self._hold_back(session, box)
+        self._looked[session] = asyncio.Event()
         begun = Begun(self._deliver(box, session))  # if the page is here already, it is on its way now
         box.delivery = self.tasks.spawn(_finish(begun), "deliver")
         box.delivery.add_done_callback(partial(self._ended, box, session, tried))
@@ -256,13 +257,14 @@ class OfflineModule(Module):
 
         Until then a new message takes its place behind the stored ones, even if there turn out to be none.
         """
-        if session in self._held_back:
-            await self._looked.setdefault(session, asyncio.Event()).wait()
+        looked = self._looked.get(session)
+        if looked is not None:
+            await looked.wait()
 
     def _looked_up(self, session: Session) -> None:
-        waiting = self._looked.pop(session, None)
-        if waiting is not None:
-            waiting.set()
+        looked = self._looked.pop(session, None)
+        if looked is not None:
+            looked.set()
 
     # ---- order ------------------------------------------------------------------------------------------------------
 
@@ -321,8 +323,7 @@ class OfflineModule(Module):
             more = page.more or box.added > page.upto
             if not more:
                 self._let_through(session)
-            if self._looked:
-                self._looked_up(session)
+            self._looked_up(session)
             if page.count:
                 kept = self._kept_by_stream(session)
                 if kept:  # without a wait in between: the removal is queued behind what the stream has just stored
