@@ -86,7 +86,7 @@ async def test_publish_retract_trim_restart(steps: list[tuple[str, str, int]], k
             assert gone == expected
             stored -= shrunk
         elif what == "purge":
-            stored -= await db.write("t", lambda c: store.expire(c, made.id, float("inf")))
+            stored -= await db.write("t", lambda c: store.purge(c, made.id))
             model.clear()
         else:
             host = Host(JID.parse("h"), account=False)
@@ -228,4 +228,35 @@ async def test_digests_are_bounded() -> None:
     await db.write("t", lambda c: store.collect(c, ["s"], 0.0, b"e" * (store.DIGEST_BYTES + 1)))
     events, _ = await db.write("t", lambda c: store.digest(c, "s"))
     assert [event[:1] for event in events] == [b"e"]
+    await db.close()
+
+
+async def test_what_is_due_is_found_by_the_oldest_and_goes_a_few_at_a_time() -> None:
+    db = await database()
+    made = await node(db)
+    assert not await db.read("t", lambda c: store.overdue(c, made.id, 1e9))
+    items = [Item(f"i{n}", b"x" * (n + 1), JID.parse("a@b"), float(n)) for n in range(10)]
+    await db.write("t", lambda c: store.put_items(c, made.id, items, 100))
+    looked: list[int] = []
+
+    class Looking:
+        """A cursor that counts the rows it hands out."""
+
+        def __init__(self, c: Cursor) -> None:
+            self._c = c
+            self.run, self.value = c.run, c.value
+
+        def rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+            found = self._c.rows(sql, *params)
+            looked.append(len(found))
+            return found
+
+    def step(c: Cursor) -> tuple[int, int]:
+        return store.expire(Looking(c), made.id, 6.0, 3)  # type: ignore[arg-type]
+
+    assert not await db.read("t", lambda c: store.overdue(c, made.id, -0.5))
+    assert await db.read("t", lambda c: store.overdue(c, made.id, 0.0))
+    assert [await db.write("t", step) for _ in range(4)] == [(3, 6), (3, 15), (1, 7), (0, 0)]
+    assert looked == [3, 3, 3, 3]
+    assert await db.read("t", lambda c: store.ids(c, made.id, EVER, 100)) == ["i7", "i8", "i9"]
     await db.close()

@@ -5,6 +5,7 @@ Not here: collections (XEP-0248), chaining of nodes, and payment.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Literal
 
@@ -26,7 +27,7 @@ from beamish.core.hooks import STOP, Outcome
 from beamish.core.module import Identity, IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
 from beamish.core.services import CapsService, PepService, RosterService
 from beamish.core.sessions import Session
-from beamish.modules.pubsub import store
+from beamish.modules.pubsub import due, store
 from beamish.modules.pubsub.bookmarks import FEATURE as BOOKMARKS_FEATURE
 from beamish.modules.pubsub.bookmarks import Bookmarks
 from beamish.modules.pubsub.discovery import ACCOUNT_FEATURES, Discovery
@@ -40,7 +41,7 @@ from beamish.modules.pubsub.personal import Personal
 from beamish.modules.pubsub.presences import Presences, since_of
 from beamish.modules.pubsub.publishing import Publishing
 from beamish.modules.pubsub.requests import Requests
-from beamish.modules.pubsub.service import Service, sweep
+from beamish.modules.pubsub.service import Service
 from beamish.modules.pubsub.subscribing import Subscribing
 from beamish.storage.api import Cursor
 from beamish.xmpp.errors import StanzaError
@@ -165,6 +166,7 @@ class PubsubModule(Module):
         for domain in self.kernel.domains if config.host else ():
             self._serve(JID.parse(config.host.replace("{domain}", domain)))
         await engine.digests.restore()
+        self._sweeping: asyncio.Task[None] | None = None
         self._timer = self.kernel.clock.call_later(SWEEP, self._sweep)
 
     def _serve(self, jid: JID) -> None:
@@ -360,13 +362,12 @@ class PubsubModule(Module):
 
     def _sweep(self) -> None:
         self._timer = self.kernel.clock.call_later(SWEEP, self._sweep)
-        self.tasks.spawn(self._sweep_all(), "sweep")
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = self.tasks.spawn(self._sweep_all(), "sweep")
 
     async def _sweep_all(self) -> None:
-        for service in self._services.values():
-            await service.sweep()
-        for host in self._hosts.accounts():
-            await sweep(self._engine, host, self._subscribing)
+        services = [await service.host() for service in self._services.values()]
+        await due.sweep(self._engine, self._subscribing, (*services, *self._hosts.accounts()))
 
     # ---- for other modules ------------------------------------------------------------------------------------------
 

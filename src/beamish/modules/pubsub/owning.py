@@ -98,7 +98,7 @@ class Owning:
             engine.digests.dropped(s)
 
         def txn(c: Cursor) -> int:
-            size = store.expire(c, node.id, float("inf"))
+            size = store.purge(c, node.id)
             store.delete_node(c, str(host.jid), node.name, node.id, uri, MOVED)
             return size
 
@@ -145,7 +145,7 @@ class Owning:
 
         def txn(c: Cursor) -> int:
             store.set_config(c, node.id, wanted)
-            return store.trim(c, node.id, keep)[1] if keep else store.expire(c, node.id, float("inf"))
+            return store.trim(c, node.id, keep)[1] if keep else store.purge(c, node.id)
 
         host.stored -= await engine.hosts.write(host, "configure", txn)
         if not keep:

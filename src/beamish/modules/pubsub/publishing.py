@@ -399,7 +399,7 @@ class Publishing:
         collecting = [s.subid for s in plan.digests] if notify else []
 
         def txn(c: Cursor) -> int:
-            size = store.expire(c, node.id, float("inf"))
+            size = store.purge(c, node.id)
             if collecting:
                 store.collect(c, collecting, at, event)
             return size

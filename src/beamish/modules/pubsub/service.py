@@ -15,7 +15,6 @@ from beamish.core.disco import DiscoInfo, DiscoItem, items_bytes
 from beamish.core.events import Context
 from beamish.core.iq import check_request
 from beamish.core.module import Identity
-from beamish.modules.pubsub import store
 from beamish.modules.pubsub.discovery import SERVICE_FEATURES, Discovery
 from beamish.modules.pubsub.engine import Asker, Engine
 from beamish.modules.pubsub.model import Host, Node, Subscription
@@ -23,7 +22,6 @@ from beamish.modules.pubsub.names import COMMANDS, GET_PENDING, OWNER, PUBSUB, S
 from beamish.modules.pubsub.owning import Owning
 from beamish.modules.pubsub.requests import Requests
 from beamish.modules.pubsub.subscribing import Subscribing
-from beamish.storage.api import Cursor
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
@@ -275,36 +273,6 @@ class Service:
             if s.options.temporary and (s.jid == full or (s.jid == bare and not still)):
                 await self._subscribing.end(host, node, s)
 
-    # ---- by the clock -----------------------------------------------------------------------------------------------
-
-    async def sweep(self) -> None:
-        """End leases that are over, delete items that are expired."""
-        await sweep(self._engine, await self.host(), self._subscribing)
-
-
-async def sweep(engine: Engine, host: Host, subscribing: Subscribing) -> None:
-    """End a host's leases that are over, and delete its items that are expired."""
-    now = engine.clock.now()
-    for node in host:
-        for s in list(node.subscriptions.values()):
-            expires = s.options.expires
-            if expires is None:
-                continue
-            if expires <= now:
-                await subscribing.settle(host, node, s, State.NONE)
-            elif expires - now <= WARNING and s.warned != expires:
-                s.warned = expires
-                engine.outbox.lease_ends(host, node, s)
-        oldest = engine.oldest(node)
-        if oldest > float("-inf"):
-            if node.last is not None and node.last.published <= oldest:
-                node.last, node.last_known = None, False
-
-            def txn(c: Cursor, node: Node = node, oldest: float = oldest) -> int:
-                return store.expire(c, node.id, oldest)
-
-            host.stored -= await engine.hosts.write(host, "expire", txn)
-
 
 def _pending(node: Node) -> list[Subscription]:
     return [s for s in node.subscriptions.values() if s.state is State.PENDING]
@@ -328,7 +296,5 @@ def _paged(items: list[DiscoItem], ids: list[str], query: Element) -> bytes:
     return opened + to_bytes(told.to_xml()) + b"</query>"
 
 
-WARNING: Final = 86_400.0
-"""Seconds before the end of a lease at which its subscriber is warned (§12.18)."""
 PAGE: Final = 500
 """Nodes or items listed at once."""

@@ -240,13 +240,31 @@ def retract(c: Cursor, node: int, ids: Sequence[str], only_of: JID | None) -> in
     return size
 
 
-def expire(c: Cursor, node: int, before: float) -> int:
-    """Delete items published before a time; how many bytes that were."""
-    size = c.value(
-        "SELECT coalesce(sum(length(payload)), 0) FROM pubsub_item WHERE node = ? AND published <= ?", node, before
-    )
-    c.run("DELETE FROM pubsub_item WHERE node = ? AND published <= ?", node, before)
+def purge(c: Cursor, node: int) -> int:
+    """Delete all items; how many bytes that were."""
+    size = c.value("SELECT coalesce(sum(length(payload)), 0) FROM pubsub_item WHERE node = ?", node)
+    c.run("DELETE FROM pubsub_item WHERE node = ?", node)
     return int(size)
+
+
+def overdue(c: Cursor, node: int, before: float) -> bool:
+    """Whether the oldest item was published before a time. Items are in the order of their times, but for clocks put back."""
+    oldest = c.value("SELECT published FROM pubsub_item WHERE node = ? ORDER BY seq LIMIT 1", node)
+    return oldest is not None and oldest <= before
+
+
+def expire(c: Cursor, node: int, before: float, most: int) -> tuple[int, int]:
+    """Delete the oldest items, those published before a time, at most so many; how many and how many bytes they were."""
+    last = count = size = 0
+    for seq, published, length in c.rows(
+        "SELECT seq, published, length(payload) FROM pubsub_item WHERE node = ? ORDER BY seq LIMIT ?", node, most
+    ):
+        if published > before:
+            break
+        last, count, size = seq, count + 1, size + length
+    if count:
+        c.run("DELETE FROM pubsub_item WHERE node = ? AND seq <= ?", node, last)
+    return count, size
 
 
 def _item(row: tuple[object, ...]) -> Item:
