@@ -157,6 +157,20 @@ def test_children_stand_alone(text: str) -> None:
         assert dict(alone.items()) == dict(child.items())
 
 
+@pytest.mark.parametrize("text", ROUND)
+def test_children_of_a_stanza_that_left_its_stream_have_no_prefix_either(text: str) -> None:
+    """A prefix is made up for what has lost the declaration; clients that look for `body` do not find `ns0:body`."""
+    el = element(text)
+    stanza = take(el)
+    root = el.getparent()
+    assert root is not None
+    root.remove(el)
+    for child, was in zip(stanza.el, take(element(text)).el, strict=True):
+        alone = content_bytes(child)
+        assert not any(e.prefix for e in element(alone).iter("{jabber:client}*"))
+        assert meaning(alone) == meaning(content_bytes(was))
+
+
 def test_malformed_addresses() -> None:
     with pytest.raises(AddressMalformed) as caught:
         take(element("<iq to='a b@c' id='&amp;' type='get'/>"))

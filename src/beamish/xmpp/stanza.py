@@ -343,7 +343,10 @@ def content_bytes(el: Element) -> bytes:
     start = start.replace(b' xmlns:stream="http://etherx.jabber.org/streams"', b"", 1)
     start = start.replace(b' xmlns="jabber:client"', b"", 1)
     invented = _CLIENT_AS_PREFIX.search(start)
-    if invented is not None and invented.group(1) + b":" not in raw:
+    if invented is not None:
+        if invented.group(1) + b":" in raw:
+            # a stanza that was taken out of its stream: lxml made up a prefix for what is in the stanza's namespace
+            return content_bytes(_without_prefix(el))
         # the stanza's default namespace, hidden by the child's own: lxml declares it once more, for nobody
         start = start.replace(invented.group(), b"", 1)
     return start + raw[cut:]

@@ -587,3 +587,19 @@ async def test_limits_of_size_and_rate() -> None:
         assert [await answers(message % n) for n in "abcd"] == [["ok"], ["ok"], ["ok"], ["policy-violation"]]
         await world.pass_time(1.5)
         assert [await answers(message % n) for n in "ef"] == [["ok"], ["policy-violation"]]
+
+
+async def test_what_the_room_takes_out_leaves_the_rest_without_prefixes(rooms: Any) -> None:
+    """A message that needs the parser (its payload is deep), with the `<x/>` that §7.5 asks of clients."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    deep = "<e xmlns='urn:example:e'><a><b><c/></b></a></e>"
+    juliet.send(
+        f"<message to='{ROOM}/romeo' type='chat' id='p'><body>psst</body>{deep}<x xmlns='{MUC}#user'/></message>"
+        f"<message to='{ROOM}' type='groupchat' id='g'><body>oh</body>{deep}<x xmlns='{MUC}#user'/></message>"
+        f"<presence to='{ROOM}/juliet'><show>away</show>{deep}<x xmlns='{MUC}#user'/></presence>"
+    )
+    got = await rooms.take(romeo)
+    assert len(got) == 3
+    for stanza in got:
+        assert [child.prefix for child in stanza.iter("{jabber:client}*")] == [stanza.prefix] * 2
