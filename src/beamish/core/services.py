@@ -299,6 +299,17 @@ class DeliveryReceipts(Protocol):
 
 
 @runtime_checkable
+class StoredMessages(Protocol):
+    """Optional: messages wait in it for accounts of which nobody is available."""
+
+    async def looked(self, session: Session) -> None:
+        """Returns once it is known what waits for the session, and that (or as much as goes out unproved) was handed to it.
+
+        Until then a new message takes its place behind the stored ones, even if there turn out to be none.
+        """
+
+
+@runtime_checkable
 class PepService(Protocol):
     """Nodes of accounts (XEP-0163), for modules that keep the same things in another form."""
 

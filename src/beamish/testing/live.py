@@ -20,8 +20,7 @@ from beamish.app import c2s_server, listen, open_kernel
 from beamish.config import Config, build_root
 from beamish.core.clock import Clock
 from beamish.core.registry import discover
-from beamish.core.services import AccountsService
-from beamish.modules.offline import OfflineModule
+from beamish.core.services import AccountsService, StoredMessages
 from beamish.net.certificate import self_signed_file
 from beamish.net.tls import XMPP_CLIENT, CertificateStore
 from beamish.testing.client import Client
@@ -165,9 +164,9 @@ class LiveServer:
 
     async def _caught_up(self, client: Client) -> None:
         session = self.kernel.sessions.get(client.jid)
-        for module in self.kernel.registry.modules:
-            if isinstance(module, OfflineModule) and session is not None:
-                await module.looked(session)
+        stored = self.kernel.service_or_none(StoredMessages)
+        if stored is not None and session is not None:
+            await stored.looked(session)
 
 
 class _Link(asyncio.Protocol):

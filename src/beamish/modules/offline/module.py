@@ -37,7 +37,7 @@ from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.iq import IqTimeout
 from beamish.core.later import Begun
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
-from beamish.core.services import CopiesService, DeliveryReceipts
+from beamish.core.services import CopiesService, DeliveryReceipts, StoredMessages
 from beamish.core.sessions import Session
 from beamish.modules.offline.store import MIGRATIONS, Box, Page, Store, StoredMessage, unable
 from beamish.modules.offline.worth import NEVER, archived_receipt, worth_keeping
@@ -76,6 +76,7 @@ class OfflineModule(Module):
     Config = Config
     xeps = (Xep(160, "1.0.1"), Xep(203, "2.0"))
     features = ("msgoffline",)
+    provides = (StoredMessages,)
     migrations = MIGRATIONS
 
     def __init__(self, kernel: Any, config: Any) -> None:
@@ -253,10 +254,7 @@ class OfflineModule(Module):
             self._serve_next(box, frozenset() if done or box.again else tried | {session})
 
     async def looked(self, session: Session) -> None:
-        """Returns once it is known what waits for the session, and that (or as much as goes out unproved) was handed to it.
-
-        Until then a new message takes its place behind the stored ones, even if there turn out to be none.
-        """
+        """See `StoredMessages.looked`."""
         looked = self._looked.get(session)
         if looked is not None:
             await looked.wait()
