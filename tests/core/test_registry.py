@@ -90,9 +90,12 @@ async def test_a_modules_marks_live_as_long_as_it_does(expected_errors: Expected
         await romeo.iq("<iq type='get' id='1'><q xmlns='urn:probe'/></iq>")
         kernel = world.kernel
         assert kernel.registry.modules[-1].name == "probe" or any(m.name == "probe" for m in kernel.registry.modules)
+        assert type(kernel.registry.module(Probe)) is Probe
     assert Probe.life == ["start", "romeo@example.org/a", "stop"]
     assert not any(row.owner == "probe" for row in kernel.hooks[events.session_bound].rows)
     assert kernel.registry.modules == ()
+    with pytest.raises(LookupError, match="probe"):
+        kernel.registry.module(Probe)
 
 
 async def test_services_are_asked_for_by_their_protocol(world: World) -> None:

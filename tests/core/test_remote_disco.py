@@ -51,7 +51,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def asked(world: World) -> list[str]:
-    return next(m for m in world.kernel.registry.modules if isinstance(m, Elsewhere)).asked
+    return world.kernel.registry.module(Elsewhere).asked
 
 
 async def test_an_answer_is_remembered_for_a_day(world: World) -> None:

@@ -371,7 +371,7 @@ async def test_registration_with_an_image_by_slixmpp(live_server: LiveServer) ->
         bob = BitsOfBinary(xml=data)
         assert uri["value"] == f"cid:{bob['cid']}" and bob["type"] == "image/png"
         seen.append(bob["data"])
-        module = next(m for m in live_server.kernel.registry.modules if isinstance(m, RegisterModule))
+        module = live_server.kernel.registry.module(RegisterModule)
         (letters,) = [v.challenge.letters for v in module._visits.values() if v.challenge is not None]
         form["type"] = "submit"
         form.set_values({"username": "tybalt", "password": client.password, "ocr": letters})

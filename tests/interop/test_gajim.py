@@ -115,7 +115,7 @@ async def test_registration_with_an_image(server: LiveServer, two: tuple[Gajim, 
     assert form["fields"]["username"] == "text-single" and form["fields"]["password"] == "text-private"
     assert {"username", "password"} <= set(form["required"]) and form["fields"]["challenge"] == "hidden"
     assert base64.b64decode(form["picture"]).startswith(b"\x89PNG") and form["media"] == [f"cid:{form['cid']}"]
-    module = next(m for m in server.kernel.registry.modules if isinstance(m, RegisterModule))
+    module = server.kernel.registry.module(RegisterModule)
     (letters,) = [v.challenge.letters for v in module._visits.values() if v.challenge is not None]
     gajim.do("submit", values={"username": "tybalt", "password": "prince of cats", "ocr": letters})
     await gajim.event("done", of="submit")
@@ -127,7 +127,7 @@ async def test_a_wrong_answer_is_told_and_the_next_form_can_be_filled_in(
 ) -> None:
     gajim, again = two
     await gajim.connect("tybalt@example.org", "prince of cats", register=True)
-    module = next(m for m in server.kernel.registry.modules if isinstance(m, RegisterModule))
+    module = server.kernel.registry.module(RegisterModule)
     for right in (False, True):
         gajim.do("ask")
         await gajim.event("form")

@@ -53,7 +53,7 @@ async def romeo(court: World) -> Client:
 
 
 def wire(court: World) -> Wire:
-    return next(m for m in court.kernel.registry.modules if isinstance(m, Wire))
+    return court.kernel.registry.module(Wire)
 
 
 async def arrives(court: World, sender: str, to: str) -> None:
@@ -134,7 +134,7 @@ async def test_edit_whitelist(court: World, romeo: Client) -> None:
 )
 async def test_an_entry_may_be_an_address_of_any_form(court: World, form: str) -> None:
     await court.kernel.commands.run("blacklist.set", {"jids": [form]})
-    access = next(m for m in court.kernel.registry.modules if isinstance(m, AccessModule))
+    access = court.kernel.registry.module(AccessModule)
     assert access.barred(JID.parse("iago@venice.example/street"))
     assert access.barred(JID.parse("iago@venice.example/house")) is ("/" not in form)
     assert not access.barred(JID.parse("iago@sub.venice.example/street"))

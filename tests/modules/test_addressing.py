@@ -68,7 +68,7 @@ async def romeo(court: World) -> Client:
 
 
 def wire(court: World) -> Wire:
-    return next(m for m in court.kernel.registry.modules if isinstance(m, Wire))
+    return court.kernel.registry.module(Wire)
 
 
 def header(stanza: Stanza) -> list[tuple[str, str, str | None]]:

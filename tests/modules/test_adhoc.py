@@ -181,7 +181,7 @@ async def test_the_state_of_a_session_is_the_responders(court: World) -> None:
 
 async def test_a_form_is_not_carried_out_twice_at_once(court: World) -> None:
     romeo = await court.login("romeo@example.org/orchard")
-    module = next(m for m in court.kernel.registry.modules if m.name == "adhoc")
+    module = court.kernel.registry.module(adhoc.AdhocModule)
     session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
     form = (
         "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>tybalt@example.org</value></field>"

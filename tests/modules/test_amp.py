@@ -333,7 +333,7 @@ async def federated() -> AsyncIterator[World]:
 
 
 def wire(world: World) -> Wire:
-    return next(m for m in world.kernel.registry.modules if isinstance(m, Wire))
+    return world.kernel.registry.module(Wire)
 
 
 async def test_a_message_for_a_server_that_knows_rules(federated: World) -> None:

@@ -256,7 +256,7 @@ async def test_closed_sessions_are_forgotten(cast: Cast) -> None:
     for client in cast.all:
         if not client.closed:
             await client.close()
-    module = next(m for m in cast.world.kernel.registry.modules if isinstance(m, CarbonsModule))
+    module = cast.world.kernel.registry.module(CarbonsModule)
     assert not module._enabled
 
 

@@ -75,7 +75,7 @@ async def test_it_is_published_and_nobody_else_sees_it() -> None:
         for el in (live, copy, archived):
             assert el.find(f".//{{{NODE}}}displayed") is None
             assert el.find(".//{urn:xmpp:chat-markers:0}displayed") is not None
-        pep = next(m for m in world.kernel.registry.modules if isinstance(m, Pep))
+        pep = world.kernel.registry.module(Pep)
         ((user, node, items, options),) = pep.published
         assert (user, node) == ("juliet@example.org", NODE)
         assert items == {"romeo@example.org": f"<displayed xmlns='{NODE}'>{ID}</displayed>".encode()}
@@ -100,7 +100,7 @@ async def test_what_cannot_be_published_is_taken_out_all_the_same(to: str, inner
         live = await other.receive()
         assert live.find(f"{{{NODE}}}displayed") is None
         assert live.find("{urn:xmpp:chat-markers:0}displayed") is not None
-        pep = next(m for m in world.kernel.registry.modules if isinstance(m, Pep))
+        pep = world.kernel.registry.module(Pep)
         assert pep.published == []
 
 

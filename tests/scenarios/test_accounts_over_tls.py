@@ -50,7 +50,7 @@ def values(answer: Any) -> dict[str, str]:
 async def test_registration_with_an_image_and_its_end(live: LiveServer, direct_tls: bool) -> None:
     client = await stranger(live, direct_tls)
     given = values(await client.iq("<iq type='get' id='1'><query xmlns='jabber:iq:register'/></iq>"))
-    module = next(m for m in live.kernel.registry.modules if isinstance(m, RegisterModule))
+    module = live.kernel.registry.module(RegisterModule)
     (letters,) = [v.challenge.letters for v in module._visits.values() if v.challenge is not None]
     fields = {"username": "tybalt", "password": PASSWORD, "challenge": given["challenge"], "ocr": letters}
     inner = "".join(f"<field var='{var}'><value>{value}</value></field>" for var, value in fields.items())

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
 log = structlog.get_logger(__name__)
+
+M = TypeVar("M", bound=Module)
 
 
 class ModuleError(Exception):
@@ -88,6 +90,13 @@ class Registry:
     def modules(self) -> tuple[Module, ...]:
         """Running modules in start order."""
         return tuple(self._running)
+
+    def module(self, kind: type[M]) -> M:
+        """The running module of a class, for tests and tools; modules meet at services. LookupError when there is none."""
+        for module in self._running:
+            if isinstance(module, kind):
+                return module
+        raise LookupError(f"no module {kind.name} is running")
 
     async def start(self, classes: Iterable[type[Module]], configs: dict[str, object]) -> None:
         """Migrate, construct, start and register modules, in order."""

@@ -9,6 +9,7 @@ from beamish.core import events
 from beamish.core.events import CapsKnown, Context
 from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.services import CapsService, RosterItem, RosterService
+from beamish.modules.caps import CapsModule
 from beamish.modules.caps.hashes import announcement, verify
 from beamish.modules.presence.waiting import settled
 from beamish.storage.memory import MemoryDatabase
@@ -147,7 +148,7 @@ async def test_a_hash_that_left_memory_is_found_on_disk() -> None:
         romeo = await world.login("romeo@example.org/orchard")
         await romeo.appear(extra=C)
         await answer(world, romeo)
-        cache = next(m for m in world.kernel.registry.modules if m.name == "caps")._cache  # type: ignore[attr-defined]
+        cache = world.kernel.registry.module(CapsModule)._cache
         for number in range(30):
             await world.pass_time(1)
             cache.put(f"1:sha-1:{number}", frozenset(("a",)), world.clock.now())

@@ -226,7 +226,7 @@ async def test_a_disk_that_stays_full_is_felt_by_senders(
     world: World, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected_errors.add("rows_not_stored_yet")
-    mam = next(m for m in world.kernel.registry.modules if isinstance(m, MamModule))
+    mam = world.kernel.registry.module(MamModule)
     monkeypatch.setattr(mam._log, "most", 4)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     juliet = await world.login("juliet@example.org/balcony", presence=True)
@@ -400,7 +400,7 @@ async def test_features_and_usage(world: World) -> None:
     usage = await world.kernel.commands.run("mam.usage", {"jid": "juliet@example.org/whatever"})
     assert usage["messages"] == 1
     assert usage["bytes"] > 50
-    running = next(m for m in world.kernel.registry.modules if isinstance(m, MamModule))
+    running = world.kernel.registry.module(MamModule)
     assert running.xeps[0].number == 313
 
 

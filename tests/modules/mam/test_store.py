@@ -588,7 +588,7 @@ async def test_a_quota_holds_for_who_retracts_all_the_time(monkeypatch: pytest.M
 async def test_a_quota_holds_for_who_goes_away_while_asking() -> None:
     """What a round of merging learns is not lost with the query that began it."""
     async with World(settings={"modules": {"mam": {"max_messages": 3}}}) as world:
-        mam = next(m for m in world.kernel.registry.modules if isinstance(m, MamModule))
+        mam = world.kernel.registry.module(MamModule)
         romeo = await world.login("romeo@example.org/r")
         for n in range(9):
             romeo.send(f"<message to='benvolio@example.net' type='chat'><body>{n}</body></message>")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 import pytest_asyncio
 
+from beamish.modules.muc import MucModule
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch, show
 from beamish.testing.world import World
@@ -30,6 +31,11 @@ class Rooms:
 
     def __init__(self, world: World) -> None:
         self.world = world
+
+    @property
+    def module(self) -> MucModule:
+        """What makes the rooms, to look at what no protocol shows."""
+        return self.world.kernel.registry.module(MucModule)
 
     async def login(self, *names: str) -> list[Client]:
         """Logged-in clients: `romeo`, or a whole address."""

@@ -130,7 +130,7 @@ async def test_pending_requests_are_bounded(rooms: Any) -> None:
 
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet)
-    module = next(m for m in rooms.world.kernel.registry.modules if m.name == "muc")
+    module = rooms.module
     module.between = Between(module, limit=2)
     for n in range(3):
         romeo.send(f"<iq to='{ROOM}/juliet' type='get' id='p{n}'><query xmlns='jabber:iq:version'/></iq>")

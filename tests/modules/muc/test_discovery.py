@@ -189,7 +189,7 @@ async def test_others_have_their_turn_while_many_rooms_are_searched(
 ) -> None:
     """And a room that ends meanwhile is not found."""
     romeo, juliet = await rooms.login("romeo", "juliet")
-    (muc,) = [module for module in rooms.world.kernel.registry.modules if module.name == "muc"]
+    muc = rooms.module
     for number in range(2000):
         jid = JID(f"a{number:05}@conference.example.org")
         muc._enter(muc._new_room(jid, JID("nurse@example.org")), JID("nurse@example.org"))

@@ -12,15 +12,11 @@ ROOM = "cave@conference.example.org"
 BODY = "{jabber:client}body"
 
 
-def module(rooms: Any) -> Any:
-    return next(m for m in rooms.world.kernel.registry.modules if m.name == "muc")
-
-
 async def test_large_rooms_are_served_in_slices_and_in_order(rooms: Any) -> None:
     """Everybody sees one order, though the loop gets its turn in between."""
     names = ("romeo", "juliet", "nurse", "mercutio")
     clients = await rooms.login(*names)
-    module(rooms).fanout._slice = 2
+    rooms.module.fanout._slice = 2
     await rooms.full(*clients)
     for n in range(6):
         rooms.say(clients[n % 4], str(n))
@@ -36,7 +32,7 @@ async def test_large_rooms_are_served_in_slices_and_in_order(rooms: Any) -> None
 async def test_a_sender_waits_until_everybody_has_it(rooms: Any) -> None:
     """The flood is slowed down where it comes from; others are served meanwhile."""
     romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
-    module(rooms).fanout._slice = 1
+    rooms.module.fanout._slice = 1
     await rooms.full(romeo, juliet)
     rooms.say(romeo, "one")
     rooms.say(romeo, "two")
@@ -89,7 +85,7 @@ async def test_a_step_that_fails_keeps_nobody_waiting(rooms: Any, expected_error
     expected_errors.add("fan_out_step_failed")
     romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
     await rooms.full(romeo, juliet, nurse)
-    fanout = module(rooms).fanout
+    fanout = rooms.module.fanout
     fanout._slice = 1
     tell = fanout.tell
     fanout.tell = lambda stanza, *more: 1 / 0 if b"broken" in stanza.body else tell(stanza, *more)
@@ -103,7 +99,7 @@ async def test_a_flood_of_small_messages_leaves_turns_to_others(rooms: Any) -> N
     """However many messages arrive in one piece, what goes out in one turn of the loop is bounded."""
     romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
     await rooms.full(romeo, juliet, nurse)
-    fanout = module(rooms).fanout
+    fanout = rooms.module.fanout
     fanout._slice = 6
     loop = asyncio.get_running_loop()
     turns = [0]

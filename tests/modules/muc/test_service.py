@@ -345,14 +345,9 @@ async def test_a_session_that_vanished_without_a_word_is_swept_out(rooms: Any) -
     rooms.world.kernel.sessions.add(session)
 
 
-def module_of(rooms: Any) -> Any:
-    (module,) = [module for module in rooms.world.kernel.registry.modules if module.name == "muc"]
-    return module
-
-
 def many_rooms(rooms: Any, count: int) -> None:
     """Empty rooms with names that come before all others, known to nobody but the process."""
-    muc = module_of(rooms)
+    muc = rooms.module
     for number in range(count):
         jid = JID(f"a{number:05}@conference.example.org")
         muc._enter(muc._new_room(jid, JID("nurse@example.org")), JID("nurse@example.org"))
@@ -376,7 +371,7 @@ async def test_others_have_their_turn_while_many_rooms_are_swept(rooms: Any) -> 
 
 async def test_a_sweep_is_not_joined_by_another_and_none_is_the_last(rooms: Any) -> None:
     many_rooms(rooms, 2000)
-    ghosts = module_of(rooms).ghosts
+    ghosts = rooms.module.ghosts
     rooms.world.clock.advance(61)
     first = ghosts._looking
     rooms.world.clock.advance(61)
@@ -400,8 +395,8 @@ async def test_a_removed_account_is_looked_for_in_many_rooms_with_turns_for_othe
             seen.append(len(romeo.inbox))
             return super().pop(*args)
 
-    module_of(rooms).rooms[JID("a01999@conference.example.org")].roles = Roles()
-    removing = asyncio.ensure_future(module_of(rooms).account_removed(AccountEvent(JID("juliet@example.org"))))
+    rooms.module.rooms[JID("a01999@conference.example.org")].roles = Roles()
+    removing = asyncio.ensure_future(rooms.module.account_removed(AccountEvent(JID("juliet@example.org"))))
     await asyncio.sleep(0)
     romeo.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
     await removing
@@ -429,8 +424,8 @@ async def test_a_lost_server_takes_only_its_own(rooms: Any) -> None:
     await rooms.clear(romeo)
     rooms.world.kernel.hooks[remote_lost].run(RemoteLost("one.example", "timeout"))
     assert sorted(str(el.get("from")) for el in await rooms.take(romeo)) == [f"{ROOM}/a", f"{two}/a"]
-    assert module_of(rooms).visits.from_domain("one.example") == []
-    assert [jid for _, jid in module_of(rooms).visits.from_domain("two.example")] == ["b@two.example/x"]
+    assert rooms.module.visits.from_domain("one.example") == []
+    assert [jid for _, jid in rooms.module.visits.from_domain("two.example")] == ["b@two.example/x"]
     rooms.world.kernel.hooks[remote_lost].run(RemoteLost("two.example", "timeout"))
     assert [el.get("from") for el in await rooms.take(romeo)] == [f"{ROOM}/b"]
 
@@ -478,7 +473,7 @@ async def test_a_new_account_of_an_old_name_has_nothing_of_it(rooms: Any) -> Non
     """Hats and roles, too; a room that ends while accounts are removed keeps nobody's place in another one."""
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet, persistentroom=True)
-    muc = next(m for m in rooms.world.kernel.registry.modules if m.name == "muc")
+    muc = rooms.module
     room, user = muc.rooms[JID(ROOM)], JID("juliet@example.org")
     await muc.store.set_hat(room.jid, Hat("urn:x", "X"))
     room.hats["urn:x"] = Hat("urn:x", "X")
@@ -496,7 +491,7 @@ async def test_a_room_that_ends_does_not_keep_the_others_from_forgetting_an_acco
     for room in (ROOM, other):
         await rooms.full(romeo, room=room)
         await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'", room=room)
-    muc = next(m for m in rooms.world.kernel.registry.modules if m.name == "muc")
+    muc = rooms.module
     first = muc.rooms[JID(ROOM)]
     async with muc.exclusive(first):
         removal = asyncio.ensure_future(rooms.world.kernel.service(AccountsService).remove(JID("juliet@example.org")))

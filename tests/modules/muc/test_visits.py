@@ -141,9 +141,8 @@ async def test_temporary_rooms_without_anybody_are_gone(rooms: Any) -> None:
         stage = type(rooms)(world)
         (romeo,) = await stage.login("romeo")
         await stage.full(romeo, room=TEMPORARY)
-        module = next(m for m in world.kernel.registry.modules if m.name == "muc")
         assert await db.fetch("SELECT room FROM muc_room") == [(TEMPORARY,)]
-        module.store.forget = lambda room: None  # as if the process had died before it could
+        stage.module.store.forget = lambda room: None  # as if the process had died before it could
     async with World(database=db) as world:
         assert await world.kernel.commands.run("muc.list", {}) == []
         await world.db.flushed()

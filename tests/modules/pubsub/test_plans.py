@@ -30,7 +30,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def outbox_of(stage: Stage) -> Outbox:
-    (module,) = [module for module in stage.kernel.registry.modules if isinstance(module, PubsubModule)]
+    module = stage.kernel.registry.module(PubsubModule)
     return module._outbox
 
 

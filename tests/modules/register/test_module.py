@@ -59,7 +59,7 @@ def values(answer: Element) -> dict[str, str]:
 
 def letters(world: World) -> str:
     """What the image shows that was asked for last; a person would read it."""
-    module = next(m for m in world.kernel.registry.modules if isinstance(m, RegisterModule))
+    module = world.kernel.registry.module(RegisterModule)
     return next(v.challenge.letters for v in reversed(list(module._visits.values())) if v.challenge is not None)
 
 

@@ -84,7 +84,7 @@ class Stage(ABC):
 
     def module(self, kind: type[M], domain: str = ORG) -> M:
         """A module, to look at what a person would see."""
-        return next(m for m in self.kernel(domain).registry.modules if isinstance(m, kind))
+        return self.kernel(domain).registry.module(kind)
 
     def now(self) -> float:
         """What time it is for the servers."""
