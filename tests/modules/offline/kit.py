@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import pytest
 
+from beamish.core.sessions import Session
 from beamish.modules.offline import OfflineModule
+from beamish.storage.api import Database
 from beamish.testing.client import Client
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
@@ -19,6 +21,7 @@ JULIET: Final = JID.parse("juliet@example.org")
 ALONE: Final[dict[str, Any]] = {"disable": ["mam", "sm"]}
 """Modules so that rows, bytes and failures of the database are those of offline storage, and pings its only proof."""
 DELAY: Final = "{urn:xmpp:delay}delay"
+NOW: Final = 1_700_000_000.25
 CHAT_STATE: Final = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
 
 
@@ -49,6 +52,14 @@ def bodies(messages: list[Element]) -> list[str | None]:
     return [el.findtext("{*}body") for el in messages]
 
 
+async def read_page(world: World, client: Client) -> list[str | None]:
+    """Read what has come, and answer its ping; the bodies. The server has done all that follows from the answer."""
+    messages, pings = take(client)
+    answer(client, pings[0])
+    await world.settle()
+    return bodies(messages)
+
+
 def answer(client: Client, ping: Element, type: str = "result") -> None:
     """Answer a ping, as every client must."""
     error = "<error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
@@ -74,5 +85,37 @@ def slow_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return done
 
 
+async def insert(db: Database, *wires: bytes) -> None:
+    """Rows as somebody else might have written them."""
+    rows = [(str(JULIET), NOW, wire) for wire in wires]
+    await db.write(
+        "test", lambda c: c.many("INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)", rows)
+    )
+
+
+def session_of(world: World, client: Client) -> Session:
+    """What the server knows a client by."""
+    session = world.kernel.sessions.get(client.jid)
+    assert session is not None
+    return session
+
+
+class Overheard:
+    """Takes the place of a session's outlet, and keeps what it passes on."""
+
+    def __init__(self, session: Session) -> None:
+        self.stanzas: list[Stanza] = []
+        self._outlet = session.outlet
+        session.outlet = self
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        """See `Outlet.deliver`."""
+        self.stanzas.append(stanza)
+        return self._outlet.deliver(data, stanza)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outlet, name)
+
+
 def module(world: World) -> OfflineModule:
-    return next(m for m in world.kernel.registry.modules if isinstance(m, OfflineModule))
+    return world.kernel.registry.module(OfflineModule)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from tests.modules.offline.kit import (
     ALONE,
     CHAT_STATE,
     DELAY,
+    Overheard,
     answer,
     bodies,
+    read_page,
     say,
+    session_of,
     slow_reads,
     stored,
     take,
@@ -25,15 +27,14 @@ from beamish.core.services import DeliveryReceipts
 from beamish.core.sessions import Session
 from beamish.modules.offline import store
 from beamish.storage.api import StorageUnavailable
+from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
-from beamish.xmpp.stanza import Stanza
 
 # ---- removed only when delivered ------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_breaks_before_the_answer_loses_nothing(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_connection_that_breaks_before_the_answer_loses_nothing(world: World, romeo: Client) -> None:
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     assert bodies(take(juliet)[0]) == ["x"]
@@ -49,8 +50,7 @@ async def test_a_connection_that_breaks_before_the_answer_loses_nothing(world: W
     assert await stored(world) == [], "an error is an answer too"
 
 
-async def test_answering_and_closing_at_once_is_an_answer(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_answering_and_closing_at_once_is_an_answer(world: World, romeo: Client) -> None:
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     ping = take(juliet)[1][0]
@@ -60,8 +60,7 @@ async def test_answering_and_closing_at_once_is_an_answer(world: World) -> None:
     assert await stored(world) == []
 
 
-async def test_a_client_that_never_answers_but_lives_counts_as_having_read(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_client_that_never_answers_but_lives_counts_as_having_read(world: World, romeo: Client) -> None:
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     take(juliet)
@@ -74,8 +73,7 @@ async def test_a_client_that_never_answers_but_lives_counts_as_having_read(world
     assert not juliet.disconnected
 
 
-async def test_a_dead_connection_is_closed_before_it_could_count_as_alive(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_dead_connection_is_closed_before_it_could_count_as_alive(world: World, romeo: Client) -> None:
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     for _ in range(70):
@@ -85,59 +83,57 @@ async def test_a_dead_connection_is_closed_before_it_could_count_as_alive(world:
     assert await stored(world) == ["x"]
 
 
-async def test_many_messages_come_in_pages_each_with_its_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_messages_come_in_pages_each_with_its_proof(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "PAGE", 4)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in range(10):
-            say(romeo, str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        seen: list[str | None] = []
-        for expected in (4, 4, 2):
-            await world.settle()
-            messages, pings = take(juliet)
-            assert len(messages) == expected
-            seen += bodies(messages)
-            assert await stored(world) == [str(n) for n in range(len(seen) - expected, 10)]
-            answer(juliet, pings[0])
+    for number in range(10):
+        say(romeo, str(number))
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    seen: list[str | None] = []
+    for expected in (4, 4, 2):
         await world.settle()
-        assert seen == [str(n) for n in range(10)]
-        assert await stored(world) == []
-
-
-async def test_a_page_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAGE_BYTES", 2_500)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in (0, 1, 2, 3):
-            say(romeo, "x" * (1_000 if number < 3 else 5_000), id=str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        for expected in (["0", "1"], ["2"], ["3"]):
-            await world.settle()
-            messages, pings = take(juliet)
-            assert [el.get("id") for el in messages] == expected
-            answer(juliet, pings[0])
-        await world.settle()
-        assert await stored(world) == []
-
-
-async def test_the_session_that_left_in_the_middle_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAGE", 2)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in range(4):
-            say(romeo, str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
         messages, pings = take(juliet)
-        juliet.send("<presence type='unavailable'/>")
+        assert len(messages) == expected
+        seen += bodies(messages)
+        assert await stored(world) == [str(n) for n in range(len(seen) - expected, 10)]
         answer(juliet, pings[0])
-        await world.settle()
-        assert bodies(messages) == ["0", "1"]
-        assert await stored(world) == ["2", "3"]
-        juliet.send("<presence/>")
+    await world.settle()
+    assert seen == [str(n) for n in range(10)]
+    assert await stored(world) == []
+
+
+async def test_a_page_is_bounded_in_bytes_too(world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PAGE_BYTES", 2_500)
+    for number in (0, 1, 2, 3):
+        say(romeo, "x" * (1_000 if number < 3 else 5_000), id=str(number))
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    for expected in (["0", "1"], ["2"], ["3"]):
         await world.settle()
         messages, pings = take(juliet)
-        assert bodies(messages) == ["2", "3"]
+        assert [el.get("id") for el in messages] == expected
+        answer(juliet, pings[0])
+    await world.settle()
+    assert await stored(world) == []
+
+
+async def test_the_session_that_left_in_the_middle_leaves_the_rest(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PAGE", 2)
+    for number in range(4):
+        say(romeo, str(number))
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    messages, pings = take(juliet)
+    juliet.send("<presence type='unavailable'/>")
+    answer(juliet, pings[0])
+    await world.settle()
+    assert bodies(messages) == ["0", "1"]
+    assert await stored(world) == ["2", "3"]
+    juliet.send("<presence/>")
+    await world.settle()
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["2", "3"]
 
 
 async def test_receipts_of_the_stream_stand_in_for_the_ping() -> None:
@@ -180,32 +176,15 @@ async def test_receipts_of_the_stream_stand_in_for_the_ping() -> None:
         assert len(take(phone)[1]) == 1
 
 
-async def test_a_message_handed_back_by_its_stream_is_not_stored_twice(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_message_handed_back_by_its_stream_is_not_stored_twice(world: World, romeo: Client) -> None:
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony")
-    session = world.kernel.sessions.get(juliet.jid)
-    assert session is not None
-    unread: list[Stanza] = []
-    outlet = session.outlet
-
-    class Recorder:
-        """An outlet that remembers what it passes on."""
-
-        def deliver(self, data: bytes, stanza: Stanza) -> bool:
-            """See `Outlet.deliver`."""
-            unread.append(stanza)
-            return outlet.deliver(data, stanza)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(outlet, name)
-
-    session.outlet = Recorder()
+    overheard = Overheard(session_of(world, juliet))
     juliet.send("<presence/>")
     await world.settle()
     juliet.drop()
     await world.settle()
-    (message,) = [stanza for stanza in unread if stanza.name == "message"]
+    (message,) = [stanza for stanza in overheard.stanzas if stanza.name == "message"]
     world.kernel.router.keep(Context(message))
     assert await stored(world) == ["x"]
 
@@ -213,34 +192,29 @@ async def test_a_message_handed_back_by_its_stream_is_not_stored_twice(world: Wo
 # ---- order ----------------------------------------------------------------------------------------------------------
 
 
-async def test_new_messages_do_not_overtake_stored_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_messages_do_not_overtake_stored_ones(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "PAGE", 2)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in range(3):
-            say(romeo, str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        say(romeo, "3")
-        say(romeo, "4", to=str(juliet.jid))
-        romeo.send(f"<message to='{juliet.jid}' type='chat' id='typing'>{CHAT_STATE}</message>")
-        romeo.send(f"<message to='{juliet.jid}' type='headline'><body>news</body></message>")
-        await world.settle()
-        seen: list[str | None] = []
-        for _ in range(3):
-            await world.settle()
-            messages, pings = take(juliet)
-            seen += bodies(messages)
-            answer(juliet, pings[0])
-        await world.settle()
-        assert [text for text in seen if text not in (None, "news")] == ["0", "1", "2", "3", "4"]
-        assert {None, "news"} <= set(seen), "what is not stored goes directly"
-        assert await stored(world) == []
-        say(romeo, "5")
-        await juliet.expect("<message id='5'><delay xmlns='urn:xmpp:delay' absent='!'/></message>")
+    for number in range(3):
+        say(romeo, str(number))
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    say(romeo, "3")
+    say(romeo, "4", to=str(juliet.jid))
+    romeo.send(f"<message to='{juliet.jid}' type='chat' id='typing'>{CHAT_STATE}</message>")
+    romeo.send(f"<message to='{juliet.jid}' type='headline'><body>news</body></message>")
+    await world.settle()
+    seen: list[str | None] = []
+    for _ in range(3):
+        seen += await read_page(world, juliet)
+    assert [text for text in seen if text not in (None, "news")] == ["0", "1", "2", "3", "4"]
+    assert {None, "news"} <= set(seen), "what is not stored goes directly"
+    assert await stored(world) == []
+    say(romeo, "5")
+    await juliet.expect("<message id='5'><delay xmlns='urn:xmpp:delay' absent='!'/></message>")
 
 
-async def test_once_the_last_page_is_out_new_messages_go_directly(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_once_the_last_page_is_out_new_messages_go_directly(world: World, romeo: Client) -> None:
     say(romeo, "stored")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     say(romeo, "live")
@@ -254,9 +228,7 @@ async def test_once_the_last_page_is_out_new_messages_go_directly(world: World) 
     assert await stored(world) == []
 
 
-async def test_nobody_pays_while_nobody_receives(world: World) -> None:
-
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_nobody_pays_while_nobody_receives(world: World, romeo: Client) -> None:
     say(romeo, "x")
     mine = [row for row in world.kernel.hooks[events.delivering].rows if row.owner == "offline"]
     assert mine == []
@@ -274,19 +246,12 @@ async def test_a_held_message_that_cannot_be_stored_is_delivered_all_the_same(mo
         juliet = await world.login("juliet@example.org/balcony", presence=True)
         say(romeo, "over the limit")
         await world.settle()
-        messages, pings = take(juliet)
-        assert bodies(messages) == ["0", "1", "over the limit"]
-        answer(juliet, pings[0])
-        await world.settle()
-        messages, pings = take(juliet)
-        assert bodies(messages) == ["2"]
-        answer(juliet, pings[0])
-        await world.settle()
+        assert await read_page(world, juliet) == ["0", "1", "over the limit"]
+        assert await read_page(world, juliet) == ["2"]
         await romeo.expect_nothing()
 
 
-async def test_messages_whose_removal_fails_come_again(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_messages_whose_removal_fails_come_again(world: World, romeo: Client) -> None:
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     answer(juliet, take(juliet)[1][0])
@@ -295,37 +260,33 @@ async def test_messages_whose_removal_fails_come_again(world: World) -> None:
     assert await stored(world) == ["x"]
     await juliet.close()
     juliet = await world.login("juliet@example.org/balcony", presence=True)
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["x"]
-    answer(juliet, pings[0])
-    await world.settle()
+    assert await read_page(world, juliet) == ["x"]
     assert await stored(world) == []
     say(romeo, "y")
     await juliet.expect("<message id='y'/>")
 
 
 async def test_a_held_message_whose_row_fails_is_delivered_directly(
-    monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
 ) -> None:
     expected_errors.add("offline_message_not_stored")
     monkeypatch.setattr(store, "PAGE", 1)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        say(romeo, "0")
-        say(romeo, "1")
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        take(juliet)
-        world.db.fail_next(StorageUnavailable("the disk is full"))
-        say(romeo, "2")
-        await world.settle()
-        assert bodies(take(juliet)[0]) == ["2"]
-        await romeo.expect_nothing()
+    say(romeo, "0")
+    say(romeo, "1")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    take(juliet)
+    world.db.fail_next(StorageUnavailable("the disk is full"))
+    say(romeo, "2")
+    await world.settle()
+    assert bodies(take(juliet)[0]) == ["2"]
+    await romeo.expect_nothing()
 
 
 @pytest.mark.parametrize("away", ["<presence type='unavailable'/>", "<presence><priority>-1</priority></presence>"])
-async def test_what_was_stored_while_the_receiver_was_away_is_not_overtaken(world: World, away: str) -> None:
+async def test_what_was_stored_while_the_receiver_was_away_is_not_overtaken(
+    world: World, romeo: Client, away: str
+) -> None:
     """The client has not yet proved that it read the first message when it goes away and comes back."""
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "0")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     messages, pings = take(juliet)
@@ -340,15 +301,11 @@ async def test_what_was_stored_while_the_receiver_was_away_is_not_overtaken(worl
     await world.settle()
     answer(juliet, pings[0])
     await world.settle()
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["1", "2"]
-    answer(juliet, pings[0])
-    await world.settle()
+    assert await read_page(world, juliet) == ["1", "2"]
     assert await stored(world) == []
 
 
-async def test_nothing_is_held_back_from_who_comes_back_if_nothing_was_stored(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_nothing_is_held_back_from_who_comes_back_if_nothing_was_stored(world: World, romeo: Client) -> None:
     say(romeo, "0")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     juliet.send("<presence type='unavailable'/><presence/>")
@@ -362,8 +319,7 @@ async def test_nothing_is_held_back_from_who_comes_back_if_nothing_was_stored(wo
 # ---- several resources ----------------------------------------------------------------------------------------------
 
 
-async def test_two_resources_at_once_get_each_message_once_in_all(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_two_resources_at_once_get_each_message_once_in_all(world: World, romeo: Client) -> None:
     say(romeo, "x")
     await world.settle()
     one = await world.login("juliet@example.org/one")
@@ -380,8 +336,7 @@ async def test_two_resources_at_once_get_each_message_once_in_all(world: World) 
     assert take(one)[0] == take(two)[0] == []
 
 
-async def test_if_the_one_that_receives_breaks_off_the_other_one_gets_them(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_if_the_one_that_receives_breaks_off_the_other_one_gets_them(world: World, romeo: Client) -> None:
     say(romeo, "x")
     one = await world.login("juliet@example.org/one", presence=True)
     assert bodies(take(one)[0]) == ["x"]
@@ -389,16 +344,12 @@ async def test_if_the_one_that_receives_breaks_off_the_other_one_gets_them(world
     assert take(two)[0] == []
     one.drop()
     await world.settle()
-    messages, pings = take(two)
-    assert bodies(messages) == ["x"]
-    answer(two, pings[0])
-    await world.settle()
+    assert await read_page(world, two) == ["x"]
     assert await stored(world) == []
 
 
-async def test_a_login_while_the_store_is_slow_gets_everything(world: World) -> None:
+async def test_a_login_while_the_store_is_slow_gets_everything(world: World, romeo: Client) -> None:
     """Rows in the queue, the count not known yet, and a presence in between: the delivery sees all of it."""
-    romeo = await world.login("romeo@example.org/orchard")
     juliet = await world.login("juliet@example.org/balcony")
     world.db.hold()
     say(romeo, "one")
@@ -413,9 +364,8 @@ async def test_a_login_while_the_store_is_slow_gets_everything(world: World) -> 
 
 
 async def test_who_has_a_copy_and_comes_while_the_store_is_slow_gets_it_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
     counting = slow_reads(world, monkeypatch)
     juliet = await world.login("juliet@example.org/balcony")
     await juliet.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")

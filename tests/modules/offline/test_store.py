@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.modules.offline.kit import JULIET
+from tests.modules.offline.kit import JULIET, NOW, insert
 
 from beamish.core.tasks import TaskGroup
 from beamish.modules.offline import store
@@ -23,7 +23,6 @@ from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
-NOW = 1_700_000_000.25
 DELAY = b"<delay xmlns='urn:xmpp:delay' from='example.org' stamp='2023-11-14T22:13:20.250Z'/>"
 
 
@@ -52,14 +51,6 @@ def put(kept: Store, box: Box, *texts: str) -> None:
 
 def ids(page: Page) -> list[str]:
     return [StoredMessage(wire, page).id for wire in page.wires]
-
-
-async def insert(db: Database, *wires: bytes) -> None:
-    """Rows as somebody else might have written them."""
-    rows = [(str(JULIET), NOW, wire) for wire in wires]
-    await db.write(
-        "test", lambda c: c.many("INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)", rows)
-    )
 
 
 async def on_disk(db: Database) -> list[bytes]:

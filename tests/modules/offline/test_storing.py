@@ -14,7 +14,9 @@ from tests.modules.offline.kit import (
     JULIET,
     answer,
     bodies,
+    insert,
     module,
+    read_page,
     say,
     stored,
     take,
@@ -25,6 +27,7 @@ from beamish.modules.offline import store
 from beamish.modules.offline.worth import worth_keeping
 from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.stanza import Stanza
@@ -32,8 +35,7 @@ from beamish.xmpp.stanza import Stanza
 # ---- what is kept ---------------------------------------------------------------------------------------------------
 
 
-async def test_messages_wait_and_come_in_order_with_the_time_they_were_stored(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_messages_wait_and_come_in_order_with_the_time_they_were_stored(world: World, romeo: Client) -> None:
     for text in ("one", "two", "three"):
         say(romeo, text, type="" if text == "two" else "chat")
         await world.pass_time(1.5)
@@ -56,8 +58,7 @@ async def test_messages_wait_and_come_in_order_with_the_time_they_were_stored(wo
     assert not romeo.inbox, "nobody was told anything"
 
 
-async def test_nothing_comes_twice(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_nothing_comes_twice(world: World, romeo: Client) -> None:
     say(romeo, "one")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     answer(juliet, take(juliet)[1][0])
@@ -69,8 +70,7 @@ async def test_nothing_comes_twice(world: World) -> None:
 
 
 @pytest.mark.parametrize("type", ["groupchat", "headline", "error"])
-async def test_other_types_are_not_stored(world: World, type: str) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_other_types_are_not_stored(world: World, romeo: Client, type: str) -> None:
     say(romeo, "x", type=type)
     await world.settle()
     assert await stored(world) == []
@@ -97,8 +97,7 @@ WORTH = {
 
 
 @pytest.mark.parametrize("content", WORTH)
-async def test_what_is_worth_keeping(world: World, content: str) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_what_is_worth_keeping(world: World, romeo: Client, content: str) -> None:
     romeo.send(f"<message to='juliet@example.org' type='chat' id='w'>{content}</message>")
     await world.settle()
     assert len(await stored(world)) == WORTH[content]
@@ -130,8 +129,7 @@ def test_the_order_of_children_makes_no_difference(children: list[str]) -> None:
     assert worth_keeping(stanza, "example.org") is stanza
 
 
-async def test_an_earlier_stamp_stays_and_a_forged_one_goes(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_an_earlier_stamp_stays_and_a_forged_one_goes(world: World, romeo: Client) -> None:
     romeo.send(
         "<message to='juliet@example.org' type='chat'><body>x</body>"
         "<delay xmlns='urn:xmpp:delay' from='romeo@example.org' stamp='2002-09-10T23:08:25Z'/>"
@@ -145,32 +143,26 @@ async def test_an_earlier_stamp_stays_and_a_forged_one_goes(world: World) -> Non
     ]
 
 
-async def test_a_chat_to_a_resource_that_is_gone_is_stored(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_chat_to_a_resource_that_is_gone_is_stored(world: World, romeo: Client) -> None:
     say(romeo, "x", to="juliet@example.org/gone")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     assert bodies(take(juliet)[0]) == ["x"]
 
 
-async def test_no_account_no_store(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_no_account_no_store(world: World, romeo: Client) -> None:
     say(romeo, "x", to="nobody@example.org")
     await romeo.expect("<message type='error' id='x'/>")
     assert await stored(world, "nobody@example.org") == []
 
 
-async def test_a_session_with_a_negative_priority_waits_until_it_comes_up(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_session_with_a_negative_priority_waits_until_it_comes_up(world: World, romeo: Client) -> None:
     juliet = await world.login("juliet@example.org/balcony", priority=-1)
     say(romeo, "x")
     await world.settle()
     assert take(juliet) == ([], [])
     juliet.send("<presence><priority>0</priority></presence>")
     await world.settle()
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["x"]
-    answer(juliet, pings[0])
-    await world.settle()
+    assert await read_page(world, juliet) == ["x"]
     assert await stored(world) == []
 
 
@@ -190,10 +182,7 @@ async def test_a_full_store_refuses_and_recovers() -> None:
         say(romeo, "elsewhere", to="mercutio@example.org")
         await romeo.expect_nothing()
         juliet = await world.login("juliet@example.org/balcony", presence=True)
-        messages, pings = take(juliet)
-        assert bodies(messages) == ["one", "two"]
-        answer(juliet, pings[0])
-        await world.settle()
+        assert await read_page(world, juliet) == ["one", "two"]
         await juliet.close()
         say(romeo, "four")
         say(romeo, "five")
@@ -234,8 +223,7 @@ async def test_memory_is_bounded_and_counting_starts_anew(monkeypatch: pytest.Mo
             await benvolio.expect(f"<message type='error' id='{name}'/>")
 
 
-async def test_the_sender_is_not_acknowledged_before_the_commit(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_the_sender_is_not_acknowledged_before_the_commit(world: World, romeo: Client) -> None:
     say(romeo, "first")
     await world.settle()
     ctx = Context(
@@ -253,10 +241,9 @@ async def test_the_sender_is_not_acknowledged_before_the_commit(world: World) ->
 
 
 async def test_a_row_that_cannot_be_committed_goes_back_to_the_sender(
-    world: World, expected_errors: ExpectedErrors
+    world: World, romeo: Client, expected_errors: ExpectedErrors
 ) -> None:
     expected_errors.add("offline_message_not_stored")
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "kept")
     await world.settle()
     world.db.fail_next(StorageUnavailable("the disk is full"))
@@ -272,9 +259,8 @@ async def test_a_row_that_cannot_be_committed_goes_back_to_the_sender(
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_busy_database_is_said_to_the_sender(
-    world: World, monkeypatch: pytest.MonkeyPatch, known: bool
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
     if known:
         say(romeo, "kept")
         await world.settle()
@@ -297,11 +283,10 @@ async def test_a_busy_database_is_said_to_the_sender(
 # ---- accounts -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_removed_account_leaves_nothing(world: World) -> None:
+async def test_a_removed_account_leaves_nothing(world: World, romeo: Client) -> None:
     from beamish.core.services import AccountsService
 
     accounts = world.kernel.service(AccountsService)
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     await accounts.remove(JULIET)
@@ -312,8 +297,7 @@ async def test_a_removed_account_leaves_nothing(world: World) -> None:
     assert bodies(take(juliet)[0]) == ["y"]
 
 
-async def test_the_command_counts(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_the_command_counts(world: World, romeo: Client) -> None:
     say(romeo, "x")
     await world.settle()
     result = await world.kernel.commands.run("offline.count", {"jid": "juliet@example.org"})
@@ -324,16 +308,7 @@ async def test_the_command_counts(world: World) -> None:
 
 async def test_damaged_rows_do_not_stop_the_others(world: World, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("offline_message_damaged")
-    await world.db.write(
-        "test",
-        lambda c: c.many(
-            "INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)",
-            [(str(JULIET), 1.0, b"<message"), (str(JULIET), 2.0, b"<message type='chat'><body>x</body></message>")],
-        ),
-    )
+    await insert(world.db, b"<message", b"<message type='chat'><body>x</body></message>")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["x"]
-    answer(juliet, pings[0])
-    await world.settle()
+    assert await read_page(world, juliet) == ["x"]
     assert await stored(world) == []

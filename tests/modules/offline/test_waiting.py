@@ -9,10 +9,14 @@ import pytest
 from tests.modules.offline.kit import (
     ALONE,
     JULIET,
+    Overheard,
     answer,
     bodies,
+    insert,
     module,
+    read_page,
     say,
+    session_of,
     slow_reads,
     stored,
     take,
@@ -26,6 +30,7 @@ from beamish.modules.offline import store
 from beamish.modules.sm import StreamManagementModule
 from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.stanza import Stanza
@@ -35,8 +40,7 @@ SM: Final = "urn:xmpp:sm:3"
 # ---- what waits for the database, and what does not ----------------------------------------------------------------
 
 
-async def test_delivery_waits_for_no_commit_of_others(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_delivery_waits_for_no_commit_of_others(world: World, romeo: Client) -> None:
     say(romeo, "x")
     await world.settle()
     juliet = await world.login("juliet@example.org/balcony")
@@ -49,8 +53,7 @@ async def test_delivery_waits_for_no_commit_of_others(world: World) -> None:
     assert bodies(messages) == ["x"]
 
 
-async def test_nobody_waits_for_the_removal_and_nothing_comes_twice_before_it(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_nobody_waits_for_the_removal_and_nothing_comes_twice_before_it(world: World, romeo: Client) -> None:
     say(romeo, "stored")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     _, pings = take(juliet)
@@ -68,8 +71,7 @@ async def test_nobody_waits_for_the_removal_and_nothing_comes_twice_before_it(wo
     assert await stored(world) == []
 
 
-async def test_what_comes_during_the_removal_stays(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_what_comes_during_the_removal_stays(world: World, romeo: Client) -> None:
     say(romeo, "old")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     _, pings = take(juliet)
@@ -85,8 +87,9 @@ async def test_what_comes_during_the_removal_stays(world: World) -> None:
     assert module(world).store.box(JULIET).count == 1
 
 
-async def test_nothing_overtakes_what_came_while_a_page_was_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_nothing_overtakes_what_came_while_a_page_was_read(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     say(romeo, "0")
     await world.settle()
     reading = slow_reads(world, monkeypatch)
@@ -99,67 +102,56 @@ async def test_nothing_overtakes_what_came_while_a_page_was_read(world: World, m
     await world.settle()
     say(romeo, "2")
     await world.settle()
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["0"]
-    answer(juliet, pings[0])
-    await world.settle()
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["1", "2"]
-    answer(juliet, pings[0])
-    await world.settle()
+    assert await read_page(world, juliet) == ["0"]
+    assert await read_page(world, juliet) == ["1", "2"]
     assert await stored(world) == []
 
 
-async def test_a_page_whose_removal_is_refused_is_not_sent_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_whose_removal_is_refused_is_not_sent_for_ever(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "PAGE", 2)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        for number in range(4):
-            say(romeo, str(number))
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        messages, pings = take(juliet)
-        assert bodies(messages) == ["0", "1"]
-        world.db.fail_next(StorageUnavailable("the disk is full"))
-        answer(juliet, pings[0])
-        await world.settle()
-        assert take(juliet) == ([], [])
-        assert await stored(world) == ["0", "1", "2", "3"]
-        await juliet.close()
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        seen = []
-        for _ in range(2):
-            messages, pings = take(juliet)
-            seen += bodies(messages)
-            answer(juliet, pings[0])
-            await world.settle()
-        assert seen == ["0", "1", "2", "3"]
-        assert await stored(world) == []
+    for number in range(4):
+        say(romeo, str(number))
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    messages, pings = take(juliet)
+    assert bodies(messages) == ["0", "1"]
+    world.db.fail_next(StorageUnavailable("the disk is full"))
+    answer(juliet, pings[0])
+    await world.settle()
+    assert take(juliet) == ([], [])
+    assert await stored(world) == ["0", "1", "2", "3"]
+    await juliet.close()
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    seen = []
+    for _ in range(2):
+        seen += await read_page(world, juliet)
+    assert seen == ["0", "1", "2", "3"]
+    assert await stored(world) == []
 
 
 async def test_who_sent_a_held_message_that_nobody_gets_is_told(
-    monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
 ) -> None:
     """It was held for a session, which ended before the database refused the row."""
     expected_errors.add("offline_message_not_stored")
     monkeypatch.setattr(store, "PAGE", 1)
-    async with World(settings={"modules": ALONE}) as world:
-        romeo = await world.login("romeo@example.org/orchard")
-        say(romeo, "0")
-        say(romeo, "1")
-        juliet = await world.login("juliet@example.org/balcony", presence=True)
-        take(juliet)
-        world.db.hold()
-        world.db.fail_next(StorageUnavailable("the disk is full"))
-        say(romeo, "2")
-        await world.settle()
-        juliet.drop()
-        await world.settle()
-        world.db.release()
-        await romeo.expect(
-            "<message type='error' id='2'><error type='wait'>"
-            "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
-        )
-        assert await stored(world) == ["0", "1"]
+    say(romeo, "0")
+    say(romeo, "1")
+    juliet = await world.login("juliet@example.org/balcony", presence=True)
+    take(juliet)
+    world.db.hold()
+    world.db.fail_next(StorageUnavailable("the disk is full"))
+    say(romeo, "2")
+    await world.settle()
+    juliet.drop()
+    await world.settle()
+    world.db.release()
+    await romeo.expect(
+        "<message type='error' id='2'><error type='wait'>"
+        "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    assert await stored(world) == ["0", "1"]
 
 
 async def count_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -177,9 +169,8 @@ async def count_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str
 
 
 async def test_what_will_be_wanted_is_read_while_the_client_logs_in(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "x")
     await world.settle()
     reads = await count_reads(world, monkeypatch)
@@ -188,10 +179,7 @@ async def test_what_will_be_wanted_is_read_while_the_client_logs_in(
     assert reads == ["offline.page"]
     juliet.send("<presence/>")
     await world.settle()
-    messages, pings = take(juliet)
-    assert bodies(messages) == ["x"]
-    answer(juliet, pings[0])
-    await world.settle()
+    assert await read_page(world, juliet) == ["x"]
     assert (reads, await stored(world)) == (["offline.page"], [])
     await juliet.close()
     await world.login("juliet@example.org/balcony", presence=True)
@@ -214,8 +202,7 @@ async def test_an_account_is_counted_while_its_first_client_logs_in() -> None:
     await database.close()
 
 
-async def test_what_changes_between_login_and_presence_is_seen(world: World) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_what_changes_between_login_and_presence_is_seen(world: World, romeo: Client) -> None:
     say(romeo, "one")
     await world.settle()
     phone = await world.login("juliet@example.org/phone")
@@ -224,19 +211,15 @@ async def test_what_changes_between_login_and_presence_is_seen(world: World) -> 
     await world.settle()
     desk.send("<presence/>")
     await world.settle()
-    messages, pings = take(desk)
-    assert bodies(messages) == ["one", "two"]
-    answer(desk, pings[0])
-    await world.settle()
+    assert await read_page(world, desk) == ["one", "two"]
     phone.send("<presence/>")
     await world.settle()
     assert take(phone) == ([], [])
 
 
 async def test_only_little_is_read_ahead_and_given_up_with_the_session(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "x" * 500)
     await world.settle()
     box = module(world).store.box(JULIET)
@@ -253,8 +236,9 @@ async def test_only_little_is_read_ahead_and_given_up_with_the_session(
     assert bodies(take(juliet)[0]) == ["x" * 500]
 
 
-async def test_a_look_ahead_that_fails_costs_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    romeo = await world.login("romeo@example.org/orchard")
+async def test_a_look_ahead_that_fails_costs_nothing(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     say(romeo, "x")
     await world.settle()
 
@@ -279,50 +263,34 @@ def read_like_a_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.db, "read", by_future)
 
 
-async def test_what_was_read_ahead_goes_out_with_the_presence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_read_ahead_goes_out_with_the_presence(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read_like_a_file(world, monkeypatch)
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "x")
     await world.settle()
     juliet = await world.login("juliet@example.org/balcony")
     await world.settle()
-    session = world.kernel.sessions.get(juliet.jid)
-    assert session is not None
-    outlet, given = session.outlet, list[str]()
-
-    class Recorder:
-        """An outlet that notes what it passes on."""
-
-        def deliver(self, data: bytes, stanza: Stanza) -> bool:
-            """See `Outlet.deliver`."""
-            given.append(stanza.name)
-            return outlet.deliver(data, stanza)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(outlet, name)
-
-    session.outlet = Recorder()
+    session = session_of(world, juliet)
+    overheard = Overheard(session)
     done = world.kernel.router.from_session(session, Stanza.build("presence", sender=session.jid))
     if is_later(done):
         await done  # type: ignore[misc]
-    assert given == ["presence", "message", "iq"]
+    assert [stanza.name for stanza in overheard.stanzas] == ["presence", "message", "iq"]
 
 
 async def test_a_session_that_ends_while_it_is_given_a_page_blocks_nobody(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page was read ahead, so it is sent while the session's presence is still being handled."""
     read_like_a_file(world, monkeypatch)
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "x")
     await world.settle()
     juliet = await world.login("juliet@example.org/balcony")
     await world.settle()
-    session = world.kernel.sessions.get(juliet.jid)
-    assert session is not None
-    outlet = session.outlet
+    session = session_of(world, juliet)
 
-    class Overflow:
+    class Overflow(Overheard):
         """An outlet that ends the session at the first message, as one that keeps too much does."""
 
         def deliver(self, data: bytes, stanza: Stanza) -> bool:
@@ -331,33 +299,24 @@ async def test_a_session_that_ends_while_it_is_given_a_page_blocks_nobody(
                 world.kernel.end_session(session, "error:full")
             return True
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(outlet, name)
-
-    session.outlet = Overflow()
+    Overflow(session)
     juliet.send("<presence/>")
     await world.settle()
     other = await world.login("juliet@example.org/other", presence=True)
-    messages, pings = take(other)
-    assert bodies(messages) == ["x"]
-    answer(other, pings[0])
-    await world.settle()
+    assert await read_page(world, other) == ["x"]
     assert await stored(world) == []
 
 
 async def test_who_has_got_a_page_and_not_answered_has_been_looked_up(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a client that waits for that before it reads would wait for itself."""
     monkeypatch.setattr(store, "PAGE", 1)
-    romeo = await world.login("romeo@example.org/orchard")
     say(romeo, "0")
     say(romeo, "1")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     assert bodies(take(juliet)[0]) == ["0"]
-    session = world.kernel.sessions.get(juliet.jid)
-    assert session is not None
-    await asyncio.wait_for(module(world).looked(session), 10)
+    await asyncio.wait_for(module(world).looked(session_of(world, juliet)), 10)
 
 
 # ---- what other modules see ----------------------------------------------------------------------------------------
@@ -390,7 +349,7 @@ class Watcher(Module):
 async def test_a_held_message_says_that_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PAGE", 1)
     async with World(extra=(Watcher,), settings={"modules": ALONE}) as world:
-        watcher = next(m for m in world.kernel.registry.modules if isinstance(m, Watcher))
+        watcher = world.kernel.registry.module(Watcher)
         romeo = await world.login("romeo@example.org/orchard")
         say(romeo, "0")
         say(romeo, "1")
@@ -408,7 +367,7 @@ async def test_a_held_message_says_that_it_is_held(monkeypatch: pytest.MonkeyPat
 
 async def test_what_is_taken_out_of_a_page_is_neither_given_nor_kept() -> None:
     async with World(extra=(Watcher,), settings={"modules": ALONE}) as world:
-        watcher = next(m for m in world.kernel.registry.modules if isinstance(m, Watcher))
+        watcher = world.kernel.registry.module(Watcher)
         watcher.unwanted = {"1", "3"}
         romeo = await world.login("romeo@example.org/orchard")
         for number in range(4):
@@ -427,13 +386,7 @@ async def test_a_damaged_start_tag_does_not_stop_the_others(world: World, expect
     expected_errors.add("offline_message_damaged")
     stamp = "<delay xmlns='urn:xmpp:delay' from='example.org' stamp='2023-11-14T22:13:20.000Z'/>"
     rows = [f"<message {tag}><body>{tag}</body>{stamp}</message>" for tag in ("id='a'", "id=b", "id='c'")]
-    await world.db.write(
-        "test",
-        lambda c: c.many(
-            "INSERT INTO offline_message (account, stamp, wire) VALUES (?, ?, ?)",
-            [(str(JULIET), 1.0, row.encode()) for row in rows],
-        ),
-    )
+    await insert(world.db, *(row.encode() for row in rows))
     juliet = await world.login("juliet@example.org/balcony")
     juliet.send("<inactive xmlns='urn:xmpp:csi:0'/><presence/>")
     await world.settle()
@@ -454,7 +407,7 @@ async def test_what_the_stream_could_not_store_stays_until_the_client_has_confir
         juliet = await world.login("juliet@example.org/balcony")
         juliet.send(f"<enable xmlns='{SM}' resume='true'/>")
         await juliet.expect(f"<enabled xmlns='{SM}'/>")
-        (managing,) = [m for m in world.kernel.registry.modules if isinstance(m, StreamManagementModule)]
+        managing = world.kernel.registry.module(StreamManagementModule)
         monkeypatch.setattr(managing.journal, "message", lambda *_: 0)  # as if too much were waiting
         juliet.send("<presence/>")
         await juliet.expect("<presence/>")
