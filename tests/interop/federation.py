@@ -233,8 +233,7 @@ class Federates:
 
     async def test_a_cut_link_heals(self, ca: Authority, dns: NameServer) -> None:
         async with self.theirs(ca, dns) as p, self.ours(ca, dns) as a, Relay(p.s2s_port) as relay:
-            dns.directory.forget("p.example")
-            dns.directory.serve("p.example", relay.port)
+            dns.directory.move("p.example", relay.port)
             romeo, juliet = await self.exchange(a, p)
             relay.cut()
             romeo.send("<message to='juliet@p.example/y' type='chat' id='3'><body>Still there?</body></message>")

@@ -119,8 +119,7 @@ class ForeignServer(ABC):
             await self.__aexit__()
             raise
         for domain in (self.domain, f"conference.{self.domain}"):
-            self.names.forget(domain)
-            self.names.serve(domain, self.s2s_port)
+            self.names.move(domain, self.s2s_port)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -63,8 +63,7 @@ async def test_one_stream_for_a_pair_of_domains(ca: Authority, names: Directory)
     )
     b = FederatedServer(ca, names, domains=("b.example",), accounts=("juliet@b.example",))
     async with a, b, Relay(b.s2s_port) as relay:
-        names.forget("b.example")
-        names.serve("b.example", relay.port)
+        names.move("b.example", relay.port)
         juliet = await b.client("juliet@b.example/y", presence=True)
         clients = [await a.client(f"romeo@a.example/{n}") for n in range(4)]
         clients.append(await a.client("mercutio@a2.example/x"))

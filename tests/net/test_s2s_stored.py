@@ -316,8 +316,7 @@ async def test_in_doubt_the_sender_decides_if_there_is_one(
     """The other server counts nothing: after our end nobody knows whether it got the last message. (It did.)"""
     async with pair.b() as b, Relay(b.s2s_port) as relay:
         b.federation.settings = replace(b.federation.settings, resumption=False, bidi=False)
-        names.forget("b.example")
-        names.serve("b.example", relay.port)
+        names.move("b.example", relay.port)
         juliet = await b.client("juliet@b.example/y", presence=True)
         async with pair.a() as a:
             a.federation.settings = replace(a.federation.settings, bidi=False)
@@ -368,8 +367,7 @@ async def test_a_peer_that_comes_back_too_late_learns_what_was_handled(ca: Autho
         settings={"s2s": {"resume_seconds": 0.1, "retry_seconds": 0.1}},
     )
     async with b, Relay(b.s2s_port) as relay:
-        names.forget("b.example")
-        names.serve("b.example", relay.port)
+        names.move("b.example", relay.port)
         juliet = await b.client("juliet@b.example/y", presence=True)
         async with first.a() as a:
             romeo, _ = await managed(a, "romeo@a.example/x")
@@ -443,8 +441,7 @@ def test_what_is_worth_it(one: Stanza, kept: bool) -> None:
 async def test_a_stop_while_a_stream_is_to_be_resumed(pair: Pair, names: Directory) -> None:
     """What the peer has got is asked at the next start, not guessed."""
     async with pair.b() as b, Relay(b.s2s_port) as relay:
-        names.forget("b.example")
-        names.serve("b.example", relay.port)
+        names.move("b.example", relay.port)
         juliet = await b.client("juliet@b.example/y", presence=True)
         async with pair.a() as a:
             romeo, _ = await managed(a, "romeo@a.example/x")
@@ -499,8 +496,7 @@ async def test_a_stream_of_a_domain_that_is_refused_after_the_restart(
     pair: Pair, ca: Authority, names: Directory
 ) -> None:
     async with pair.b() as b, Relay(b.s2s_port) as relay:
-        names.forget("b.example")
-        names.serve("b.example", relay.port)
+        names.move("b.example", relay.port)
         juliet = await b.client("juliet@b.example/y", presence=True)
         async with pair.a() as a:
             romeo, id_ = await managed(a, "romeo@a.example/x")

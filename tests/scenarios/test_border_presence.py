@@ -276,11 +276,9 @@ async def test_a_server_that_dies_is_noticed_and_its_users_are_gone(tmp_path: Pa
         names = a._names
         async with Relay(b.s2s_port) as there, Relay(a.s2s_port) as here:
             for domain in ("b.example", "conference.b.example"):
-                names.forget(domain)
-                names.serve(domain, there.port)
+                names.move(domain, there.port)
             for domain in ("a.example", "conference.a.example"):
-                names.forget(domain)
-                names.serve(domain, here.port)
+                names.move(domain, here.port)
             romeo, juliet = await friends(two)
             muc = "<x xmlns='http://jabber.org/protocol/muc'/>"
             romeo.send(f"<presence to='hall@conference.a.example/romeo'>{muc}</presence>")

@@ -41,6 +41,11 @@ class Directory:
         for service in ("_xmpps-server", "_xmpp-server"):
             self.records.pop(f"{service}._tcp.{domain}", None)
 
+    def move(self, domain: str, port: int) -> None:
+        """The server of a domain is on this port alone, from now on."""
+        self.forget(domain)
+        self.serve(domain, port)
+
     async def srv(self, name: str) -> list[Srv]:
         """See `Resolver.srv`."""
         self.asked.append(name)

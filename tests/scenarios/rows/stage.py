@@ -415,5 +415,4 @@ class _Server(FederatedServer):
     async def _before_clients(self) -> None:
         await super()._before_clients()
         for service in (f"{name}.{domain}" for domain in self._domains for name in SERVICES):
-            self._names.forget(service)
-            self._names.serve(service, self.s2s_port)
+            self._names.move(service, self.s2s_port)
