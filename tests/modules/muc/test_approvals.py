@@ -178,3 +178,8 @@ async def test_admins_are_asked_once(rooms: Any) -> None:
     assert len(await rooms.take(romeo)) == 1
     await juliet.iq(register(form("register", muc__register_roomnick="Capulet")))
     assert len(await rooms.take(romeo)) == 1, "another nickname is another question"
+    for nick in ("C", "D", "E"):
+        await juliet.iq(register(form("register", muc__register_roomnick=nick)))
+    refused = await juliet.iq(register(form("register", muc__register_roomnick="F")), type="error")
+    assert condition(refused) == "policy-violation"
+    assert len(await rooms.take(romeo)) == 3, "nobody floods the admins of a room"

@@ -321,6 +321,25 @@ async def test_a_change_while_one_is_elsewhere(rooms: Any, codes: Any) -> None:
     assert codes.item(got) == {"affiliation": "admin", "jid": "juliet@example.org"}
 
 
+@pytest.mark.parametrize(("whois", "told"), [("anyone", ["romeo", "nurse"]), ("moderators", ["romeo"])])
+async def test_occupants_learn_what_somebody_is_who_is_elsewhere(
+    rooms: Any, codes: Any, whois: str, told: list[str]
+) -> None:
+    """§10.3, §10.6, for those who may know the address: who encrypts for all members has to know of new ones."""
+    romeo, nurse = await rooms.login("romeo", "nurse")
+    await rooms.full(romeo, nurse, whois=whois)
+    for affiliation in ("member", "none"):
+        await rooms.admin(romeo, f"affiliation='{affiliation}' jid='tybalt@example.org'")
+        for client in (romeo, nurse):
+            got = [el for el in await rooms.take(client) if str(el.tag).endswith("}message")]
+            assert [(el.get("from"), el.get("type")) for el in got] == [(ROOM, None)] * (client.jid.local in told)
+            for el in got:
+                assert codes.item(el) == {"affiliation": affiliation, "role": "none", "jid": "tybalt@example.org"}
+                assert codes(el) == set()
+    await rooms.admin(romeo, "affiliation='none' jid='tybalt@example.org'")
+    assert await rooms.take(romeo) == [], "nothing has changed"
+
+
 async def test_a_new_member_of_a_closed_room_is_invited(rooms: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, membersonly=True, passwordprotectedroom=True, roomsecret="pw")

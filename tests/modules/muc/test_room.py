@@ -10,7 +10,7 @@ from beamish.modules.muc.history import History
 from beamish.modules.muc.occupants import Closed, Tell, is_visible_nick, nick_key
 from beamish.modules.muc.privileges import Affiliation, Role
 from beamish.modules.muc.room import Bounds, Room, Standing
-from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.errors import Kind, StanzaError
 from beamish.xmpp.jid import JID
 
 OWNER = JID("owner@example.org/x")
@@ -38,6 +38,7 @@ def test_a_full_room_has_some_places_for_admins() -> None:
     with pytest.raises(StanzaError) as caught:
         made.join(user(3), "n3", b"", 0.0)
     assert condition(caught) == "service-unavailable"
+    assert caught.value.kind is Kind.WAIT, "§7.2.9, example"
     for n in range(10, 40):
         made.set_standing(user(n).bare, Standing(Affiliation.ADMIN))
     for n in range(10, 30):
@@ -70,6 +71,38 @@ def test_the_rate_of_a_seat() -> None:
     made.charge(seat, 100.0)
     with pytest.raises(StanzaError):
         made.charge(seat, 100.0)
+
+
+def test_coming_back_is_no_way_around_the_rate() -> None:
+    made = room(rate=2.0, burst=3.0)
+    made.join(OWNER, "o", b"", 0.0)
+    made.join(user(0), "n", b"", 0.0)
+    for _ in range(3):
+        made.charge(made.seats[user(0)], 0.0)
+    made.leave(user(0))
+    with pytest.raises(StanzaError) as caught:
+        made.join(user(0, "another"), "n", b"", 0.5)
+    assert condition(caught) == "policy-violation"
+    assert made.find("n") is None
+    made.join(user(0), "n", b"", 1.0)  # the visit before cost one, too
+    made.charge(made.seats[user(0)], 1.0)
+    with pytest.raises(StanzaError):
+        made.charge(made.seats[user(0)], 1.0)
+    for _ in range(3):  # visits alone
+        made.join(user(1), "m", b"", 1.0)
+        made.leave(user(1))
+    with pytest.raises(StanzaError):
+        made.join(user(1), "m", b"", 1.0)
+    made.join(user(1), "m", b"", 100.0)
+
+
+def test_a_domain_that_owns_a_room_makes_no_owners_of_its_users() -> None:
+    made = Room(JID("r@c.example.org"), RoomConfig(members_only=True), b"s", Bounds())
+    made.set_standing(JID("gateway.example"), Standing(Affiliation.OWNER))
+    assert made.affiliation_of(JID("gateway.example/x")) is Affiliation.OWNER
+    assert made.affiliation_of(JID("anybody@gateway.example")) is Affiliation.NONE
+    made.set_standing(JID("gateway.example"), Standing(Affiliation.MEMBER))
+    assert made.affiliation_of(JID("anybody@gateway.example")) is Affiliation.MEMBER
 
 
 def test_affiliations_are_bounded() -> None:

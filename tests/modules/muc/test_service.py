@@ -400,7 +400,8 @@ async def test_a_removed_account_is_looked_for_in_many_rooms_with_turns_for_othe
     await asyncio.sleep(0)
     romeo.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
     await removing
-    assert [el.get("id") for el in await rooms.take(romeo)] == ["p"] and seen == [1], "answered before the last room"
+    answers = [el.get("id") for el in await rooms.take(romeo) if str(el.tag).endswith("}iq")]
+    assert answers == ["p"] and seen == [1], "answered before the last room"
     assert await rooms.listed(romeo, "affiliation='member'") == []
 
 

@@ -525,6 +525,88 @@ async def test_service_unavailable_counts_only_for_what_went_to_all(rooms: Any, 
         assert "juliet@" not in show(error)
 
 
+async def test_nobody_is_thrown_out_by_those_whom_it_blocks(rooms: Any) -> None:
+    """The error for a private message says nothing about the message to all that had the same id."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    await juliet.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='{ROOM}/romeo'/></block></iq>")
+    rooms.say(romeo, "hi", id="h1")
+    await rooms.clear(romeo, juliet)
+    romeo.send(f"<message to='{ROOM}/juliet' type='chat' id='h1'><body>psst</body></message>")
+    (error,) = await rooms.take(romeo)
+    assert (error.get("from"), condition(error)) == (f"{ROOM}/juliet", "service-unavailable")
+
+
+async def test_a_marker_that_comes_back_ends_a_visit_like_other_messages(rooms: Any) -> None:
+    """What is neither archived nor history comes back from whoever is gone all the same."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    romeo.send(
+        f"<message to='{ROOM}' type='groupchat' id='c1'><composing xmlns='http://jabber.org/protocol/chatstates'/>"
+        "</message>"
+    )
+    await rooms.clear(romeo, juliet)
+    juliet.send(
+        f"<message to='{ROOM}/romeo' type='error' id='c1'><error type='cancel'>"
+        "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    assert [el.get("type") for el in await rooms.take(romeo)] == ["unavailable"]
+
+
+async def test_errors_count_against_the_rate() -> None:
+    """Nobody floods an occupant with them either."""
+    async with World(settings={"modules": {"muc": {"stanza_burst": 5, "stanzas_per_second": 0.1}}}) as world:
+        romeo = await world.login("romeo@example.org/r", presence=True)
+        juliet = await world.login("juliet@example.org/j", presence=True)
+        for client, nick in ((romeo, "r"), (juliet, "j")):
+            client.send(f"<presence to='{ROOM}/{nick}'><x xmlns='{MUC}'/></presence>")
+            await world.settle()
+            if client is romeo:
+                form = "<x xmlns='jabber:x:data' type='submit'/>"
+                await romeo.iq(f"<iq to='{ROOM}' type='set' id='c'><query xmlns='{MUC}#owner'>{form}</query></iq>")
+        romeo.inbox.clear()
+        for _ in range(9):
+            juliet.send(
+                f"<message to='{ROOM}/r' type='error' id='x'><error type='cancel'>"
+                "<not-allowed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+            )
+        await world.settle()
+        assert len(romeo.inbox) == 5
+
+
+async def test_markers_do_not_push_talk_out_of_the_history(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, persistentroom=True)
+    rooms.say(romeo, "one")
+    for n in range(25):
+        romeo.send(
+            f"<message to='{ROOM}' type='groupchat' id='d{n}'><displayed xmlns='urn:xmpp:chat-markers:0' id='x'/>"
+            "</message>"
+        )
+    rooms.say(romeo, "two")
+    assert bodies(await rooms.enter(juliet, "juliet")) == ["one", "two"]
+    for client in (juliet, romeo):  # the same when it is read from the database
+        client.send(f"<presence to='{ROOM}/x' type='unavailable'/>")
+    await rooms.clear(juliet, romeo)
+    assert bodies(await rooms.enter(juliet, "juliet")) == ["one", "two"]
+
+
+@pytest.mark.parametrize("to", ["", "/romeo"])
+async def test_nobody_speaks_for_the_room_in_other_letters(rooms: Any, to: str) -> None:
+    """Ids and delays of the room are the room's, in what goes to all and to one; those of others pass."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    marks = "".join(
+        f"<stanza-id xmlns='urn:xmpp:sid:0' by='{by}' id='forged'/><delay xmlns='urn:xmpp:delay' from='{by}' stamp='s'/>"
+        for by in (ROOM, ROOM.upper(), "a@b.example", "@")
+    )
+    kind = "chat" if to else "groupchat"
+    juliet.send(f"<message to='{ROOM}{to}' type='{kind}' id='f'><body>x</body>{marks}</message>")
+    (got,) = await rooms.take(romeo)
+    said = [el.get("by") for el in got.iter("{urn:xmpp:sid:0}stanza-id") if el.get("id") == "forged"]
+    assert said == [el.get("from") for el in got.iter("{urn:xmpp:delay}delay")] == ["a@b.example", "@"]
+
+
 async def test_nobody_outside_sends_errors_in_the_name_of_the_room(rooms: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo)

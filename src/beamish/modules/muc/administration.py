@@ -217,6 +217,8 @@ def apply_affiliations(room: Room, changes: Sequence[Change], actor: str = "") -
             rest += others
         if not affected:
             rest += _tell_absent(room, change)
+            if len(changes) * len(room.seats) <= _REFRESH_LIMIT:
+                rest += _tell_of_absent(room, change)
     return [*first, Done(), *rest]
 
 
@@ -250,6 +252,19 @@ def _tell_absent(room: Room, change: Change) -> list[Effect]:
         return [Send(invitation(room, jid, room.jid, change.after.reason))]
     item = f"<item affiliation='{after.label}' jid='{escape_attr(jid)}'/>".encode()
     return [Send(status_message(room.jid, (Status.AFFILIATION_CHANGED,), jid, item))]
+
+
+def _tell_of_absent(room: Room, change: Change) -> list[Effect]:
+    """The occupants learn what somebody is now who is not here (§10.3, §10.6, §10.7), if they may know the address.
+
+    Clients that encrypt for all members of a closed room have to know of new ones before these come in.
+    """
+    if change.after.affiliation is change.before.affiliation:
+        return []
+    seats = tuple(room.seats.values()) if room.config.non_anonymous else tuple(room.moderators())
+    item = f"<item affiliation='{change.after.affiliation.label}' role='none' jid='{escape_attr(change.jid)}'/>"
+    content = f"<x xmlns='{MUC_USER}'>{item}</x>".encode()
+    return [Tell(Stanza.build(MESSAGE, sender=room.jid, content=content), seats)] if seats else []
 
 
 def invitation(room: Room, invitee: JID, inviter: JID, reason: str = "", extra: bytes = b"") -> Stanza:

@@ -19,7 +19,7 @@ from beamish.modules.muc.names import REGISTER, REGISTER_FORM, REQUEST_FORM
 from beamish.modules.muc.occupants import Send, is_visible_nick, nick_key
 from beamish.modules.muc.privileges import Affiliation, Role
 from beamish.modules.muc.room import Room, Standing
-from beamish.xmpp.errors import Condition, StanzaError
+from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed, prepare_resource
 from beamish.xmpp.payload import forms
 from beamish.xmpp.payload.forms import Form, Submission
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS: Final = 1000
 """Registrations of one service that wait for an admin; the oldest are forgotten first."""
+MAX_ASKED: Final = 5
+"""Nicknames that one user can ask the admins of a room for, before they answer."""
 _NICK: Final = "muc#register_roomnick"
 _ALLOW: Final = "muc#register_allow"
 _ADMINS: Final = (Affiliation.OWNER, Affiliation.ADMIN)
@@ -41,8 +43,8 @@ class Approvals:
 
     def __init__(self, muc: MucModule) -> None:
         self._muc = muc
-        self._waiting: OrderedDict[tuple[JID, JID], str] = OrderedDict()
-        """(room, user) → the nickname that was asked for."""
+        self._waiting: OrderedDict[tuple[JID, JID], tuple[str, int]] = OrderedDict()
+        """(room, user) → the nickname that was asked for last, and how many were."""
 
     def message(self, room: Room, who: JID, form: Element) -> Awaitable[None] | None:
         """A data form in a message to the room. Raises `StanzaError`."""
@@ -156,9 +158,13 @@ class Approvals:
             await rest
 
     def _ask_admins(self, room: Room, bare: JID, nick: str) -> None:
-        if self._waiting.get((room.jid, bare)) == nick:
+        asked, times = self._waiting.get((room.jid, bare), ("", 0))
+        if asked == nick:
             return  # the admins have been asked
-        self._waiting[room.jid, bare] = nick
+        if times >= MAX_ASKED:
+            text = "the admins of this room have been asked often enough"
+            raise StanzaError(Condition.POLICY_VIOLATION, Kind.WAIT, text)
+        self._waiting[room.jid, bare] = (nick, times + 1)
         self._waiting.move_to_end((room.jid, bare))
         if len(self._waiting) > MAX_REQUESTS:
             self._waiting.popitem(last=False)
@@ -178,7 +184,7 @@ class Approvals:
             raise StanzaError(Condition.FORBIDDEN, text="only admins approve registrations")
         nick = submitted.text(_NICK) or ""
         jids = submitted.jids("muc#register_jid") or ()
-        for (room_jid, bare), asked in tuple(self._waiting.items()):
+        for (room_jid, bare), (asked, _) in tuple(self._waiting.items()):
             if room_jid == room.jid and (bare in jids or (not jids and nick_key(asked) == nick_key(nick))):
                 del self._waiting[room_jid, bare]
                 if submitted.boolean(_ALLOW):

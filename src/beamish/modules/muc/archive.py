@@ -237,11 +237,12 @@ class Archive:
 
         def txn(c: Cursor) -> None:
             row = c.row(
-                "SELECT stanza FROM muc_archive WHERE room = ? AND uid = ? AND bare = ? AND kind = ?",
+                "SELECT stanza FROM muc_archive WHERE room = ? AND uid = ? AND bare = ? AND kind IN (?, ?)",
                 str(room),
                 uid,
                 str(bare),
                 TALK,
+                ASIDE,
             )
             if row is not None:
                 inner = f"<retracted xmlns='{RETRACT}' id='{escape_attr(retraction_id)}' stamp='{stamp(when)}'/>"
@@ -295,6 +296,8 @@ def _old(c: Cursor, before: float, after: str) -> tuple[list[tuple[int]], str]:
 
 _GRAVE: Final = 2
 """A tombstone, or a moderator's retraction: in the archive, not in the history."""
+ASIDE: Final = 3
+"""Reactions, markers and the like: in the archive, not in the history."""
 
 
 def archived_bytes(stanza: Stanza) -> bytes:

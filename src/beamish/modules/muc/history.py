@@ -86,10 +86,6 @@ class History:
         """The message with this archive id."""
         return next((kept for kept in self._kept if kept.uid == uid), None)
 
-    def knows_id(self, id: str) -> bool:
-        """Whether a message with this stanza id was sent out recently."""
-        return any(kept.stanza.id == id for kept in self._kept)
-
     def remove(self, uid: str) -> None:
         """Forget a message that was retracted (XEP-0424 §6, XEP-0425 §6)."""
         found = self.find(uid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -27,6 +27,7 @@ from beamish.modules.muc.occupants import (
     is_visible_nick,
     nick_key,
 )
+from beamish.modules.muc.pace import Pace
 from beamish.modules.muc.privileges import Affiliation, Role, initial_role
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
@@ -34,7 +35,7 @@ from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import escape_attr
 
 _REMEMBERED_ROLES = 1000
-_REMEMBERED_SPEAKERS = 10_000
+_REMEMBERED_IDS = 200
 _ADMIN_RESERVE = 20
 
 
@@ -113,8 +114,9 @@ class Room:
         """Roles that were given or taken, for those who come back (§5.1: kept for moderated rooms)."""
         self.invitations: OrderedDict[tuple[JID, JID], None] = OrderedDict()
         """(invitee, inviter): whose decline may be passed on."""
-        self.spoke: OrderedDict[JID, float] = OrderedDict()
-        """When users spoke last, in rooms with slow mode: of the account, so that coming back does not help (XEP-0500 §8)."""
+        self.pace = Pace(bounds.rate, bounds.burst)
+        self._told: deque[str] = deque(maxlen=_REMEMBERED_IDS)
+        self._whispered: deque[str] = deque(maxlen=_REMEMBERED_IDS)
         self.moves: list[tuple[Move, Occupant | JID, str]] = []
         """Who came and went (an occupant and its nickname then), who sat, rose, or has another role (a real address),
         since somebody looked."""
@@ -131,9 +133,17 @@ class Room:
     # ---- who is who -------------------------------------------------------------------------------------------------
 
     def standing_of(self, jid: JID) -> Standing:
-        """What is known of a user: by bare JID, else by domain (§9.2)."""
+        """What is known of a user: by bare JID, else by domain (§9.2).
+
+        A domain that entered by itself (a component) may own a room; that makes no owners of its users.
+        """
         standings = self.standings
-        return standings.get(jid.bare) or standings.get(JID.of("", jid.domain)) or _STRANGER
+        found = standings.get(jid.bare)
+        if found is None:
+            found = standings.get(JID.of("", jid.domain), _STRANGER)
+            if found.affiliation >= Affiliation.ADMIN:
+                return _STRANGER
+        return found
 
     def affiliation_of(self, jid: JID) -> Affiliation:
         """The affiliation of a user, `NONE` if there is none."""
@@ -245,6 +255,7 @@ class Room:
             return effects + self._introduce(seat, wanted, now, id, ())
         affiliation = self.admit(who, password)
         bare = who.bare
+        allowance = self.pace.arrive(bare, now)
         nick, assigned = self._assigned_nick(bare, nick)
         self.check_nick(nick, bare)
         occupant = self.find(nick)
@@ -260,9 +271,9 @@ class Room:
             self.occupants[nick_key(nick)] = occupant
             self.moves.append((Move.CAME, occupant, nick))
         elif len(self.seats) >= self.bounds.occupants + _ADMIN_RESERVE:
-            raise StanzaError(Condition.SERVICE_UNAVAILABLE, text="this room is full")
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE, Kind.WAIT, "this room is full")
         seat = Seat(who, occupant, shown, lang, now)
-        seat.allowance = self.bounds.burst
+        seat.allowance = allowance
         others = self._others(occupant)
         self._sit(occupant, seat)
         statuses = [Status.CREATED] if created else []
@@ -312,7 +323,7 @@ class Room:
         if affiliation >= Affiliation.ADMIN:
             limit += _ADMIN_RESERVE
         if len(self.occupants) >= limit:
-            raise StanzaError(Condition.SERVICE_UNAVAILABLE, text="this room is full")
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE, Kind.WAIT, "this room is full")
 
     def _assigned_nick(self, bare: JID, nick: str) -> tuple[str, bool]:
         """The nickname to enter with: the registered one, where nicknames are locked down (§7.10)."""
@@ -426,7 +437,7 @@ class Room:
         del self.occupants[nick_key(occupant.nick)]
         self.moves.append((Move.WENT, occupant, occupant.nick))
         for jid in occupant.seats:
-            del self.seats[jid]
+            self.pace.leave(self.seats.pop(jid))
             self.moves.append((Move.ROSE, jid, ""))
         if not self.occupants and (self.locked or not self.config.persistent):
             others.append(Closed())
@@ -436,13 +447,7 @@ class Room:
 
     def charge(self, seat: Seat, now: float) -> None:
         """Count a stanza of a seat. Raises `StanzaError(policy-violation)`, type wait, beyond the rate."""
-        bounds = self.bounds
-        allowance = min(bounds.burst, seat.allowance + (now - seat.heard) * bounds.rate)
-        seat.heard = now
-        if allowance < 1.0:
-            seat.allowance = allowance
-            raise StanzaError(Condition.POLICY_VIOLATION, Kind.WAIT, "you are sending too fast for this room")
-        seat.allowance = allowance - 1.0
+        self.pace.charge(seat, now)
 
     def presence(
         self, who: JID, nick: str, shown: bytes, now: float, *, lang: str = "", id: str = "", quiet: bool = False
@@ -509,7 +514,7 @@ class Room:
             farewell = occupant.build(UNAVAILABLE, real=True, statuses=(Status.SELF, *statuses), shown=shown)
             was_main = occupant.main is seat
             occupant.rise(seat)
-            del self.seats[who]
+            self.pace.leave(self.seats.pop(who))
             self.moves.append((Move.ROSE, who, ""))
             own, others = [Tell(farewell, (seat,))], self.show(occupant) if was_main else []
         return own + others
@@ -537,17 +542,7 @@ class Room:
         self.charge(seat, now)
         wait = self.config.slow_mode
         if wait and has_body and seat.occupant.affiliation < Affiliation.ADMIN:
-            bare = seat.jid.bare
-            if now < self.spoke.get(bare, float("-inf")) + wait:
-                raise StanzaError(
-                    Condition.POLICY_VIOLATION,
-                    Kind.WAIT,
-                    f"in this room you have to wait {wait} seconds between messages",
-                )
-            self.spoke[bare] = now
-            self.spoke.move_to_end(bare)
-            if len(self.spoke) > _REMEMBERED_SPEAKERS:
-                self.spoke.popitem(last=False)
+            self.pace.speak(seat.jid.bare, wait, now)
 
     def may_set_subject(self, occupant: Occupant) -> bool:
         """Whether an occupant may change the subject (§8.1)."""
@@ -555,12 +550,9 @@ class Room:
 
     def may_write_privately(self, occupant: Occupant) -> bool:
         """Whether an occupant may send private messages (§7.5)."""
-        allowed = self.config.allow_pm
-        if allowed == "anyone":
-            return True
-        if allowed == "participants":
-            return occupant.role >= Role.PARTICIPANT
-        return allowed == "moderators" and occupant.role is Role.MODERATOR
+        least = {"anyone": Role.VISITOR, "participants": Role.PARTICIPANT, "moderators": Role.MODERATOR}
+        allowed = least.get(self.config.allow_pm)
+        return allowed is not None and occupant.role >= allowed
 
     def may_invite(self, occupant: Occupant) -> bool:
         """Whether an occupant may invite (§7.8.2)."""
@@ -574,7 +566,16 @@ class Room:
         """A message for everybody, and for the history if it belongs there."""
         if kept is not None and self.history is not None:
             self.history.add(kept, self.config.max_history_fetch)
+        self._told.append(stanza.id)
         return [Tell(stanza, tuple(self.seats.values()))]
+
+    def whispered(self, id: str) -> None:
+        """A private message with this stanza id goes out."""
+        self._whispered.append(id)
+
+    def told_all(self, id: str) -> bool:
+        """Whether a message with this stanza id was sent to everybody lately, and none to one occupant."""
+        return bool(id) and id in self._told and id not in self._whispered
 
     # ---- hats -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from beamish.core.events import Context
 from beamish.core.kernel import new_archive_id
-from beamish.modules.muc.archive import SUBJECT_CHANGE, TALK
+from beamish.modules.muc.archive import ASIDE, SUBJECT_CHANGE, TALK
 from beamish.modules.muc.history import Kept, Subject, Wanted
 from beamish.modules.muc.names import (
     BODY,
@@ -31,7 +31,7 @@ from beamish.modules.muc.room import Room
 from beamish.storage.api import StorageBusy
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
-from beamish.xmpp.jid import JID
+from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import PRESENCE, Stanza, content_bytes
 from beamish.xmpp.xml import Element, escape_attr
 
@@ -43,14 +43,20 @@ _GONE: Final = frozenset(
 )
 """Errors that say that an occupant is not there any more (§16.1.2)."""
 _NO_STORE: Final = (f"{{{HINTS}}}no-store", f"{{{HINTS}}}no-permanent-store")
-_KEPT: Final = frozenset(
+_TALK: Final = frozenset(
     (
         BODY,
         RETRACT_TAG,
-        f"{{{HINTS}}}store",
         "{eu.siacs.conversations.axolotl}encrypted",
         "{urn:xmpp:omemo:2}encrypted",
         "{urn:xmpp:openpgp:0}openpgp",
+    )
+)
+"""What newcomers are told: the last messages there are to read, which no number of markers is to push out."""
+_KEPT: Final = frozenset(
+    (
+        *_TALK,
+        f"{{{HINTS}}}store",
         "{urn:xmpp:reactions:0}reactions",
         "{urn:xmpp:fasten:0}apply-to",
         "{urn:xmpp:chat-markers:0}displayed",
@@ -221,7 +227,7 @@ class Talk:
     def _to_all(self, ctx: Context, room: Room, who: JID) -> Awaitable[None] | None:
         """§7.4, and §8.1 for a new subject."""
         stanza = ctx.stanza
-        body = keep = thread = False
+        body = keep = talk = thread = unkept = False
         subject: list[Element] = []
         drop: list[Element] = []
         retract: Element | None = None
@@ -229,6 +235,7 @@ class Talk:
             tag = child.tag
             if tag in _KEPT:
                 keep = True
+                talk = talk or tag in _TALK
                 if tag == BODY:
                     body = True
                 elif tag == RETRACT_TAG:
@@ -238,7 +245,7 @@ class Talk:
             elif tag == THREAD:
                 thread = True
             elif tag in _NO_STORE:
-                keep = False
+                unkept = True
             elif _is_forged(tag, child, room.jid):
                 drop.append(child)
         if subject and not body and not thread:
@@ -256,13 +263,14 @@ class Talk:
         reflected = stanza.without(*drop) if drop else stanza
         reflected = reflected.with_child(occupant.id_bytes + mark).replace(sender=occupant.jid)
         kept: Kept | None = None
-        if subject or keep:
+        if subject or (keep and not unkept):
             kept = Kept(uid, now, reflected, occupant.bare)
-            self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK)
+            self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK if talk else ASIDE)
         if subject:
             content = b"".join(content_bytes(el) for el in subject)
             room.subject = Subject(content, occupant.jid, occupant.id_bytes, now, subject[0].text or "")
             ctx.caused(self._muc.store.set_subject(room.jid, room.subject))
+        if subject or not talk:
             kept = None
         if retract is not None:
             self._retract(ctx, room, seat, retract.get("id", ""), stanza.id, now)
@@ -303,8 +311,9 @@ class Talk:
         if recipient is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="nobody here has this nickname")
         room.check_message(seat, len(stanza.body), False, self._clock.now())
-        drop = [c for c in stanza.el if c.tag in (X_USER, OCCUPANT_ID_TAG)]
+        drop = [c for c in stanza.el if _is_forged(c.tag, c, room.jid)]
         passed = stanza.without(*drop).with_child(f"<x xmlns='{MUC_USER}'/>".encode() + occupant.id_bytes)
+        room.whispered(stanza.id)
         waiting: list[tuple[Context, Awaitable[None]]] = []
         for target in tuple(recipient.seats):
             inner = Context(passed.replace(sender=occupant.jid, to=target))
@@ -317,8 +326,13 @@ class Talk:
 
     def _error(self, room: Room, who: JID, to: JID, stanza: Stanza) -> Awaitable[None] | None:
         """An error about something that the room passed on: to its author, if that was one occupant."""
-        about_room = not to.resource or (room.history is not None and room.history.knows_id(stanza.id))
+        about_room = not to.resource or room.told_all(stanza.id)
         seat = room.seats.get(who)
+        if seat is not None:
+            try:
+                room.charge(seat, self._clock.now())
+            except StanzaError:
+                return None  # nobody answers an error
         author = room.find(to.resource) if to.resource and not about_room else None
         origin = seat.occupant.jid if seat is not None else _occupant_of(room, who)
         if author is not None and origin is not None:  # nobody outside speaks in the room's name
@@ -346,7 +360,17 @@ def _is_forged(tag: object, child: Element, room: JID) -> bool:
     if tag in (X_USER, OCCUPANT_ID_TAG):
         return True
     if tag == STANZA_ID_TAG:
-        return child.get("by") == room
+        return _names(child.get("by"), room)
     if tag == DELAY_TAG:
-        return child.get("from") == room
+        return _names(child.get("from"), room)
     return False
+
+
+def _names(address: str | None, room: JID) -> bool:
+    """Whether an address is that of a room, however it is written."""
+    if not address or address == room:
+        return bool(address)
+    try:
+        return JID.parse(address).bare == room
+    except JidMalformed:
+        return False
