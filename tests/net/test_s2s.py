@@ -15,6 +15,7 @@ from beamish.core.events import Context
 from beamish.net.certificate import read_certificate
 from beamish.net.dns import LookupFailed, Srv
 from beamish.net.s2s import Policy
+from beamish.net.s2s_opening import open_stream
 from beamish.net.tls_memory import TlsContexts
 from beamish.stream.s2s_out import Unreachable
 from beamish.testing.federated import Authority, FederatedServer, Relay
@@ -366,10 +367,10 @@ async def test_a_remote_domain_is_slowed_down_and_loses_nothing(ca: Authority, n
 async def test_a_domain_may_have_so_many_streams(ca: Authority, names: Directory) -> None:
     a, b = pair(ca, names, b={"settings": {"s2s": {"streams_per_domain": 2}}})
     async with a, b:
-        links = [await a.federation.open("a.example", "b.example") for _ in range(2)]
+        links = [await open_stream(a.federation, "a.example", "b.example") for _ in range(2)]
         await until(lambda: len(b.federation.links) == 2)
         with pytest.raises(Unreachable, match="resource-constraint"):
-            await a.federation.open("a.example", "b.example")
+            await open_stream(a.federation, "a.example", "b.example")
         assert all(link.usable for link in links)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.net.federated import UNLIMITED, Two, both_ways, exchange, pair, reason
 
+from beamish.net import s2s
 from beamish.stream.s2s_out import Unreachable
 from beamish.testing.federated import Authority, FederatedServer, Relay
 from beamish.testing.names import Directory
@@ -122,7 +123,7 @@ async def test_the_condition_of_the_authoritative_server_is_passed_on(
     async def opened(*_args: Any, **_options: Any) -> Any:
         return Answered()
 
-    monkeypatch.setattr(type(b.federation), "open", opened)
+    monkeypatch.setattr(s2s, "open_stream", opened)
     with pytest.raises(Unreachable, match=r"no-such-domain: .*could not say whether a key is its own: item-not-found"):
         await b.federation.ask("b.example", "a.example", "id", "key")
     with pytest.raises(Unreachable, match=r"stream-error: .*: internal-server-error"):

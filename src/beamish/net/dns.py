@@ -249,17 +249,31 @@ async def connect(
     addresses = [target.host] if is_address(target.host) else interleaved(await resolver.addresses(target.host))
     if not addresses:
         raise NoSuchDomain(f"{target.host} has no address")
-    loop = asyncio.get_running_loop()
     errors: list[OSError] = []
+    won = await _first_reached(addresses, target.port, timeout, delay, errors)
+    if won is not None:
+        _, made = await asyncio.get_running_loop().create_connection(protocol, sock=won)
+        return made
+    if any(isinstance(error, ConnectionRefusedError) for error in errors):
+        raise ConnectFailed(f"{target} refused the connection", refused=True)
+    if errors:
+        code = errors[-1].errno
+        raise ConnectFailed(f"{target}: {os.strerror(code) if code else errors[-1]}")
+    raise ConnectFailed(f"{target} did not answer within {timeout:g} seconds", timed_out=True)
+
+
+async def _first_reached(
+    addresses: Sequence[str], port: int, timeout: float, delay: float, errors: list[OSError]
+) -> socket.socket | None:
+    """Begin with one more address after each delay, as long as none has answered; why some did not goes into `errors`."""
+    loop = asyncio.get_running_loop()
     ends = loop.time() + timeout
     waiting = list(addresses)
     racing: set[asyncio.Task[socket.socket]] = set()
     try:
-        while waiting or racing:
-            if loop.time() >= ends:
-                break
+        while (waiting or racing) and loop.time() < ends:
             if waiting:
-                racing.add(loop.create_task(_reach(waiting.pop(0), target.port)))
+                racing.add(loop.create_task(_reach(waiting.pop(0), port)))
             pause = min(delay, ends - loop.time()) if waiting else ends - loop.time()
             done, racing = await asyncio.wait(racing, timeout=max(0.0, pause), return_when=asyncio.FIRST_COMPLETED)
             won: socket.socket | None = None
@@ -274,19 +288,12 @@ async def connect(
                 else:
                     raise error
             if won is not None:
-                _, made = await loop.create_connection(protocol, sock=won)
-                return made
+                return won
+        return None
     finally:
         for task in racing:
             task.cancel()
             task.add_done_callback(_close_unwanted)
-    refused = any(isinstance(error, ConnectionRefusedError) for error in errors)
-    if refused:
-        raise ConnectFailed(f"{target} refused the connection", refused=True)
-    if errors:
-        code = errors[-1].errno
-        raise ConnectFailed(f"{target}: {os.strerror(code) if code else errors[-1]}")
-    raise ConnectFailed(f"{target} did not answer within {timeout:g} seconds", timed_out=True)
 
 
 async def _reach(address: str, port: int) -> socket.socket:

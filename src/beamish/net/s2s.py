@@ -19,14 +19,14 @@ from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
 from beamish.core.services import Outbox
 from beamish.core.tasks import TaskGroup
-from beamish.net import dns
 from beamish.net.connection import Flusher
-from beamish.net.dns import ConnectFailed, LookupFailed, NoSuchDomain, Resolver, Target
+from beamish.net.dns import Resolver, Target
 from beamish.net.resting import in_slices
 from beamish.net.s2s_carrier import PING_ID
 from beamish.net.s2s_in import S2SInLink
 from beamish.net.s2s_link import Link
-from beamish.net.s2s_out import Report, S2SOutLink
+from beamish.net.s2s_opening import open_stream
+from beamish.net.s2s_out import S2SOutLink
 from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence
 from beamish.net.s2s_route import BROKEN, Route
@@ -46,8 +46,6 @@ log = structlog.get_logger(__name__)
 
 OWNER: Final = "s2s"
 _SWEEP: Final = 5.0
-_WORST: Final = (Cause.CERTIFICATE, Cause.AUTHENTICATION, Cause.TLS, Cause.STREAM)
-"""Of several servers of one domain that all failed, these causes tell more than a connection refused."""
 
 
 @dataclass(slots=True)
@@ -227,76 +225,13 @@ class Federation:
         route = self.routes[pair] = Route(self, *pair)
         return route
 
-    async def open(
-        self,
-        local: str,
-        remote: str,
-        *,
-        route: Route | None = None,
-        question: tuple[str, str] | None = None,
-        report: Report | None = None,
-    ) -> S2SOutLink:
-        """Open a stream and bring it to where it can be used. Raises `Unreachable`."""
-        if reason := self.policy.refusal(remote):
-            raise Unreachable(Cause.POLICY, reason)
-        say = report or (lambda _step: None)
-        try:
-            targets = await dns.targets_of(remote, self.resolver, self.hosts)
-        except NoSuchDomain as exc:
-            raise Unreachable(Cause.NO_SUCH_DOMAIN, str(exc)) from exc
-        except LookupFailed as exc:
-            raise Unreachable(Cause.DNS, f"{remote} could not be looked up: {exc}") from exc
-        say("servers: " + ", ".join(map(str, targets)))
-        failures: list[Unreachable] = []
-        for target in targets:
-            try:
-                return await self._try(target, local, remote, route, question, say)
-            except Unreachable as why:
-                say(f"{target}: {why}")
-                failures.append(why)
-        raise next((why for cause in _WORST for why in failures if why.cause is cause), failures[-1])
-
-    async def _try(
-        self,
-        target: Target,
-        local: str,
-        remote: str,
-        route: Route | None,
-        question: tuple[str, str] | None,
-        report: Report,
-    ) -> S2SOutLink:
-        def make() -> S2SOutLink:
-            return S2SOutLink(
-                self, local, remote, route=route, question=question, direct_tls=target.direct_tls, report=report
-            )
-
-        try:
-            link = await dns.connect(target, self.resolver, make, self.limits.connect_seconds)
-        except NoSuchDomain as exc:
-            raise Unreachable(Cause.NO_SUCH_DOMAIN, str(exc)) from exc
-        except LookupFailed as exc:
-            raise Unreachable(Cause.DNS, f"{target.host} could not be looked up: {exc}") from exc
-        except ConnectFailed as exc:
-            cause = Cause.REFUSED if exc.refused else Cause.TIMEOUT if exc.timed_out else Cause.NETWORK
-            raise Unreachable(cause, str(exc)) from exc
-        try:
-            async with asyncio.timeout(self.limits.negotiation_seconds):
-                await asyncio.shield(link.ready)
-        except TimeoutError:
-            link.abort()
-            raise Unreachable(Cause.TIMEOUT, f"{target} did not finish the negotiation in time") from None
-        except asyncio.CancelledError:
-            link.close()
-            raise
-        return link
-
     async def ask(self, local: str, remote: str, stream_id: str, key: str) -> bool:
         """Ask the authoritative server of `remote` whether a key is its own (XEP-0220 §2.2). Raises `Unreachable`."""
         if self._verifying >= self.limits.verifications:
             raise Unreachable(Cause.OVERLOAD, "too many keys are being verified")
         self._verifying += 1
         try:
-            link = await self.open(local, remote, question=(stream_id, key))
+            link = await open_stream(self, local, remote, question=(stream_id, key))
         finally:
             self._verifying -= 1
         if link.key_error:
@@ -588,7 +523,7 @@ class Federation:
             steps.append(f"{loop.time() - began:7.3f} s  {text}")
 
         try:
-            link = await self.open(local, remote, report=step)
+            link = await open_stream(self, local, remote, report=step)
         except Unreachable as why:
             step(f"failed: {why}")
             return {"domain": remote, "ok": False, "steps": steps, "cause": why.cause.value}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from beamish.net.s2s_opening import open_stream
 from beamish.stream.s2s_acks import Acks
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import StanzaError
@@ -181,7 +182,7 @@ class Route:
         try:
             while self.link is None:
                 try:
-                    await self._federation.open(self.local, self.remote, route=self)
+                    await open_stream(self._federation, self.local, self.remote, route=self)
                     if self.link is not None or (not self._queue and self.held is None):
                         return
                     raise Unreachable(Cause.LOST, "the connection broke off as soon as it was made")
