@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from beamish.xmpp.errors import StreamError
 from beamish.xmpp.jid import JID
@@ -236,6 +237,8 @@ class UserSessions:
 
 
 _NOBODY = UserSessions()
+CHANGED: Final = 1024
+"""Changes of who is there that can be asked about afterwards; whoever has not looked for longer knows nothing any more."""
 
 
 class SessionTable:
@@ -246,6 +249,8 @@ class SessionTable:
         self._users: dict[str, UserSessions] = {}
         self.changes = 0
         """Counts sessions that came or went, or became available or no longer: while it stays the same, who is there does."""
+        self.changed: deque[JID] = deque(maxlen=CHANGED)
+        """Whose sessions those were (full addresses), the last of them."""
 
     def __len__(self) -> int:
         return len(self._full)
@@ -281,14 +286,14 @@ class SessionTable:
             user = self._users[session.bare] = UserSessions()
         user.all = (*user.all, session)
         user.refresh()
-        self.changes += 1
+        self._note(session)
 
     def remove(self, session: Session) -> bool:
         """Take a session out. False if it was not there (any more)."""
         if self._full.get(session.jid) is not session:
             return False
         del self._full[session.jid]
-        self.changes += 1
+        self._note(session)
         user = self._users[session.bare]
         user.all = tuple(s for s in user.all if s is not session)
         if user.all:
@@ -301,9 +306,13 @@ class SessionTable:
     def presence_changed(self, session: Session, priority: int | None, presence: Stanza | None) -> None:
         """Note a session's new availability; `priority` None means unavailable."""
         if session.available != (priority is not None):
-            self.changes += 1
+            self._note(session)
         session.priority = priority
         session.presence = presence
         user = self._users.get(session.bare)
         if user is not None:
             user.refresh()
+
+    def _note(self, session: Session) -> None:
+        self.changes += 1
+        self.changed.append(session.jid)

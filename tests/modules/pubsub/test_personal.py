@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from beamish.core.services import BlockingService, PepService
+from beamish.core.services import BlockingService, PepService, RosterItem, RosterService
+from beamish.modules.pubsub import PubsubModule
+from beamish.modules.pubsub.config import NodeConfig
+from beamish.modules.pubsub.model import Item, Node
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
@@ -563,3 +566,34 @@ async def test_omemo_devices_and_bundles(stages: Stage) -> None:
     )
     assert got.findtext(f".//{{{omemo}}}ik") == "QUJD" * 10
     assert await stages.items(mercutio, f"{omemo}:devices", to="juliet@example.org") == ["current"]
+
+
+async def test_others_have_their_turn_while_last_items_are_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of it is in memory."""
+    romeo = await stage.login("romeo@example.org/orchard")
+    nurse = await stage.login("nurse@example.org/house")
+    rosters = stage.kernel.service(RosterService)
+    (module,) = [module for module in stage.kernel.registry.modules if isinstance(module, PubsubModule)]
+    for number in range(45):
+        contact = JID(f"c{number}@example.org")
+        await rosters.change(JID("romeo@example.org"), RosterItem(contact, to=True))
+        await rosters.change(contact, RosterItem(JID("romeo@example.org"), from_=True))
+        host = await module._engine.host(contact, account=True)
+        host.add(Node(number + 1, TUNE, contact, 0.0, NodeConfig(access_model="presence")))
+        host.nodes[TUNE].last = Item("i", b"<tune/>", contact, stage.world.clock.now())
+        host.nodes[TUNE].last_known = True
+    order: list[str] = []
+    ping = "<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>"
+    for client in (romeo, nurse):
+
+        def feed(data: bytes, client: Client = client, feed: Callable[[bytes], None] = client.feed) -> None:
+            if not order:
+                asyncio.get_running_loop().call_soon(nurse.send, ping)
+            order.extend([client.jid.local] * (data.count(b"<message") or 1))
+            feed(data)
+
+        monkeypatch.setattr(client, "feed", feed)
+    stage.caps.of(romeo.jid, TUNE)
+    await stage.quiet(romeo, nurse)
+    assert order.count("romeo") == 45 and order.count("nurse") == 1
+    assert order.index("nurse") <= 20

@@ -15,7 +15,8 @@ from beamish.modules.pubsub import store
 from beamish.modules.pubsub.hosts import Hosts
 from beamish.modules.pubsub.model import Host, Node, Subscription
 from beamish.modules.pubsub.names import EVENT
-from beamish.modules.pubsub.outbox import Outbox, Plan
+from beamish.modules.pubsub.outbox import Outbox
+from beamish.modules.pubsub.plans import Plan
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element, from_bytes, make, to_bytes
 

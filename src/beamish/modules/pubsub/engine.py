@@ -21,7 +21,8 @@ from beamish.modules.pubsub.digests import Digests
 from beamish.modules.pubsub.hosts import Hosts
 from beamish.modules.pubsub.model import Host, Item, Node
 from beamish.modules.pubsub.names import PRIVATE_NODES, Access, Affiliation, NodeMoved, forbidden, no_node, refused
-from beamish.modules.pubsub.outbox import Hides, Outbox, Plan, Relations, relations
+from beamish.modules.pubsub.outbox import Hides, Outbox, Relations, relations
+from beamish.modules.pubsub.plans import Plan
 from beamish.modules.pubsub.presences import Presences
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
@@ -170,11 +171,11 @@ class Engine:
         of = await self.relations(host, node)
         if not host.account:
             return self.outbox.plan(host, node, of, everybody=everybody), of
-        contacts = (await self.roster(host.jid)).subscribers()
+        roster = await self.roster(host.jid)
         hides = self._hides(host)
         if is_later(hides):
             hides = await cast("Awaitable[Hides]", hides)
-        return self.outbox.plan(host, node, of, contacts, cast("Hides", hides), everybody=everybody), of
+        return self.outbox.plan(host, node, of, roster, cast("Hides", hides), everybody=everybody), of
 
     async def blocks(self, host: Host, bare: JID) -> bool:
         """Whether an account has blocked an entity."""
@@ -213,7 +214,7 @@ class Engine:
             cast("Coroutine[object, object, Hides]", hides).close()
             return None
         of = relations(node, (roster,))
-        return self.outbox.plan_again(host, node, of, roster.subscribers(), cast("Hides", hides)), of
+        return self.outbox.plan_again(host, node, of, roster, cast("Hides", hides)), of
 
     # ---- making nodes -----------------------------------------------------------------------------------------------
 

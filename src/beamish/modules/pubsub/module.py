@@ -262,7 +262,7 @@ class PubsubModule(Module):
     def _caps(self) -> None:
         if self._outbox.caps is None:
             self._outbox.caps = self.kernel.service_or_none(CapsService)
-            self._outbox.forget_plans()
+            self._outbox.plans.clear()
 
     @on(events.presence_changed)
     def _presence_changed(self, event: PresenceChanged) -> None:
@@ -283,7 +283,7 @@ class PubsubModule(Module):
         self._left(event.session)
 
     def _left(self, session: Session) -> None:
-        self._outbox.forget_plans()
+        self._outbox.plans.catch_up()
         for service in self._services.values():
             host = self._hosts.cached(service.jid)
             if host is None or host.count_of(session.bare):
@@ -312,7 +312,7 @@ class PubsubModule(Module):
     @on(events.caps_known)
     def _caps_known(self, event: CapsKnown) -> None:
         self._caps()
-        self._outbox.forget_plans()
+        self._outbox.plans.concerned((event.jid,))
         self._personal.caps_known(event)
 
     @on(events.contact_presence)
@@ -322,6 +322,7 @@ class PubsubModule(Module):
 
     @on(events.subscription_changed)
     async def _subscription_changed(self, event: SubscriptionChanged) -> None:
+        self._outbox.plans.forget(event.user)
         await self._personal.subscription_changed(event)
 
     @on(events.pep_published)
@@ -333,6 +334,7 @@ class PubsubModule(Module):
         """Everything an account has goes, and what it is to nodes of services."""
         user = event.user
         self._presences.forget(user)
+        self._outbox.plans.forget(user)
         host = await self._engine.host(user, account=True)
         for node in host:
             await self._owning.destroy(host, node)

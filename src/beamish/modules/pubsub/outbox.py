@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -18,9 +17,9 @@ from beamish.core.kernel import new_id
 from beamish.core.sessions import Session
 from beamish.modules.pubsub import wire
 from beamish.modules.pubsub.access import STRANGER, Relation, may_follow, may_receive
-from beamish.modules.pubsub.config import NodeConfig
 from beamish.modules.pubsub.model import Host, Item, Node, Subscription
 from beamish.modules.pubsub.names import NOTIFY, Affiliation, State
+from beamish.modules.pubsub.plans import Plan, Plans
 from beamish.modules.pubsub.presences import Presences
 from beamish.modules.pubsub.summary import summary
 from beamish.xmpp.jid import JID
@@ -34,30 +33,9 @@ log = structlog.get_logger(__name__)
 
 TRACKED: Final = 20_000
 """Notifications whose errors can be told to a node."""
-PLANS: Final = 256
-"""Nodes whose recipients are remembered."""
 
 Relations = Callable[[JID], Relation]
 Hides = Callable[[JID], bool] | None
-
-
-@dataclass(slots=True)
-class Plan:
-    """Who is to be told of one event.
-
-    `direct` maps addresses of explicit subscribers to their subscriptions there; `digests` are subscriptions that
-    collect; `sessions` and `others` are interested resources without a subscription, local and elsewhere. `strangers` are
-    those of the sessions that do not see the presence of the account.
-    """
-
-    direct: dict[JID, list[Subscription]] = field(default_factory=dict)
-    digests: list[Subscription] = field(default_factory=list)
-    sessions: list[Session] = field(default_factory=list)
-    others: list[JID] = field(default_factory=list)
-    strangers: set[JID] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.direct or self.digests or self.sessions or self.others)
 
 
 def relations(node: Node, rosters: Iterable[Roster]) -> Relations:
@@ -84,8 +62,7 @@ class Outbox:
         self._presences = presences
         self._delivering = kernel.hooks[events.delivering]
         self._tracked: OrderedDict[str, tuple[JID, str]] = OrderedDict()
-        self._plans: dict[Node, tuple[NodeConfig, Iterable[JID], Plan]] = {}
-        self._plans_at = (0, 0)
+        self._plans = Plans(kernel, presences)
         self.caps: CapsService | None = None
 
     # ---- choosing ---------------------------------------------------------------------------------------------------
@@ -95,19 +72,19 @@ class Outbox:
         host: Host,
         node: Node,
         relation: Relations,
-        contacts: Iterable[JID] = (),
+        roster: Roster | None = None,
         hides: Hides = None,
         *,
         everybody: bool = False,
     ) -> Plan:
         """The recipients of an event of a node.
 
-        `contacts` are the bare JIDs that see the presence of the account that `host` is; `hides` tells whom it has
-        blocked. `everybody` includes pending subscriptions and those that want nothing now (for the end of a node).
+        `roster` is that of the account that `host` is; `hides` tells whom it has blocked. `everybody` includes pending
+        subscriptions and those that want nothing now (for the end of a node).
         """
         plan = Plan()
         if host.account:
-            self._interested(plan, host, node, relation, contacts)
+            self._interested(plan, host, node, relation, roster)
             if hides is not None:
                 plan.sessions = [s for s in plan.sessions if s.bare == host.jid or not hides(s.bare)]
                 plan.others = [jid for jid in plan.others if not hides(jid.bare)]
@@ -143,15 +120,11 @@ class Outbox:
             plan.others = [jid for jid in plan.others if jid not in named]
         return plan
 
-    def plan_again(
-        self, host: Host, node: Node, relation: Relations, contacts: tuple[JID, ...], hides: Hides = None
-    ) -> Plan:
+    def plan_again(self, host: Host, node: Node, relation: Relations, roster: Roster, hides: Hides = None) -> Plan:
         """As `plan` for a node of an account, from memory as long as it would come out the same.
 
         Remembered are nodes that everybody who sees the presence of the account may follow, without subscriptions or
-        affiliations but its owner's, of accounts that have blocked nobody. Then only a few things can change a plan: the
-        contacts (another tuple), the configuration (another value), who is there, wherever on the server, and what
-        interests are known (`forget_plans`).
+        affiliations but its owner's, of accounts that have blocked nobody.
         """
         config = node.config
         if (
@@ -160,24 +133,18 @@ class Outbox:
             or config.access_model not in ("open", "presence")
             or len(node.affiliations) > 1
         ):
-            return self.plan(host, node, relation, contacts, hides)
-        plans = self._plans
-        at = (self._kernel.sessions.changes, self._presences.changes)
-        if at != self._plans_at:
-            plans.clear()
-            self._plans_at = at
-        known = plans.get(node)
-        if known is not None and known[0] is config and known[1] is contacts:
-            return known[2]
-        if len(plans) >= PLANS:
-            plans.clear()
-        plan = self.plan(host, node, relation, contacts)
-        plans[node] = (config, contacts, plan)
+            return self.plan(host, node, relation, roster, hides)
+        known = self._plans.get(host.jid, node, roster)
+        if known is not None:
+            return known
+        plan = self.plan(host, node, relation, roster)
+        self._plans.put(host.jid, node, roster, plan)
         return plan
 
-    def forget_plans(self) -> None:
-        """Somebody's interests changed, or somebody is gone whom plans must not hold on to."""
-        self._plans.clear()
+    @property
+    def plans(self) -> Plans:
+        """Who is told, as it is remembered."""
+        return self._plans
 
     def reaches(self, host: Host, node: Node, s: Subscription) -> bool:
         """Whether the options of a subscription, and the presence they ask for, let a notification through now."""
@@ -192,7 +159,7 @@ class Outbox:
             return False
         return options.wants(shows)
 
-    def _interested(self, plan: Plan, host: Host, node: Node, relation: Relations, contacts: Iterable[JID]) -> None:
+    def _interested(self, plan: Plan, host: Host, node: Node, relation: Relations, roster: Roster | None) -> None:
         """The resources that asked for this node by their capabilities (§9.2), the account's own ones included."""
         caps = self.caps
         if caps is None:
@@ -213,9 +180,8 @@ class Outbox:
 
         look_at(host.jid)
         open_to_contacts = node.config.access_model in ("open", "presence") and not node.affiliations_matter
-        contacts = tuple(contacts)
-        for bare in contacts:
-            if bare in by_user and (open_to_contacts or may_follow(node, bare, relation(bare), now)):
+        for bare in () if roster is None else roster.subscribers_among(by_user):
+            if open_to_contacts or may_follow(node, bare, relation(bare), now):
                 look_at(bare)
         for full, _ in self._presences.watchers(host.jid):
             features = features_of(full)

@@ -69,8 +69,8 @@ class Presences:
         self._known: dict[JID, OrderedDict[JID, Watcher]] = {}
         self._by_entity: dict[JID, set[JID]] = {}
         self._total = 0
-        self.changes = 0
-        """Counts resources that came or went."""
+        self.changed: set[JID] = set()
+        """Addresses with which somebody shares presence or does no longer, since the outbox looked."""
 
     # ---- what arrives -----------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Presences:
         watcher = known[full] = Watcher(show_of(stanza), since_of(stanza, self._kernel.clock.now()))
         self._by_entity.setdefault(full, set()).add(at)
         self._total += 1
-        self.changes += 1
+        self.changed.add(at)
         return watcher
 
     def gone(self, at: JID, full: JID) -> bool:
@@ -101,7 +101,7 @@ class Presences:
         if known is None or known.pop(full, None) is None:
             return False
         self._total -= 1
-        self.changes += 1
+        self.changed.add(at)
         if not known:
             del self._known[at]
         where = self._by_entity.get(full)

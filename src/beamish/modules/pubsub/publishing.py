@@ -14,7 +14,8 @@ from beamish.modules.pubsub import access, config, store, wire
 from beamish.modules.pubsub.engine import Asker, Engine, check_name
 from beamish.modules.pubsub.model import Host, Item, Node
 from beamish.modules.pubsub.names import PUBLISH_OPTIONS, PUBSUB, Affiliation, forbidden, no_node, refused, unsupported
-from beamish.modules.pubsub.outbox import Plan, Relations
+from beamish.modules.pubsub.outbox import Relations
+from beamish.modules.pubsub.plans import Plan
 from beamish.storage.api import Cursor, StorageBusy
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
