@@ -167,6 +167,35 @@ async def test_publish_models(stage: Stage, model: str, affiliation: str, subscr
         await stage.refused(mercutio, "set", request, "forbidden", kind="auth")
 
 
+@pytest.mark.parametrize("access", ["open", "presence"])  # with and without a look at rosters
+@pytest.mark.parametrize(
+    ("affiliation", "may"), [("none", False), ("publish-only", False), ("publisher", True), ("owner", True)]
+)
+async def test_where_everybody_publishes_nobody_replaces_what_others_said(
+    stage: Stage, affiliation: str, may: bool, access: str
+) -> None:
+    """Comments: whoever may not delete an item may not put something else in its place (§4.1, §7.2.3.1)."""
+    romeo, juliet = await cast(stage, publish_model="open")
+    mercutio = await stage.login("mercutio@example.org/street")
+    await stage.publish(juliet, "musings", "i1", "mine")
+    if access != "open":
+        change = form(f"{PUBSUB}#node_config", {"access_model": access})
+        await stage.set(romeo, f"<configure node='musings'>{change}</configure>", ns=OWNER)
+    if affiliation != "none":
+        await affiliate(stage, romeo, "mercutio@example.org", affiliation)
+    await stage.publish(juliet, "musings", "i1", "mine again")
+    await stage.publish(mercutio, "musings", "i2", "his")
+    await stage.publish(mercutio, "musings", "i2", "his again")
+    request = f"<publish node='musings'><item id='i3'>{ENTRY}</item><item id='i1'>{ENTRY}</item></publish>"
+    if may:
+        await stage.set(mercutio, request)
+        return
+    await stage.refused(mercutio, "set", request, "forbidden", kind="auth")
+    got = await stage.get(romeo, "<items node='musings'/>")
+    said = {item.get("id"): "".join(item.itertext()) for item in got.iterfind(f".//{{{PUBSUB}}}item")}
+    assert said == {"i1": "mine again", "i2": "his again"}
+
+
 async def test_example_107_no_such_node(stages: Stage) -> None:
     romeo = await stages.login("romeo@example.org/orchard")
     request = f"<publish node='none'><item>{ENTRY}</item></publish>"

@@ -95,6 +95,9 @@ class _Change:
         self._at = engine.clock.now()
         self._event = engine.outbox.items_event(host, node, items)
         self._collecting = [s.subid for s in plan.digests] if node.config.deliver_notifications else []
+        trusted = node.affiliation(asker.bare) in (Affiliation.OWNER, Affiliation.PUBLISHER)
+        # whoever may publish only because everybody may replaces its own items: others it could not delete either (§7.2.3.1)
+        self._only_of = None if trusted or (asker.admin and not host.account) else asker.bare
         self.items = items
 
     def begin(self) -> None:
@@ -109,7 +112,10 @@ class _Change:
         self._host.stored -= self._size
 
     def store(self, c: Cursor, *, fresh: bool) -> tuple[list[str], int]:
-        """The transaction: the items that had to go, and by how many bytes the node has grown. Raises `NodeFull`."""
+        """The transaction: the items that had to go, and by how many bytes the node has grown.
+
+        Raises `NodeFull` and `NotOwnItem`.
+        """
         node = self._node
         if fresh:
             # whoever comes later in the queue finds the row number there
@@ -118,7 +124,7 @@ class _Change:
         gone: list[str] = []
         if self._keep:
             reject = node.config.publish_node_full == "reject"
-            gone, grown = store.put_items(c, node.id, self.items, self._keep, reject=reject)
+            gone, grown = store.put_items(c, node.id, self.items, self._keep, reject=reject, only_of=self._only_of)
         if self._collecting:
             store.collect(c, self._collecting, self._at, self._event)
         return gone, grown
@@ -180,12 +186,14 @@ class Publishing:
             outcome[:] = [change.store(c, fresh=False)]
 
         def failed(exc: Exception) -> None:
-            if not isinstance(exc, store.NodeFull):
+            if isinstance(exc, store.NodeFull):
+                done(store.full())
+            elif isinstance(exc, store.NotOwnItem):
+                done(forbidden())
+            else:
                 log.error("publication_not_stored", host=str(host.jid), node=node.name, error=str(exc))
                 engine.hosts.distrust(host.jid)
                 done(StanzaError(Condition.INTERNAL_SERVER_ERROR))
-            else:
-                done(store.full())
 
         def committed() -> None:
             change.over()
@@ -311,6 +319,8 @@ class Publishing:
             gone, grown = await engine.hosts.write(host, "publish", txn)
         except store.NodeFull:
             raise store.full() from None
+        except store.NotOwnItem:
+            raise forbidden() from None
         except BaseException:
             if fresh:
                 host.drop(node)

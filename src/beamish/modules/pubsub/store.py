@@ -50,7 +50,7 @@ class NodeFull(Exception):
 
 
 class NotOwnItem(Exception):
-    """A publisher may delete only what it published."""
+    """A publisher may delete, and where everybody publishes replace, only what it published."""
 
 
 def load(c: Cursor, host: Host) -> None:
@@ -166,16 +166,19 @@ def set_subscription(c: Cursor, node: int, subid: str, jid: JID, state: State, o
 # ---- items ----------------------------------------------------------------------------------------------------------
 
 
-def put_items(c: Cursor, node: int, items: Sequence[Item], keep: int, *, reject: bool = False) -> tuple[list[str], int]:
+def put_items(
+    c: Cursor, node: int, items: Sequence[Item], keep: int, *, reject: bool = False, only_of: JID | None = None
+) -> tuple[list[str], int]:
     """Store items, replacing those of the same id, and trim the node to `keep`, oldest first.
 
-    Returns the ids of the items that had to go, and by how many bytes the node has grown. Raises `NodeFull`.
+    Returns the ids of the items that had to go, and by how many bytes the node has grown. Raises `NodeFull`, and
+    `NotOwnItem` if an item to be replaced is not of `only_of`.
     """
     grown = 0
     more = False
     for item in items:
         old = c.row(
-            "SELECT seq, length(payload), seq = (SELECT max(seq) FROM pubsub_item WHERE node = ?) "
+            "SELECT seq, length(payload), seq = (SELECT max(seq) FROM pubsub_item WHERE node = ?), publisher "
             "FROM pubsub_item WHERE node = ? AND item = ?",
             node,
             node,
@@ -183,7 +186,9 @@ def put_items(c: Cursor, node: int, items: Sequence[Item], keep: int, *, reject:
         )
         grown += len(item.payload)
         if old is not None:
-            seq, size, newest = old
+            seq, size, newest, publisher = old
+            if only_of is not None and publisher != only_of:
+                raise NotOwnItem
             grown -= size
             if newest:  # it stays that: no index changes, and one page of the file instead of four
                 c.run(
