@@ -3,9 +3,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beamish.core.roster_xml import item_bytes
 from beamish.core.services import RosterItem
 from beamish.modules.roster.memory import MemoryRoster
-from beamish.modules.roster.wire import WholeRosters, item_bytes
+from beamish.modules.roster.wire import WholeRosters
 from beamish.xmpp.jid import JID
 
 A, B, C = (JID.parse(f"{name}@example.org") for name in "abc")

@@ -28,17 +28,15 @@ from beamish.core.events import (
 )
 from beamish.core.later import is_later
 from beamish.core.module import IqAnswer, Module, Scope, Xep, iq, on
+from beamish.core.roster_xml import contact_of, item_bytes, only_item
 from beamish.core.services import RosterItem, RosterService, SessionKeeper
 from beamish.core.sessions import Session
 from beamish.modules.roster import store
 from beamish.modules.roster.memory import MemoryRoster
 from beamish.modules.roster.wire import (
     GROUP,
-    ITEM,
     QUERY,
     WholeRosters,
-    contact_of,
-    item_bytes,
     new_id,
     plain_version,
     push_for,
@@ -417,10 +415,7 @@ class RosterModule(Module):
         session, query = _asker(ctx), _query(ctx)
         if session.anonymous:
             raise StanzaError(Condition.NOT_ALLOWED, text="anonymous users keep no roster")
-        items = [child for child in query if isinstance(child.tag, str)]
-        if len(items) != 1 or items[0].tag != ITEM:
-            raise StanzaError(Condition.BAD_REQUEST, text="a roster set has exactly one item")
-        asked, user = items[0], session.bare
+        asked, user = only_item(query), session.bare
         contact = contact_of(asked)
         if contact == user:
             raise StanzaError(Condition.NOT_ALLOWED, text="this is your own address")

@@ -7,17 +7,16 @@ from collections import OrderedDict
 from itertools import count
 from typing import Final
 
+from beamish.core.roster_xml import item_bytes
 from beamish.core.services import RosterItem
 from beamish.core.sessions import Session
 from beamish.modules.roster.memory import MemoryRoster
 from beamish.xmpp import ns
-from beamish.xmpp.errors import Condition, StanzaError
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import IQ, Stanza
-from beamish.xmpp.xml import Element, escape_attr, escape_text
+from beamish.xmpp.xml import escape_attr
 
 QUERY: Final = f"{{{ns.ROSTER}}}query"
-ITEM: Final = f"{{{ns.ROSTER}}}item"
 GROUP: Final = f"{{{ns.ROSTER}}}group"
 
 _ENTRY: Final = 300
@@ -26,22 +25,6 @@ _GET: Final = re.compile(
     rb"(?: ver=(?:'([0-9]*)'|\"([0-9]*)\"))? ?/></iq>"
 )
 _ids = count(1)
-
-
-def item_bytes(item: RosterItem) -> bytes:
-    """RFC 6121 §2.1.2."""
-    text = f"<item jid='{escape_attr(item.jid)}'"
-    if item.name:
-        text += f" name='{escape_attr(item.name)}'"
-    text += f" subscription='{item.subscription}'"
-    if item.pending_out:
-        text += " ask='subscribe'"
-    if item.approved:
-        text += " approved='true'"
-    if not item.groups:
-        return (text + "/>").encode()
-    groups = "".join(f"<group>{escape_text(group)}</group>" for group in item.groups)
-    return f"{text}>{groups}</item>".encode()
 
 
 class WholeRosters:
@@ -120,14 +103,3 @@ def removed_bytes(contact: str) -> bytes:
 def new_id(kind: str) -> str:
     """An id for a stanza of the server's own; the number keeps it unique within the process."""
     return f"{kind}{next(_ids):x}"
-
-
-def contact_of(item: Element) -> JID:
-    """The address of an item of a roster set, without a resource. Raises `StanzaError`."""
-    text = item.get("jid")
-    if text is None:
-        raise StanzaError(Condition.BAD_REQUEST, text="an item without an address")
-    try:
-        return JID.parse(text).bare
-    except JidMalformed as error:
-        raise StanzaError(Condition.JID_MALFORMED, text=str(error)) from error

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Final, cast
 from beamish.core.events import RosterChanged
 from beamish.core.kernel import new_id
 from beamish.core.later import is_later
+from beamish.core.roster_xml import contact_of, item_bytes, only_item
 from beamish.core.services import BlockingService, RemoteRosterService, Roster, RosterItem, RosterService
 from beamish.net.privilege.options import PrivilegeOptions, includes
 from beamish.net.privilege.standin import ask_as, check_account
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import IQ, PRESENCE, Stanza, content_bytes
-from beamish.xmpp.xml import Element, escape_attr, escape_text
+from beamish.xmpp.xml import Element, escape_attr
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
 QUERY: Final = f"{{{ns.ROSTER}}}query"
-ITEM: Final = f"{{{ns.ROSTER}}}item"
 GROUP: Final = f"{{{ns.ROSTER}}}group"
 _QUERY: Final = f"<query xmlns='{ns.ROSTER}'/>".encode()
 MANAGEMENT: Final = "urn:xmpp:tmp:roster-management:0"
@@ -77,12 +77,12 @@ class Rosters:
         await check_account(self._kernel, user, Condition.ITEM_NOT_FOUND)
         if stanza.type == "get" and not everything:
             items = b"".join(
-                _item_xml(item) for item in (await self._roster(user)).items() if item.listed and self.own(item.jid)
+                item_bytes(item) for item in (await self._roster(user)).items() if item.listed and self.own(item.jid)
             )
             return stanza.reply(b"<query xmlns='%b'>%b</query>" % (ns.ROSTER.encode(), items))
         if stanza.type == "set":
-            item = _only_item(query)
-            contact = _contact(item)
+            item = only_item(query)
+            contact = contact_of(item)
             if not everything and not self.own(contact):
                 raise StanzaError(Condition.FORBIDDEN, text="this component may only change its own contacts")
             if self.own(contact) and item.get("subscription") in _STATES:
@@ -158,7 +158,7 @@ class Rosters:
             if permitted is not True:
                 return None
         removed = f"<item jid='{escape_attr(event.contact)}' subscription='remove'/>".encode()
-        item = _item_xml(event.item) if event.item is not None else removed
+        item = item_bytes(event.item) if event.item is not None else removed
         content = b"<query xmlns='%b'>%b</query>" % (ns.ROSTER.encode(), item)
         return Stanza.build(IQ, "set", id=new_id(), sender=event.user, to=self._component, content=content)
 
@@ -175,32 +175,3 @@ def readdressed(answer: Stanza, request: Stanza) -> Stanza:
     """The answer to one request as the answer to another."""
     inner = answer.body[1 : -len(b"</iq>")] if answer.body != b"/>" else None
     return Stanza.build(IQ, answer.type, id=request.id, sender=request.to, to=request.sender, content=inner)
-
-
-def _only_item(query: Element) -> Element:
-    items = [child for child in query if isinstance(child.tag, str)]
-    if len(items) != 1 or items[0].tag != ITEM:
-        raise StanzaError(Condition.BAD_REQUEST, text="a roster set has exactly one item")
-    return items[0]
-
-
-def _contact(item: Element) -> JID:
-    address = item.get("jid")
-    if address is None:
-        raise StanzaError(Condition.BAD_REQUEST, text="an item without an address")
-    try:
-        return JID.parse(address).bare
-    except JidMalformed as exc:
-        raise StanzaError(Condition.JID_MALFORMED, text=str(exc)) from exc
-
-
-def _item_xml(item: RosterItem) -> bytes:
-    attributes = f" jid='{escape_attr(item.jid)}' subscription='{item.subscription}'"
-    if item.name:
-        attributes += f" name='{escape_attr(item.name)}'"
-    if item.pending_out:
-        attributes += " ask='subscribe'"
-    if item.approved:
-        attributes += " approved='true'"
-    groups = "".join(f"<group>{escape_text(group)}</group>" for group in item.groups)
-    return f"<item{attributes}>{groups}</item>".encode()
