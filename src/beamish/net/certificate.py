@@ -135,33 +135,37 @@ def read_certificate(
     `domains` must be covered (else an ERROR), `hosts` should be (a WARNING). Never raises for a bad file: without
     a certificate in the answer, one of the problems is FATAL and says why.
     """
-    problems: list[Problem] = []
     meant_for = tuple(domains) or tuple(hosts)
-
-    def report(severity: Severity, file: Path, text: str) -> None:
-        problems.append(Problem(severity, file, meant_for, text))
-
     try:
-        chain = _read_chain(certificate)
-        found = chain[0]
-        names = _names_of(found)
+        result, chain = _read_pair(certificate, key)
     except _Unusable as reason:
-        report(Severity.FATAL, certificate, str(reason))
-        return None, problems
-    try:
-        key_pem, key_spki = _read_key(key)
-    except _Unusable as reason:
-        report(Severity.FATAL, key, str(reason))
-        return None, problems
+        return None, [Problem(Severity.FATAL, reason.file, meant_for, str(reason))]
+    problems = [Problem(severity, certificate, meant_for, text) for severity, text in _time_problems(result, now)]
+    if _mode_of(key) & 0o007:
+        text = f"every user of this machine can read the private key; chmod 640 {key}"
+        problems.append(Problem(Severity.WARNING, key, meant_for, text))
+    if (gap := _chain_problem(chain)) is not None:
+        problems.append(Problem(Severity.WARNING, certificate, meant_for, gap))
+    for wanted, severity in ((domains, Severity.ERROR), (hosts, Severity.WARNING)):
+        for name in wanted:
+            if not result.covers(name):
+                covered = ", ".join(sorted(result.names)[:20]) or "none; a common name no longer counts"
+                text = f"does not cover {name} (names it covers: {covered})"
+                problems.append(Problem(severity, certificate, (name,), text))
+    return result, problems
 
+
+def _read_pair(certificate: Path, key: Path) -> tuple[Certificate, list[x509.Certificate]]:
+    """The certificate with its key, which OpenSSL takes, and its chain. Raises `_Unusable`."""
+    chain = _read_chain(certificate)
+    found = chain[0]
+    names = _names_of(certificate, found)
+    key_pem, key_spki = _read_key(key)
     if _spki(found) != key_spki:
         if any(_spki(other) == key_spki for other in chain[1:]):
             text = "the server's own certificate must come first in the file, before its chain"
-            report(Severity.FATAL, certificate, text)
-        else:
-            report(Severity.FATAL, key, f"the key does not belong to the certificate in {certificate}")
-        return None, problems
-
+            raise _Unusable(certificate, text)
+        raise _Unusable(key, f"the key does not belong to the certificate in {certificate}")
     result = Certificate(
         source=certificate,
         der=found.public_bytes(Encoding.DER),
@@ -176,22 +180,8 @@ def read_certificate(
         probe.set_ciphers(f"{SECURITY_LEVEL}:HIGH")
         result.load_into(probe)
     except ssl.SSLError as error:
-        report(Severity.FATAL, certificate, f"OpenSSL refuses it: {error.reason or error}")
-        return None, problems
-
-    for severity, text in _time_problems(result, now):
-        report(severity, certificate, text)
-    if _mode_of(key) & 0o007:
-        report(Severity.WARNING, key, f"every user of this machine can read the private key; chmod 640 {key}")
-    if (gap := _chain_problem(chain)) is not None:
-        report(Severity.WARNING, certificate, gap)
-    for wanted, severity in ((domains, Severity.ERROR), (hosts, Severity.WARNING)):
-        for name in wanted:
-            if not result.covers(name):
-                covered = ", ".join(sorted(names)[:20]) or "none; a common name no longer counts"
-                text = f"does not cover {name} (names it covers: {covered})"
-                problems.append(Problem(severity, certificate, (name,), text))
-    return result, problems
+        raise _Unusable(certificate, f"OpenSSL refuses it: {error.reason or error}") from None
+    return result, chain
 
 
 def self_signed_file(directory: Path) -> Path:
@@ -222,43 +212,47 @@ def keep_self_signed(directory: Path, domains: Sequence[str], hosts: Sequence[st
 class _Unusable(Exception):
     """Why a file cannot be used, worded for the operator."""
 
+    def __init__(self, file: Path, text: str) -> None:
+        super().__init__(text)
+        self.file = file
+
 
 def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(_FILE_BYTES + 1)
     except OSError as error:
-        raise _Unusable(f"cannot be read: {error.strerror or error}") from None
+        raise _Unusable(path, f"cannot be read: {error.strerror or error}") from None
     if len(data) > _FILE_BYTES:
-        raise _Unusable("is larger than 1 MiB, which no certificate or key is")
+        raise _Unusable(path, "is larger than 1 MiB, which no certificate or key is")
     return data
 
 
 def _read_chain(path: Path) -> list[x509.Certificate]:
     data = _read_file(path)
     if b"-----BEGIN CERTIFICATE-----" not in data:
-        raise _Unusable("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+        raise _Unusable(path, "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
     try:
         return x509.load_pem_x509_certificates(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _Unusable(f"holds a certificate that cannot be parsed: {error}") from None
+        raise _Unusable(path, f"holds a certificate that cannot be parsed: {error}") from None
 
 
 def _read_key(path: Path) -> tuple[bytes, bytes]:
     """The key in PEM form and its public half (SubjectPublicKeyInfo)."""
     data = _read_file(path)
     if b"PRIVATE KEY-----" not in data:
-        raise _Unusable("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)")
+        raise _Unusable(path, "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)")
     try:
         key = load_pem_private_key(data, password=None)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return pem, key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except TypeError:
         text = "the private key is encrypted, and nobody is there to type a password; decrypt it with `openssl pkey`"
-        raise _Unusable(text) from None
+        raise _Unusable(path, text) from None
     except (ValueError, UnsupportedAlgorithm) as error:
         # The library's words may quote the file; a key must not reach the log.
-        raise _Unusable(f"holds a private key that cannot be parsed ({type(error).__name__})") from None
+        raise _Unusable(path, f"holds a private key that cannot be parsed ({type(error).__name__})") from None
 
 
 def _spki(certificate: x509.Certificate) -> bytes:
@@ -299,14 +293,14 @@ def _chain_problem(chain: Sequence[x509.Certificate]) -> str | None:
     return None
 
 
-def _names_of(certificate: x509.Certificate) -> frozenset[str]:
+def _names_of(path: Path, certificate: x509.Certificate) -> frozenset[str]:
     """The names of the subjectAltName extension by which an XMPP client may know a server (RFC 6120 §13.7.1.2.1)."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return frozenset()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _Unusable(f"holds a certificate that cannot be parsed: {error}") from None
+        raise _Unusable(path, f"holds a certificate that cannot be parsed: {error}") from None
     return _read_back(names)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Final
@@ -51,54 +52,53 @@ async def migrate(
     statements = _rendered(owner, migrations)
     sums = [checksum(migration) for migration in migrations]
 
-    def recorded(c: Cursor) -> int:
-        """The newest version in the database, after comparing all."""
-        rows = c.rows("SELECT version, checksum FROM beamish_schema WHERE owner = ? ORDER BY version", owner)
-        newest = rows[-1][0] if rows else 0
-        if newest > len(sums):
-            raise DatabaseTooNew(
-                f"the database holds version {newest} of the tables of {owner!r}, this program knows no newer than "
-                f"{len(sums)}: a newer Beamish has used it. Install that one again, or restore the backup made before."
-            )
-        if [version for version, _ in rows] != list(range(1, newest + 1)):
-            raise StorageError(f"the record of applied migrations of {owner!r} has gaps: restore it from a backup")
-        for version, seen in rows:
-            if seen != sums[version - 1]:
-                raise MigrationChanged(
-                    f"migration {version} of {owner!r} was applied to this database with another text. "
-                    "Put the old text back and add a new migration instead."
-                )
-        return newest
-
     def begin(c: Cursor) -> int:
         c.run(_SCHEMA)
-        return recorded(c)
+        return _newest(c, owner, sums)
+
+    def step(c: Cursor, version: int) -> bool:
+        if _newest(c, owner, sums) >= version:  # another process was faster
+            return False
+        for sql in statements[version - 1]:
+            try:
+                c.run(sql)
+            except StorageError as exc:
+                raise type(exc)(f"migration {version} of {owner!r} failed: {exc}") from exc
+        c.run(
+            "INSERT INTO beamish_schema (owner, version, checksum, applied_at) VALUES (?, ?, ?, ?)",
+            owner,
+            version,
+            sums[version - 1],
+            now(),
+        )
+        return True
 
     applied = 0
-    for index in range(await db.write("schema.check", begin), len(migrations)):
-        version = migrations[index].version
-
-        def step(c: Cursor, version: int = version, index: int = index) -> bool:
-            if recorded(c) >= version:  # another process was faster
-                return False
-            for sql in statements[index]:
-                try:
-                    c.run(sql)
-                except StorageError as exc:
-                    raise type(exc)(f"migration {version} of {owner!r} failed: {exc}") from exc
-            c.run(
-                "INSERT INTO beamish_schema (owner, version, checksum, applied_at) VALUES (?, ?, ?, ?)",
-                owner,
-                version,
-                sums[index],
-                now(),
-            )
-            return True
-
-        if await db.write("schema.migrate", step):
+    for version in range(await db.write("schema.check", begin) + 1, len(migrations) + 1):
+        if await db.write("schema.migrate", partial(step, version=version)):
             applied += 1
             log.info("migration_applied", owner=owner, version=version)
     return applied
+
+
+def _newest(c: Cursor, owner: str, sums: Sequence[str]) -> int:
+    """The newest version in the database, after comparing all that are recorded with the sums of this program's."""
+    rows = c.rows("SELECT version, checksum FROM beamish_schema WHERE owner = ? ORDER BY version", owner)
+    newest: int = rows[-1][0] if rows else 0
+    if newest > len(sums):
+        raise DatabaseTooNew(
+            f"the database holds version {newest} of the tables of {owner!r}, this program knows no newer than "
+            f"{len(sums)}: a newer Beamish has used it. Install that one again, or restore the backup made before."
+        )
+    if [version for version, _ in rows] != list(range(1, newest + 1)):
+        raise StorageError(f"the record of applied migrations of {owner!r} has gaps: restore it from a backup")
+    for version, seen in rows:
+        if seen != sums[version - 1]:
+            raise MigrationChanged(
+                f"migration {version} of {owner!r} was applied to this database with another text. "
+                "Put the old text back and add a new migration instead."
+            )
+    return newest
 
 
 def _rendered(owner: str, migrations: Sequence[Migration]) -> list[list[str]]:

@@ -129,12 +129,27 @@ def draw(letters: str, random: Random) -> bytes:
     aside = [round(wide * math.sin(y / across + shift)) for y in range(HEIGHT)]
     plain = [bytearray(WIDTH) for _ in range(HEIGHT)]
     for letter, (left, top) in zip(letters, spots, strict=True):
-        for row, bits in enumerate(_POINTS[letter]):
-            for column in range(5):
-                if bits >> (4 - column) & 1:
-                    x = left + column * _SCALE
-                    for y in range(top + row * _SCALE, top + (row + 1) * _SCALE):
-                        plain[y][x : x + _SCALE] = b"\1" * _SCALE
+        _stamp(plain, letter, left, top)
+    rows = _warped(plain, down, aside)
+    for _ in range(4):
+        _line(rows, random)
+    for _ in range(WIDTH * HEIGHT // 25):
+        x, y = random.randrange(WIDTH), random.randrange(HEIGHT)
+        rows[y][x] ^= 1
+    return png(rows)
+
+
+def _stamp(rows: list[bytearray], letter: str, left: int, top: int) -> None:
+    for row, bits in enumerate(_POINTS[letter]):
+        for column in range(5):
+            if bits >> (4 - column) & 1:
+                x = left + column * _SCALE
+                for y in range(top + row * _SCALE, top + (row + 1) * _SCALE):
+                    rows[y][x : x + _SCALE] = b"\1" * _SCALE
+
+
+def _warped(plain: list[bytearray], down: list[int], aside: list[int]) -> list[bytearray]:
+    """Each column moved by what `down` says of it, each row by what `aside` says."""
     rows: list[bytearray] = []
     for y in range(HEIGHT):
         warped = bytearray(WIDTH)
@@ -143,12 +158,7 @@ def draw(letters: str, random: Random) -> bytes:
             if 0 <= from_y < HEIGHT and 0 <= from_x < WIDTH:
                 warped[x] = plain[from_y][from_x]
         rows.append(warped)
-    for _ in range(4):
-        _line(rows, random)
-    for _ in range(WIDTH * HEIGHT // 25):
-        x, y = random.randrange(WIDTH), random.randrange(HEIGHT)
-        rows[y][x] ^= 1
-    return png(rows)
+    return rows
 
 
 def _line(rows: list[bytearray], random: Random) -> None:
