@@ -35,6 +35,7 @@ Account = Annotated[JID, Param("Accounts", var="accountjids", each=True)]
 Delay = Annotated[
     int, Param("Seconds from now", kind=Kind.NUMBER, suggested=("0", "30", "60", "90", "120", "180", "240", "300"))
 ]
+Announcement = Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)]
 _SEEN = "INSERT INTO admin_login (jid, at) VALUES (?, ?) ON CONFLICT (jid) DO UPDATE SET at = excluded.at"
 _AWAY = frozenset(("away", "xa"))
 _ANNOUNCEMENT = 10_000
@@ -275,7 +276,7 @@ class AdminModule(Module):
     async def restart(
         self,
         delay: Delay = 0,
-        announcement: Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)] = None,
+        announcement: Announcement = None,
     ) -> dict[str, Any]:
         """Stop in good order and start anew with the configuration as it then stands; at most a day from now."""
         return await self._stop(True, delay, announcement)
@@ -284,7 +285,7 @@ class AdminModule(Module):
     async def shutdown(
         self,
         delay: Delay = 0,
-        announcement: Annotated[str | None, Param("Tell everybody who is online", kind=Kind.LINES)] = None,
+        announcement: Announcement = None,
     ) -> dict[str, Any]:
         """Stop in good order; at most a day from now."""
         return await self._stop(False, delay, announcement)

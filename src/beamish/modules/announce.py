@@ -35,6 +35,7 @@ MOTD: Final = "motd"
 WELCOME: Final = "welcome"
 
 Text = Annotated[str, Param("Text", kind=Kind.LINES)]
+Announcement = Annotated[str, Param("Announcement", kind=Kind.LINES)]
 Subject = Annotated[str, Param("Subject")]
 Domain = Annotated[str | None, Param("Only this domain", console=True)]
 
@@ -126,7 +127,7 @@ class AnnounceModule(Module):
     async def online(
         self,
         caller: Caller,
-        announcement: Annotated[str, Param("Announcement", kind=Kind.LINES)],
+        announcement: Announcement,
         subject: Subject = "Announcement",
         domain: Domain = None,
     ) -> dict[str, int]:
@@ -143,7 +144,7 @@ class AnnounceModule(Module):
     async def everybody(
         self,
         caller: Caller,
-        announcement: Annotated[str, Param("Announcement", kind=Kind.LINES)],
+        announcement: Announcement,
         subject: Subject = "Announcement",
         domain: Domain = None,
     ) -> dict[str, int]:

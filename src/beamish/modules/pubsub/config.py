@@ -122,26 +122,22 @@ class NodeConfig:
             boolean("pubsub#subscribe", self.subscribe, "Allow subscriptions"),
             boolean("pubsub#tempsub", self.tempsub, "Subscriptions end with the subscriber's presence"),
             boolean("pubsub#persist_items", self.persist_items, "Keep items"),
-            Field(
-                "pubsub#max_items",
-                "text-single",
-                (str(self.max_items),),
+            _number(
+                "max_items",
+                self.max_items,
                 f"How many items to keep (at most {bounds.items}, or “max”)",
-                datatype="pubsub:integer-or-max",
+                "pubsub:integer-or-max",
             ),
-            Field(
-                "pubsub#item_expire",
-                "text-single",
-                (str(self.item_expire),),
+            _number(
+                "item_expire",
+                self.item_expire,
                 "Seconds after which items are removed (0 or “max” for never)",
-                datatype="pubsub:integer-or-max",
+                "pubsub:integer-or-max",
             ),
-            Field(
-                "pubsub#max_payload_size",
-                "text-single",
-                (str(self.max_payload_size or bounds.payload),),
+            _number(
+                "max_payload_size",
+                self.max_payload_size or bounds.payload,
                 f"Largest payload in bytes (at most {bounds.payload})",
-                datatype="xs:integer",
             ),
             choice("pubsub#publish_node_full", self.publish_node_full, NODE_FULL, "What to do when the node is full"),
             boolean("pubsub#purge_offline", self.purge_offline, "Remove a publisher's items when it goes offline"),
@@ -174,6 +170,10 @@ class Bounds:
 
 def _text(name: str, value: str, label: str) -> Field:
     return Field(f"pubsub#{name}", "text-single", (value,) if value else (), label)
+
+
+def _number(name: str, value: object, label: str, datatype: str = "xs:integer") -> Field:
+    return Field(f"pubsub#{name}", "text-single", (str(value),), label, datatype=datatype)
 
 
 _BOOLEANS: Final = (
