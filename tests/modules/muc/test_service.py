@@ -20,6 +20,8 @@ from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
 
+from .conftest import Rooms
+
 ROOM = "cave@conference.example.org"
 MUC = "http://jabber.org/protocol/muc"
 BODY = "{jabber:client}body"
@@ -527,3 +529,22 @@ async def test_commands(rooms: Any, codes: Any) -> None:
     with pytest.raises(CommandError, match="no room"):
         await run("muc.info", {"room": ROOM})
     await romeo.expect_nothing()
+
+
+async def test_what_is_deleted_for_its_age_is_not_told_to_newcomers() -> None:
+    """Also in a room that somebody never leaves, whose history is in memory."""
+    settings = {"modules": {"muc": {"archive_days": 1}}, "c2s": {"probe_after": 10_000_000.0}}
+    async with World(settings=settings) as world:
+        rooms = Rooms(world)
+        (romeo,) = await rooms.login("romeo")
+        await rooms.full(romeo)
+        rooms.say(romeo, "old")
+        await rooms.clear(romeo)
+        await world.pass_time(86_300.0)
+        rooms.say(romeo, "new")
+        await rooms.clear(romeo)
+        await world.pass_time(200.0)
+        (juliet,) = await rooms.login("juliet")
+        got = await rooms.enter(juliet, "juliet")
+        texts = [el.findtext("{jabber:client}body") for el in got]
+        assert [text for text in texts if text is not None] == ["new"]

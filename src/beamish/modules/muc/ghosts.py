@@ -64,8 +64,12 @@ class Ghosts:
     async def _look_at_all(self) -> None:
         by_full = self._muc.kernel.sessions.by_full
         now, patience = self._muc.kernel.clock.now(), self._muc.config.ping_seconds
+        days = self._muc.config.archive_days
+        oldest = now - 86_400.0 * days if days else float("-inf")
         silent: list[tuple[Room, JID]] = []
         async for room, seat in unhurried(self._places()):
+            if seat is None and room.history is not None:
+                room.history.expire(oldest)
             if seat is None or room.seats.get(seat.jid) is not seat:
                 continue
             if self._muc.kernel.is_local_domain(seat.jid.domain):

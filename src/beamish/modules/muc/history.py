@@ -82,6 +82,11 @@ class History:
         while self._kept and (len(self._kept) > min(limit, MAX_KEPT) or self._bytes > MAX_KEPT_BYTES):
             self._bytes -= len(self._kept.popleft().stanza.body)
 
+    def expire(self, before: float) -> None:
+        """Forget what is older: it is deleted from the archive, too."""
+        while self._kept and self._kept[0].stamp < before:
+            self._bytes -= len(self._kept.popleft().stanza.body)
+
     def find(self, uid: str) -> Kept | None:
         """The message with this archive id."""
         return next((kept for kept in self._kept if kept.uid == uid), None)
