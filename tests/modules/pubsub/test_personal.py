@@ -175,6 +175,17 @@ async def test_interests_known_before_the_presence_are_served_with_it(stages: St
     assert await titles(stages, tablet, 1) == ["Heroes"]
 
 
+async def test_an_interest_that_comes_back_gets_what_it_missed(stages: Stage) -> None:
+    juliet, romeo, _ = await cast(stages)
+    await stages.set(juliet, publish("Heroes"), to="")
+    assert await titles(stages, romeo, 1) == ["Heroes"]
+    stages.caps.of(romeo.jid, MOOD)
+    await stages.set(juliet, publish("Changes"), to="")
+    assert await titles(stages, romeo) == []
+    stages.caps.of(romeo.jid, MOOD, TUNE)
+    assert await titles(stages, romeo, 1) == ["Changes"]
+
+
 async def test_312_what_was_missed(stage: Stage) -> None:
     juliet, _, _ = await cast(stage)
     await stage.set(juliet, publish("Old", max_items="10"), to="")
@@ -401,9 +412,15 @@ async def test_presence_of_other_servers_counts(stage: Stage) -> None:
     far_presence = form(f"{PUBSUB}#node_config", {"access_model": "open"})
     await stage.set(juliet, f"<configure node='{TUNE}'>{far_presence}</configure>", to="", ns=OWNER)
     assert len(sent) == 3  # access regained
-    await arrives("unavailable")
+    stage.caps.of(far)
     await stage.set(juliet, publish("Four"), to="")
     assert len(sent) == 3
+    stage.caps.of(far, TUNE)
+    await stage.world.settle()
+    assert b"Four" in sent[3].body  # the interest came back
+    await arrives("unavailable")
+    await stage.set(juliet, publish("Five"), to="")
+    assert len(sent) == 4
 
 
 async def test_blocking_hooks_see_notifications(stage: Stage) -> None:

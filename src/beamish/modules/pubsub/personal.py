@@ -1,7 +1,7 @@
 """XEP-0163: what presence means to the nodes of accounts, and what other modules publish on a user's behalf.
 
 A resource's interests are the `+notify` features that its capabilities prove. When it appears, and when its interests
-become known, it gets the last items of the nodes it may see, each once for as long as it is available.
+become known, it gets the last items of the nodes it may see, each once for as long as it is available and interested.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _SERVED: Final = "pubsub.served"
-"""Note of a session: the interests whose last items it got."""
+"""Note of a session: the interests that it has, whose last items it got."""
 _SINCE: Final = "pubsub.since"
 """Note of a session: when its client was last here."""
 INTERESTS: Final = 200
@@ -94,8 +94,8 @@ class Personal:
             self._serve(session, wanted)
         for at, watcher in self._engine.presences.watched_by(event.jid):
             fresh = wanted - watcher.served
+            watcher.served = wanted
             if fresh and at.local:
-                watcher.served |= fresh
                 self._spawn(self._serve_from(at, event.jid, fresh, None, watcher.since, self._engine.hosts.begun))
 
     def contact_presence(self, ctx: Context) -> None:
@@ -121,12 +121,14 @@ class Personal:
 
     def _serve(self, session: Session, wanted: frozenset[str]) -> None:
         served = cast("frozenset[str]", session.note(_SERVED) or NOTHING)
+        if wanted == served:
+            return
+        session.notes[_SERVED] = wanted  # what it gives up may have changed when it asks again
+        keeper = self._kernel.service_or_none(SessionKeeper)
+        if keeper is not None:
+            keeper.changed(session)
         fresh = wanted - served
         if fresh:
-            session.notes[_SERVED] = served | fresh
-            keeper = self._kernel.service_or_none(SessionKeeper)
-            if keeper is not None:
-                keeper.changed(session)
             self._spawn(self._serve_session(session, fresh, self._engine.hosts.begun))
 
     def _spawn(self, work: Awaitable[None]) -> None:

@@ -30,7 +30,7 @@ NOTHING: Final[frozenset[str]] = frozenset()
 class Watcher:
     """A resource that shares its presence with an address of ours.
 
-    `show` is its state as `pubsub#show-values` names it; `served` are the interests whose last items it got; `since` is
+    `show` is its state as `pubsub#show-values` names it; `served` are its interests, whose last items it got; `since` is
     when it was last here, if it said so.
     """
 
