@@ -208,6 +208,24 @@ async def test_requests_reach_only_those_who_share_their_presence(world: World) 
     await juliet.expect(f"<iq type='get' id='1' from='{own.jid}'/>")
 
 
+async def test_requests_of_strangers_reach_clients_where_that_is_wished() -> None:
+    """An option; blocked strangers and addresses that nobody has get no further."""
+    async with World(settings={"modules": {"presence": {"requests_from_strangers": True}}}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        juliet = await world.login("juliet@example.org/balcony")
+        question = "<iq to='juliet@example.org/{}' type='get' id='{}'><query xmlns='jabber:iq:version'/></iq>"
+        romeo.send(question.format("balcony", 1))
+        await juliet.expect("<iq from='romeo@example.org/orchard' id='1'><query xmlns='jabber:iq:version'/></iq>")
+        await juliet.iq(
+            "<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@example.org'/></block></iq>"
+        )
+        for resource in ("balcony", "moon"):
+            romeo.send(question.format(resource, resource))
+            await romeo.expect(f"<iq type='error' id='{resource}'><error type='cancel'/></iq>")
+        juliet.inbox.clear()
+        await juliet.expect_nothing()
+
+
 @pytest.mark.parametrize(
     "sent",
     [

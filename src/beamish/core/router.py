@@ -370,7 +370,7 @@ class Router:
         assert self._presence is not None and stanza.sender is not None
         sender = stanza.sender
         # … which the account itself and its own server know anyway
-        allowed = sender.bare == to.bare or sender == to.domain or self._presence.may_see(to.bare, sender)
+        allowed = sender.bare == to.bare or sender == to.domain or self._presence.may_ask(to.bare, sender)
         if is_later(allowed):
             return self._iq_when_allowed(ctx, to, cast("Awaitable[bool]", allowed))
         if not allowed or not self.hand_over(ctx, (session,)):

@@ -209,6 +209,9 @@ class PresenceService(Protocol):
         of its sessions (RFC 6121 §8.1, §8.5.3.1).
         """
 
+    def may_ask(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        """Whether requests of `peer` reach the clients of the local account `owner` (RFC 6121 §8.5.3.1)."""
+
     def refresh(self, session: Session, *, elsewhere: bool = False) -> None:
         """The client may have missed presence: tell it again who is there and who is not, and what awaits an answer.
 

@@ -115,6 +115,28 @@ async def test_the_password_opens(rooms: Any) -> None:
     assert got[0].get("type") is None
 
 
+async def test_who_renames_or_leaves_knows_the_answer_by_its_id(rooms: Any, codes: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/Capulet' id='other-name'/>")
+    old, new = await rooms.take(juliet)
+    assert (old.get("id"), codes(old), new.get("id"), codes(new)) == ("other-name", {110, 303}, "other-name", {110})
+    juliet.send(f"<presence to='{ROOM}/Capulet' type='unavailable' id='farewell'/>")
+    (gone,) = await rooms.take(juliet)
+    assert (gone.get("type"), gone.get("id"), codes(gone)) == ("unavailable", "farewell", {110})
+    assert [el.get("id") for el in await rooms.take(romeo)] == [None, None, None], "that is for nobody else"
+
+
+async def test_one_of_two_devices_leaves_and_knows_it_by_the_id(rooms: Any, codes: Any) -> None:
+    romeo, phone = await rooms.login("romeo", "romeo@example.org/phone")
+    await rooms.full(romeo)
+    await rooms.enter(phone, "romeo")
+    await rooms.clear(romeo)
+    phone.send(f"<presence to='{ROOM}/romeo' type='unavailable' id='farewell'/>")
+    (gone,) = await rooms.take(phone)
+    assert (gone.get("type"), gone.get("id"), codes(gone)) == ("unavailable", "farewell", {110})
+
+
 async def test_no_nickname(rooms: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo)

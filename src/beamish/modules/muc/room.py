@@ -407,16 +407,20 @@ class Room:
         extra: bytes = b"",
         new_nick: str = "",
         shown: bytes | None = None,
+        id: str = "",
     ) -> tuple[list[Effect], list[Effect]]:
-        """Unavailable presence of an occupant: to its own sessions, and to the others (§7.14). Changes nothing."""
+        """Unavailable presence of an occupant: to its own sessions, and to the others (§7.14). Changes nothing.
+
+        `id` is that of the stanza that asked for it, by which its client knows the answer.
+        """
         statuses = tuple(statuses)
 
-        def stanza(real: bool, codes: tuple[int, ...]) -> Stanza:
+        def stanza(real: bool, codes: tuple[int, ...], id: str = "") -> Stanza:
             return occupant.build(
-                UNAVAILABLE, real=real, statuses=codes, note=note, extra=extra, new_nick=new_nick, shown=shown
+                UNAVAILABLE, real=real, statuses=codes, note=note, extra=extra, new_nick=new_nick, shown=shown, id=id
             )
 
-        own: list[Effect] = [Tell(stanza(True, (Status.SELF, *statuses)), tuple(occupant.seats.values()))]
+        own: list[Effect] = [Tell(stanza(True, (Status.SELF, *statuses), id), tuple(occupant.seats.values()))]
         others: list[Effect] = []
         if occupant.visible:
             for real, seats in self._split(self._others(occupant)):
@@ -431,9 +435,10 @@ class Room:
         note: bytes = b"",
         extra: bytes = b"",
         shown: bytes | None = None,
+        id: str = "",
     ) -> tuple[list[Effect], list[Effect]]:
         """Take an occupant out; its own farewell and that to the others, which includes the end of an empty room."""
-        own, others = self.farewell(occupant, statuses=statuses, note=note, extra=extra, shown=shown)
+        own, others = self.farewell(occupant, statuses=statuses, note=note, extra=extra, shown=shown, id=id)
         del self.occupants[nick_key(occupant.nick)]
         self.moves.append((Move.WENT, occupant, occupant.nick))
         for jid in occupant.seats:
@@ -468,7 +473,7 @@ class Room:
         occupant.main = seat
         occupant.changed()
         if renamed:
-            return self._rename(occupant, nick)
+            return self._rename(occupant, nick, id)
         if quiet:
             return [] if same else self.show(occupant, leave_out=seat)
         return self.show(occupant, id=id)
@@ -482,9 +487,9 @@ class Room:
             raise StanzaError(Condition.NOT_ALLOWED, text="visitors cannot change their nickname here")
         self.check_nick(nick, occupant.bare)
 
-    def _rename(self, occupant: Occupant, nick: str) -> list[Effect]:
+    def _rename(self, occupant: Occupant, nick: str, id: str) -> list[Effect]:
         """§7.6: the old nickname goes with 303, the new one comes. All sessions of the occupant go with it."""
-        own, others = self.farewell(occupant, statuses=(Status.NEW_NICK,), new_nick=nick)
+        own, others = self.farewell(occupant, statuses=(Status.NEW_NICK,), new_nick=nick, id=id)
         del self.occupants[nick_key(occupant.nick)]
         self.moves.append((Move.WENT, occupant, occupant.nick))
         there = self.find(nick)
@@ -495,9 +500,9 @@ class Room:
             there = occupant
         for seat in tuple(occupant.seats.values()):  # or another session of the same user is there already
             self._sit(there, seat)
-        return own + others + self.show(there)
+        return own + others + self.show(there, id=id)
 
-    def leave(self, who: JID, shown: bytes = b"", *, statuses: Iterable[int] = ()) -> list[Effect]:
+    def leave(self, who: JID, shown: bytes = b"", *, statuses: Iterable[int] = (), id: str = "") -> list[Effect]:
         """A session leaves, or is found to be gone (then with 333); nothing for one that is not inside (§15.3 rule 5)."""
         seat = self.seats.get(who)
         if seat is None:
@@ -507,11 +512,11 @@ class Room:
         if len(shown) > self.bounds.presence_bytes:
             shown = b""
         if self.locked and len(self.seats) == 1:  # §10.1.3: nobody is left to configure it
-            own, others = self.remove(occupant, extra=b"<destroy/>", shown=shown)
+            own, others = self.remove(occupant, extra=b"<destroy/>", shown=shown, id=id)
         elif len(occupant.seats) == 1:
-            own, others = self.remove(occupant, statuses=statuses, shown=shown)
+            own, others = self.remove(occupant, statuses=statuses, shown=shown, id=id)
         else:
-            farewell = occupant.build(UNAVAILABLE, real=True, statuses=(Status.SELF, *statuses), shown=shown)
+            farewell = occupant.build(UNAVAILABLE, real=True, statuses=(Status.SELF, *statuses), shown=shown, id=id)
             was_main = occupant.main is seat
             occupant.rise(seat)
             self.pace.leave(self.seats.pop(who))

@@ -130,7 +130,7 @@ class Talk:
         if kind == UNAVAILABLE:
             if room is None or who not in room.seats:
                 return None
-            return self._muc.carry_out(room, room.leave(who, shown_children(stanza)))
+            return self._muc.carry_out(room, room.leave(who, shown_children(stanza), id=stanza.id))
         if kind == "error":
             if room is not None:
                 return self._failed(room, who, stanza, about_room=True)

@@ -10,12 +10,14 @@ import re
 from collections.abc import Awaitable
 from typing import Any, Final, TypeVar, cast
 
+from pydantic import Field
+
 from beamish.core import events
 from beamish.core.clock import Timer
 from beamish.core.events import AccountEvent, Context, PresenceChanged, SessionClosed, SubscriptionChanged
 from beamish.core.hooks import Hook
 from beamish.core.later import is_later
-from beamish.core.module import Module, on
+from beamish.core.module import Module, ModuleConfig, on
 from beamish.core.services import AccountsService, BlockingService, PresenceService, Roster, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.presence import store
@@ -52,10 +54,22 @@ def priority_of(stanza: Stanza) -> int:
     return int(text)
 
 
+class Config(ModuleConfig):
+    """Options of presence."""
+
+    requests_from_strangers: bool = Field(
+        False,
+        description="Let anybody who knows the full address of a client ask it something. Off, only those may who may see "
+        "its presence (RFC 6121 section 8.5.3.1); others are told the same as if it were not there. Switch it on for bots "
+        "and devices that talk to one another without subscriptions, as other servers let them.",
+    )
+
+
 class PresenceModule(Module):
     """Presence and subscriptions of local accounts."""
 
     name = "presence"
+    Config = Config
     essential = True
     requires = (RosterService, AccountsService)
     provides = (PresenceService,)
@@ -278,6 +292,10 @@ class PresenceModule(Module):
     def may_see(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """See `PresenceService.may_see`."""
         return self.probes.may_see(owner, peer)
+
+    def may_ask(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
+        """See `PresenceService.may_ask`."""
+        return self.config.requests_from_strangers or self.probes.may_see(owner, peer)
 
     # ---- beyond the life of the process -------------------------------------------------------------------------------
 
