@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 from tests.modules.mam.archives import (
     CONTACT,
     OTHER,
@@ -27,19 +24,10 @@ from tests.modules.mam.archives import (
     write,
 )
 
-from beamish.modules.mam import collections, ids, packing, pages, removal, store
+from beamish.modules.mam import collections, ids, packing, pages, removal
 from beamish.storage.memory import MemoryDatabase
-from beamish.storage.migrate import migrate
 from beamish.xmpp.payload import rsm
 from beamish.xmpp.stanza import Stanza
-
-
-@pytest_asyncio.fixture
-async def db() -> AsyncIterator[MemoryDatabase]:
-    async with MemoryDatabase() as made:
-        await migrate(made, "mam", store.MIGRATIONS)
-        yield made
-
 
 # ---- quotas, age, accounts -------------------------------------------------------------------------------------------
 

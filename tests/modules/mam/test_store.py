@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from tests.modules.mam.archives import (
     CONTACT,
     OTHER,
@@ -35,18 +34,9 @@ from beamish.modules.mam.keeper import BEHIND_EVERY, MERGE_DELAY, TEXT_PAUSE
 from beamish.modules.mam.module import MamModule
 from beamish.storage.api import Cursor
 from beamish.storage.memory import MemoryDatabase
-from beamish.storage.migrate import migrate
 from beamish.testing.world import World
 from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.payload import rsm
-
-
-@pytest_asyncio.fixture
-async def db() -> AsyncIterator[MemoryDatabase]:
-    async with MemoryDatabase() as made:
-        await migrate(made, "mam", store.MIGRATIONS)
-        yield made
-
 
 # ---- merging ---------------------------------------------------------------------------------------------------------
 

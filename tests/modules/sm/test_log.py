@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.modules.sm.journal import Play
 
 from beamish.modules.sm import log, store
-from beamish.modules.sm.outlet import Sent
 from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate
-from beamish.testing.clock import FakeClock
 from beamish.testing.plugin import ExpectedErrors
-from beamish.xmpp.jid import JID
 
 messages = st.tuples(
     st.integers(1, (1 << 63) - 1),
@@ -65,85 +61,6 @@ async def test_the_log_comes_to_what_was_not_confirmed(ticks: list[tuple[Any, An
         assert {row for (row,) in await db.fetch("SELECT id FROM sm_message")} == set(found.messages)
 
 
-@dataclass(eq=False)
-class Stream:
-    """As much of a managed session as the journal looks at."""
-
-    key: int
-    count: int = 0
-    acknowledged: int = 0
-    resumable: bool = True
-    over: bool = False
-    seconds: float = 600.0
-    session: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            jid=JID.parse("juliet@example.org/balcony"), created=1.0, bare="juliet@example.org"
-        )
-    )
-
-    @property
-    def id(self) -> str:
-        return f"id{self.key}"
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def row(self) -> tuple[float, float | None, str]:
-        return self.seconds, None, "{}"
-
-    def committed(self, count: int) -> None:
-        self.acknowledged = count
-
-    def not_stored(self, exc: Exception) -> None:
-        raise exc
-
-
-class Play:
-    """A journal that is used as sessions use it, and what a start after a crash must find."""
-
-    def __init__(self, db: MemoryDatabase) -> None:
-        self.db = db
-        self.clock = FakeClock()
-        self.journal: Any = store.Journal(db, self.clock)
-        self.waiting: dict[Stream, list[Sent]] = {}
-
-    def begin(self) -> Stream:
-        stream = Stream(self.journal.next_key())
-        self.journal.begin(stream)
-        self.waiting[stream] = []
-        return stream
-
-    def send(self, stream: Stream, data: bytes) -> None:
-        sent = Sent(data, None, self.clock.now())
-        assert self.journal.message(stream, sent, len(self.waiting[stream]))
-        self.waiting[stream].append(sent)
-
-    def confirm(self, stream: Stream, count: int) -> None:
-        done, self.waiting[stream] = self.waiting[stream][:count], self.waiting[stream][count:]
-        self.journal.confirmed([sent.row for sent in done])
-        self.journal.tidy()
-
-    def handle(self, stream: Stream, count: int) -> None:
-        stream.count += count
-        self.journal.handled(stream)
-
-    async def settle(self) -> None:
-        """Let the tick end, and its commit be made."""
-        await self.db.write("nothing", lambda c: None)
-
-    async def check(self) -> None:
-        await self.settle()
-        acknowledged = {stream.key: stream.acknowledged for stream in self.waiting}
-        async with self.db.copy() as crashed:
-            found = await store.Journal(crashed, self.clock).load(self.clock.now())
-            left = {one.key: [wire for *_, wire in one.messages] for one in found}
-            assert left == {stream.key: [sent.data for sent in sents] for stream, sents in self.waiting.items()}
-            for stream in self.waiting:
-                (handled,) = [one.handled for one in found if one.key == stream.key]
-                assert acknowledged[stream.key] <= handled <= stream.count
-            assert await crashed.fetch("SELECT id FROM sm_log") == []
-
-
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("send"), st.integers(0, 2), st.integers(1, 4)),
@@ -167,23 +84,11 @@ async def test_a_crash_at_any_time_leaves_what_was_not_confirmed(
             await migrate(db, "sm", store.MIGRATIONS)
             play = Play(db)
             streams = [play.begin() for _ in range(3)]
-            number = 0
             for what, which, count in steps:
-                stream = streams[which]
-                if what == "send":
-                    for _ in range(count):
-                        number += 1
-                        play.send(stream, b"%d" % number)
-                elif what == "confirm":
-                    play.confirm(stream, count)
-                elif what == "handle":
-                    play.handle(stream, count)
-                elif what == "tick":
+                play.step(what, streams[which], count)
+                if what in ("tick", "time"):
                     await play.settle()
-                elif what == "time":
-                    play.clock.advance(store.FOLD_SECONDS)
-                    await play.settle()
-                else:
+                elif what == "check":
                     await play.check()
             await play.check()
             assert all(stream.acknowledged == stream.count for stream in streams)

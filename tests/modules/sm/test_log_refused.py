@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.modules.sm.test_log import Play, Stream
+from tests.modules.sm.journal import Play, Stream
 
 from beamish.modules.sm import store
 from beamish.modules.sm.outlet import Sent
@@ -170,25 +170,14 @@ async def test_whatever_the_disk_refuses(
             streams = [journey.begin() for _ in range(2)]
             await journey.settle()
             db.slow = True
-            number = 0
             for what, which, count in steps:
-                stream = streams[which]
-                if what == "send":
-                    for _ in range(count):
-                        number += 1
-                        journey.send(stream, b"%d" % number)
-                elif what == "confirm":
-                    journey.confirm(stream, count)
-                elif what == "handle":
-                    journey.handle(stream, count)
-                elif what == "turn":
+                journey.step(what, streams[which], count)
+                if what == "turn":
                     await turn()
                 elif what == "commit":
                     await turn()
                     db.commit(REFUSED[count])
                     await journey.crash()
-                else:
-                    journey.clock.advance(store.FOLD_SECONDS)
             if stop is None:
                 await journey.recover()
                 await journey.check()

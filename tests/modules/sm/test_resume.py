@@ -29,6 +29,13 @@ async def lose(world: World, client: Client) -> None:
     await world.settle()
 
 
+async def nothing_to_resume(world: World, username: str, id: str, handled: str = "!") -> None:
+    """A new connection asks for a session that is not there, and hears how much it had handled if that is known."""
+    client = await back(world, username)
+    client.send(f"<resume xmlns='{SM}' h='0' previd='{id}'/>")
+    await client.expect(NOT_FOUND.format(handled))
+
+
 async def test_a_stream_goes_on_where_it_broke_off(world: World) -> None:
     juliet, id_ = await managed(world, JULIET)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
@@ -162,9 +169,7 @@ async def test_an_unknown_session(world: World) -> None:
 async def test_somebody_elses_session(world: World) -> None:
     juliet, id_ = await managed(world, JULIET)
     await lose(world, juliet)
-    client = await back(world, "romeo")
-    client.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
-    await client.expect(NOT_FOUND.format("!"))
+    await nothing_to_resume(world, "romeo", id_)
     await resume(world, juliet, id_, 0)
 
 
@@ -226,16 +231,10 @@ async def test_an_expired_session_tells_how_much_it_had_handled(world: World) ->
     await lose(world, juliet)
     await world.pass_time(601.0)
     await romeo.expect(f"<presence type='unavailable' from='{JULIET}'/>")
-    client = await back(world, "juliet")
-    client.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
-    await client.expect(NOT_FOUND.format("2"))
-    stranger = await back(world, "romeo")
-    stranger.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
-    await stranger.expect(NOT_FOUND.format("!"))
+    await nothing_to_resume(world, "juliet", id_, handled="2")
+    await nothing_to_resume(world, "romeo", id_)
     await world.pass_time(86_400.0)
-    client = await back(world, "juliet")
-    client.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
-    await client.expect(NOT_FOUND.format("!"))
+    await nothing_to_resume(world, "juliet", id_)
 
 
 async def test_a_client_may_ask_for_less(world: World) -> None:
@@ -319,9 +318,7 @@ async def test_a_closed_stream_is_over(world: World) -> None:
     await juliet.close()
     await romeo.expect(f"<presence type='unavailable' from='{JULIET}'/>")
     assert world.kernel.sessions.get(juliet.jid) is None
-    client = await back(world, "juliet")
-    client.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
-    await client.expect(NOT_FOUND.format("!"))
+    await nothing_to_resume(world, "juliet", id_)
 
 
 async def test_a_new_session_of_the_same_resource_ends_the_old_one(world: World) -> None:
@@ -483,17 +480,30 @@ async def test_a_server_that_resumes_nothing_says_so() -> None:
         await client.bind("balcony")
 
 
+# ---- with copies for other resources ---------------------------------------------------------------------------------
+
+
+async def want_copies(client: Client) -> None:
+    """Enable carbons (XEP-0280)."""
+    await client.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+
+
+def take_the_copy(client: Client) -> None:
+    """All that has come is one message in a carbon."""
+    assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in client.inbox] == [True]
+    client.inbox.clear()
+
+
 @pytest.mark.parametrize("to", [BARE, JULIET])
 async def test_who_had_a_copy_before_being_available_does_not_get_it_again(to: str) -> None:
     async with World(settings={"c2s": CALM}) as world:
         await managed(world, JULIET)
         desk = await world.login("juliet@example.org/desk")
-        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await want_copies(desk)
         await world.pass_time(1.0)
         say(await world.login("romeo@example.org/orchard"), to, "x")
         await world.pass_time(1.0)
-        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
-        desk.inbox.clear()
+        take_the_copy(desk)
         desk.send("<presence/>")
         late = await world.login("juliet@example.org/late", presence=True)
         await world.login(JULIET)  # takes the address over
@@ -507,14 +517,13 @@ async def test_a_copy_of_what_a_session_got_is_not_followed_by_the_message() -> 
     async with World(settings={"c2s": CALM}) as world:
         await managed(world, JULIET)
         desk = await world.login("juliet@example.org/desk")
-        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await want_copies(desk)
         await world.pass_time(1.0)
         say(await world.login("romeo@example.org/orchard"), BARE, "x")
         await world.pass_time(1.0)
         await world.login(JULIET)  # takes the address over
         await world.settle()
-        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
-        desk.inbox.clear()
+        take_the_copy(desk)
         desk.send("<presence/>")
         await world.settle()
         assert bodies(desk) == []
@@ -529,11 +538,10 @@ async def test_a_copy_of_what_a_session_leaves_is_not_followed_by_the_message() 
         await world.pass_time(1.0)
         desk = await world.login("juliet@example.org/desk")
         await enable(desk)
-        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await want_copies(desk)
         await world.login(JULIET)  # takes the address over
         await world.settle()
-        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
-        desk.inbox.clear()
+        take_the_copy(desk)
         desk.send("<presence/>")
         await world.settle()
         assert bodies(desk) == []
@@ -550,13 +558,12 @@ async def test_what_goes_from_one_ended_session_to_the_next_reaches_everybody_on
         await world.pass_time(1.0)
         later, _ = await managed(world, "juliet@example.org/later")
         desk = await world.login("juliet@example.org/desk")
-        await desk.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        await want_copies(desk)
         await world.pass_time(1.0)
         await world.login(JULIET)  # takes the address over
         await world.settle()
         assert bodies(later) == ["x"]
-        assert [el.find("{urn:xmpp:carbons:2}received") is not None for el in desk.inbox] == [True]
-        desk.inbox.clear()
+        take_the_copy(desk)
         await world.pass_time(1.0)
         await world.login("juliet@example.org/later")
         await world.settle()
