@@ -61,6 +61,7 @@ class Archive(RuleBasedStateMachine):
             (store, "MERGE_ROWS", 9),
             (store, "_LOG_ROWS", 2),
             (store, "TEXT_ROWS", 4),
+            (store, "_CHUNKS", 2),
             (store, "RESOURCE_ROWS", 3),
             (lists, "LIST_NUMBERS", list_),
             (lists, "_ROWS", 2),

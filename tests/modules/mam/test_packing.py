@@ -135,3 +135,66 @@ def test_words(inner: str, words: str | None) -> None:
 def test_the_resource_of_the_contact(kind: int, sender: str, to: str, resource: str) -> None:
     stanza = Stanza.build("message", "chat", sender=JID.parse(sender), to=JID.parse(to))
     assert packing.resource_of(stanza, kind, JID.parse("juliet@b")) == resource
+
+
+OWNER = JID.parse("juliet@example.org")
+ADDRESS = st.sampled_from(
+    (
+        "juliet@example.org",
+        "juliet@example.org/x",
+        "romeo@b",
+        "romeo@b/r",
+        "romeo@b/a&b'c/d",
+        "\u00e9@b/\u00fc",
+        "b",
+        "b/r",
+        "a+b@b/r",
+    )
+)
+INNER = st.lists(
+    st.sampled_from(
+        (
+            "<body>one</body>",
+            "<body>a &amp; b</body>",
+            "<body>&#8364;</body>",
+            "<body/>",
+            "<body></body>",
+            "<body xml:lang='de'>eins</body>",
+            "<body xmlns='urn:x'>no</body>",
+            "<x xmlns='urn:x'><body>no</body></x>",
+            "<request xmlns='urn:xmpp:receipts'/>",
+            "text",
+        )
+    ),
+    max_size=3,
+)
+VALUE = st.sampled_from(("", "1", "from=", " from=&apos;a@b/c&apos;", "to=", "&lt;body", "x from=", "a&amp;b"))
+
+
+@given(
+    inner=INNER,
+    sender=st.none() | ADDRESS,
+    to=st.none() | ADDRESS,
+    kind=st.integers(0, 7),
+    id_=st.none() | VALUE,
+    type_=st.sampled_from(("", " type='chat'")),
+)
+def test_what_a_pattern_tells_is_what_the_stanza_says(
+    inner: list[str], sender: str | None, to: str | None, kind: int, id_: str | None, type_: str
+) -> None:
+    head = f"<message{type_}" + ("" if id_ is None else f" id='{id_}'")
+    for name, address in (("from", sender), ("to", to)):
+        if address is not None:
+            head += f" {name}='{JID.parse(address).wire.decode()}'"
+    wire = (f"{head}>{''.join(inner)}</message>" if inner else f"{head}/>").encode()
+    stanza = Stanza.thaw(wire)
+    words, resource = packing.words_of(stanza), packing.resource_of(stanza, kind, OWNER)
+    assert packing.said(wire, kind, OWNER) == (None if words is None else (words, resource))
+    assert packing.resource_in(wire, kind, OWNER) == resource
+    assert packing.resource_in(stanza.to_wire(), kind, OWNER) == resource
+
+
+@given(ENTRIES, st.integers(0, 40), st.integers(0, 40))
+def test_some_messages_of_a_row(entries: list[packing.Entry], first: int, end: int) -> None:
+    some = list(packing.Chunk(len(entries), *packing.pack(entries)).some(first, max(first, end)))
+    assert some == [(number, kind, peer, wire) for number, _, kind, peer, wire in entries[first : max(first, end)]]

@@ -80,6 +80,22 @@ def test_a_step_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     look_through(c)
 
 
+def test_a_step_of_the_full_text_is_bounded_in_bytes_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "TEXT_BYTES", 40_000)
+    monkeypatch.setattr(store, "TEXT_ROWS", 5)
+    monkeypatch.setattr(store, "_CHUNKS", 2)
+    c = cursor()
+    write(c, [fresh_entry(n, OWNER, text="x" * 15_000 if n < 10 else "few") for n in range(1, 31)])
+    merge_all(c)
+    taken: list[tuple[bool, int]] = []
+    while not taken or taken[-1][0]:
+        more = store.index_text(c, OWNER)
+        taken.append((more, c.value("SELECT texted FROM mam_account WHERE jid = ?", OWNER)))
+    assert taken == [(True, 3), (True, 6), (True, 11), (True, 16), (True, 21), (True, 26), (False, 30)]
+    look_through(c)
+    assert not store.index_text(c, OWNER)
+
+
 def test_rows_are_filled_up_to_their_bounds() -> None:
     c = cursor()
     for n in range(1, 101):

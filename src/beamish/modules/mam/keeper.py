@@ -21,7 +21,7 @@ MERGE_DELAY: Final = 10.0
 EXPIRY_EVERY: Final = 3_600.0
 BEHIND_EVERY: Final = 60.0
 """Seconds between looks at which archives the full-text index has fallen too far behind."""
-TEXT_PAUSE: Final = 0.25
+TEXT_PAUSE: Final = 0.125
 """Seconds between two steps that bring it up in the background, so that nobody feels them."""
 
 

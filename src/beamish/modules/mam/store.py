@@ -32,12 +32,11 @@ from beamish.modules.mam.packing import (
     Logged,
     numbers_of,
     pack_log,
-    resource_of,
-    words_of,
+    resource_in,
+    said,
 )
 from beamish.storage.api import Cursor, Migration
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import Stanza
 
 MERGE_ROWS: Final = 8_000
 """Messages brought to their places in one transaction: about 30 ms of the writer's time."""
@@ -46,12 +45,16 @@ MERGE_BYTES: Final = 16 * 1024 * 1024
 CHUNK_MESSAGES: Final = 32
 CHUNK_BYTES: Final = 16_384
 """Messages and bytes of stanzas in a row of `mam_chunk`; a larger stanza has one for itself."""
-TEXT_ROWS: Final = 2_000
-"""Messages of one account entered into the full-text index in one transaction."""
+TEXT_ROWS: Final = 1_000
+"""Messages of one account entered into the full-text index in one transaction: about 7 ms of the writer's time."""
+TEXT_BYTES: Final = 1024 * 1024
+"""Bytes of stanzas above which one transaction enters no more."""
 TEXT_LAG: Final = 50_000
 """Messages of one account that may not be in the full-text index yet: what a first search has to enter, in 0.3 s or so."""
-RESOURCE_ROWS: Final = 4_000
-"""Messages of one conversation entered by resource in one transaction."""
+RESOURCE_ROWS: Final = 1_000
+"""Messages of one conversation entered by resource in one transaction: 10 ms, up to 25 where each is in another row."""
+_CHUNKS: Final = 16
+"""Rows of `mam_chunk` read at once, some 256 KiB."""
 _LOG_ROWS: Final = 64
 """Rows of the log looked at together; each is bounded by what a tick takes in."""
 
@@ -343,22 +346,29 @@ class Terms:
         self._c = c
         self._account = account
         self._owner = owner
-        self._chats: dict[str, int] = {}
+        self._known: dict[tuple[str, str], str] = {}
 
     def of(self, chunk: Chunk, at: int) -> tuple[int, str, str] | None:
         """Number, terms and words of a message; None for one without words."""
-        number, _, kind, wire = chunk.row(at)
-        stanza = Stanza.thaw(wire)
-        words = words_of(stanza)
-        if words is None:
-            return None
-        peer = chunk.peers()[at]
-        chat = self._chats.get(peer)
-        if chat is None:
-            found = chat_of(self._c, self._account, peer)
-            chat = self._chats[peer] = 0 if found is None else found[0]
-        resource = resource_of(stanza, kind, self._owner)
-        return number, f"a{self._account} c{chat} r{resource.encode().hex()}", words
+        found = list(self.of_some(chunk, at, at + 1))
+        return found[0] if found else None
+
+    def of_some(self, chunk: Chunk, first: int, end: int) -> Iterator[tuple[int, str, str]]:
+        """The same for those that have words of the messages in some places of a row."""
+        owner, known = self._owner, self._known
+        for number, kind, peer, wire in chunk.some(first, end):
+            found = said(wire, kind, owner)
+            if found is None:
+                continue
+            words, resource = found
+            terms = known.get((peer, resource))
+            yield number, self._made(peer, resource) if terms is None else terms, words
+
+    def _made(self, peer: str, resource: str) -> str:
+        chat = chat_of(self._c, self._account, peer)
+        terms = f"a{self._account} c{0 if chat is None else chat[0]} r{resource.encode().hex()}"
+        self._known[peer, resource] = terms
+        return terms
 
 
 def index_text(c: Cursor, owner: str) -> bool:
@@ -367,26 +377,59 @@ def index_text(c: Cursor, owner: str) -> bool:
     if found is None:
         return False
     account, since = found
-    numbers = lists.of_account(c, account).between(since, lists.TOP, TEXT_ROWS)
-    if not numbers:
-        return False
-    _enter_words(c, account, owner, numbers)
-    c.run("UPDATE mam_account SET text_upto = ? WHERE num = ?", numbers[-1], account)
-    return len(numbers) == TEXT_ROWS
-
-
-def _enter_words(c: Cursor, account: int, owner: str, numbers: Sequence[int]) -> None:
     terms = Terms(c, account, JID.parse(owner))
-    rows = [row for chunk, at in located(c, account, numbers) if (row := terms.of(chunk, at)) is not None]
+    rows: list[tuple[int, str, str]] = []
+    count = size = 0
+    more = False
+    for chunk in _chunks_from(c, account, since):
+        first = bisect_right(chunk.numbers, since)
+        end = min(len(chunk.numbers), first + TEXT_ROWS - count)
+        rows += terms.of_some(chunk, first, end)
+        count += end - first
+        size += chunk.size
+        since = chunk.numbers[end - 1]
+        more = count == TEXT_ROWS or size >= TEXT_BYTES
+        if more:
+            break
+    if count:
+        _enter_words(c, account, rows, count)
+        c.run("UPDATE mam_account SET text_upto = ? WHERE num = ?", since, account)
+    return more
+
+
+def _chunks_from(c: Cursor, account: int, since: int) -> Iterator[Chunk]:
+    """The rows of an account with messages behind a number, as many at a time as may be in memory."""
+    start = c.value("SELECT MAX(id) FROM mam_chunk WHERE account = ? AND id <= ?", account, since + 1)
+    after = -1 if start is None else start - 1
+    while True:
+        rows = c.rows(
+            "SELECT id, messages, head, wires FROM mam_chunk WHERE account = ? AND id > ? ORDER BY id LIMIT ?",
+            account,
+            after,
+            _CHUNKS,
+        )
+        for id_, *row in rows:
+            after = id_
+            chunk = Chunk(*row)
+            if chunk.numbers[-1] > since:
+                yield chunk
+        if len(rows) < _CHUNKS:
+            return
+
+
+def _enter_words(c: Cursor, account: int, rows: Sequence[tuple[int, str, str]], count: int) -> None:
+    """Enter the words of some of so many messages."""
     c.many("INSERT INTO mam_text (rowid, account, body) VALUES (?, ?, ?)", rows)
-    c.run("UPDATE mam_account SET texted = texted + ? WHERE num = ?", len(numbers), account)
+    c.run("UPDATE mam_account SET texted = texted + ? WHERE num = ?", count, account)
 
 
 def _enter_late(c: Cursor, account: int, owner: str, numbers: Sequence[int]) -> None:
     """Enter messages by word and resource up to where others are that came later but were stored before them."""
     upto = int(c.value("SELECT text_upto FROM mam_account WHERE num = ?", account))
     if passed := numbers[: bisect_right(numbers, upto)]:
-        _enter_words(c, account, owner, passed)
+        terms = Terms(c, account, JID.parse(owner))
+        words = [row for chunk, at in located(c, account, passed) if (row := terms.of(chunk, at)) is not None]
+        _enter_words(c, account, words, len(passed))
     by_chat: dict[str, list[tuple[Chunk, int]]] = {}
     for chunk, at in located(c, account, numbers):
         by_chat.setdefault(chunk.peers()[at], []).append((chunk, at))
@@ -428,7 +471,7 @@ def _enter_resources(c: Cursor, chat: int, owner: str, messages: Iterable[tuple[
     for chunk, at in messages:
         number, _, kind, wire = chunk.row(at)
         if not kind & REMOVED:
-            spoken.setdefault((chat, resource_of(Stanza.thaw(wire), kind, own)), []).append(number)
+            spoken.setdefault((chat, resource_in(wire, kind, own)), []).append(number)
     known = _numbered(c, "mam_resource", ("chat", "resource"), list(spoken))
     lists.append(c, {by_resource(known[key]): entered for key, entered in spoken.items()})
 
