@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest_asyncio
+from tests.elsewhere import Elsewhere
 
-from beamish.core import events
 from beamish.core.events import Context
-from beamish.core.hooks import STOP, Outcome
-from beamish.core.module import Module, on
 from beamish.core.remote_disco import RemoteDisco
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
@@ -16,26 +14,18 @@ from beamish.xmpp.jid import JID
 INFO = "http://jabber.org/protocol/disco#info"
 
 
-class Elsewhere(Module):
-    """Answers for every other domain: those called `error…` with an error, `silent…` not at all."""
+class Answering(Elsewhere):
+    """Every other domain answers: those called `error…` with an error, `silent…` not at all."""
 
-    name = "elsewhere"
-
-    def __init__(self, kernel: Any, config: Any) -> None:
-        super().__init__(kernel, config)
-        self.asked: list[str] = []
-
-    @on(events.remote)
-    def answer(self, ctx: Context) -> Outcome:
+    def answered(self, ctx: Context) -> bool:
         stanza = ctx.stanza
         to = str(stanza.to)
-        self.asked.append(to)
         if to.startswith("error"):
             self.kernel.router.bounce(ctx, _unavailable())
         elif not to.startswith("silent"):
             query = f"<query xmlns='{INFO}'><feature var='urn:example:{to}'/></query>"
             self.kernel.router.post(stanza.reply(query.encode()))
-        return STOP
+        return False
 
 
 def _unavailable() -> Any:
@@ -46,12 +36,12 @@ def _unavailable() -> Any:
 
 @pytest_asyncio.fixture
 async def world() -> AsyncIterator[World]:
-    async with World(extra=[Elsewhere]) as made:
+    async with World(extra=[Answering]) as made:
         yield made
 
 
 def asked(world: World) -> list[str]:
-    return world.kernel.registry.module(Elsewhere).asked
+    return [str(stanza.to) for stanza in Answering.of(world).left]
 
 
 async def test_an_answer_is_remembered_for_a_day(world: World) -> None:

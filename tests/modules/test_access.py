@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.elsewhere import Elsewhere
 
 from beamish.core import events
 from beamish.core.commands import CommandError
 from beamish.core.events import Context
-from beamish.core.hooks import STOP, Outcome
-from beamish.core.module import Module, on
 from beamish.modules.access import AccessModule
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
@@ -26,34 +25,15 @@ COURT: dict[str, Any] = {"server": {"admins": ["romeo@example.org"]}}
 DENIED = "<message type='error'><error><not-allowed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
 
 
-class Wire(Module):
-    """Stands in for federation: what leaves the server is noted."""
-
-    name = "wire"
-
-    def __init__(self, kernel: Any, config: Any) -> None:
-        super().__init__(kernel, config)
-        self.left: list[Stanza] = []
-
-    @on(events.remote)
-    def take(self, ctx: Context) -> Outcome:
-        self.left.append(ctx.stanza)
-        return STOP
-
-
 @pytest_asyncio.fixture
 async def court() -> AsyncIterator[World]:
-    async with World(settings=COURT, extra=[Wire]) as made:
+    async with World(settings=COURT, extra=[Elsewhere]) as made:
         yield made
 
 
 @pytest_asyncio.fixture
 async def romeo(court: World) -> Client:
     return await court.login("romeo@example.org/orchard", presence=True)
-
-
-def wire(court: World) -> Wire:
-    return court.kernel.registry.module(Wire)
 
 
 async def arrives(court: World, sender: str, to: str) -> None:
@@ -84,7 +64,7 @@ async def test_edit_blacklist(court: World, romeo: Client) -> None:
     await juliet.expect(DENIED)
     juliet.send("<message to='othello@venice.example' type='chat' id='1'><body>!</body></message>")
     await juliet.expect_nothing()
-    assert [str(s.to) for s in wire(court).left] == ["othello@venice.example"]
+    assert [str(s.to) for s in Elsewhere.of(court).left] == ["othello@venice.example"]
     await romeo.command(node, {"blacklistjids": []})
     await arrives(court, "hamlet@denmark.example/x", "juliet@example.org")
     await juliet.expect("<message from='hamlet@denmark.example/x'/>")
@@ -100,7 +80,7 @@ async def test_what_the_server_itself_says_does_not_go_there_either(court: World
             "presence", sender=JID.parse("room@conference.example.org/a"), to=JID.parse("hamlet@denmark.example/x")
         )
     )
-    assert wire(court).left == []
+    assert Elsewhere.of(court).left == []
 
 
 async def test_edit_blacklist_bars_a_user_here(court: World, romeo: Client) -> None:

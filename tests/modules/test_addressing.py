@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.elsewhere import Elsewhere
 
-from beamish.core import events
 from beamish.core.events import Context
-from beamish.core.hooks import STOP, Outcome
-from beamish.core.module import Module, on
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
 from beamish.testing.world import World
@@ -29,21 +26,14 @@ def many(
     return f"<{name} to='example.org'{attrs}><addresses xmlns='{ADDRESS}'>{inner}</addresses>{body}</{name}>"
 
 
-class Wire(Module):
-    """Stands in for federation. header2 serves many at its domain, header3 at a service of it, noheader not at all."""
+class Headers(Elsewhere):
+    """header2 serves many at its domain, header3 at a service of it, noheader not at all."""
 
-    name = "wire"
-
-    def __init__(self, kernel: Any, config: Any) -> None:
-        super().__init__(kernel, config)
-        self.left: list[Stanza] = []
-
-    @on(events.remote)
-    def take(self, ctx: Context) -> Outcome:
+    def answered(self, ctx: Context) -> bool:
         stanza = ctx.stanza
         if stanza.name != "iq":
-            self.left.append(stanza)
-        elif stanza.type == "get":
+            return False
+        if stanza.type == "get":
             payload = stanza.payload
             assert payload is not None
             space = str(payload.tag)[1:].partition("}")[0]
@@ -53,22 +43,18 @@ class Wire(Module):
             elif space.endswith("#items") and stanza.to == "header3.example":
                 inner = "<item jid='elsewhere.example'/><item jid='many.header3.example'/>"
             self.kernel.router.post(stanza.reply(f"<query xmlns='{space}'>{inner}</query>".encode()))
-        return STOP
+        return True
 
 
 @pytest_asyncio.fixture
 async def court() -> AsyncIterator[World]:
-    async with World(extra=[Wire]) as made:
+    async with World(extra=[Headers]) as made:
         yield made
 
 
 @pytest_asyncio.fixture
 async def romeo(court: World) -> Client:
     return await court.login("romeo@example.org/orchard", presence=True)
-
-
-def wire(court: World) -> Wire:
-    return court.kernel.registry.module(Wire)
 
 
 def header(stanza: Stanza) -> list[tuple[str, str, str | None]]:
@@ -225,13 +211,13 @@ async def test_a_server_that_serves_many_gets_one_stanza(
     romeo.send(sent)
     await court.settle()
     # nothing was known yet: single copies
-    assert sorted(str(s.to) for s in wire(court).left) == sorted(
+    assert sorted(str(s.to) for s in Headers.of(court).left) == sorted(
         [f"to@{domain}", f"cc@{domain}", f"bcc@{domain}", "to@noheader.example", "bcc@noheader.example"]
     )
-    wire(court).left.clear()
+    Headers.of(court).left.clear()
     romeo.send(sent)
     await court.settle()
-    left = {str(s.to): header(s) for s in wire(court).left}
+    left = {str(s.to): header(s) for s in Headers.of(court).left}
     public = [("to", f"to@{domain}", "true"), ("cc", f"cc@{domain}", "true"), ("to", "to@noheader.example", "true")]
     assert left == {
         service: [
@@ -243,7 +229,7 @@ async def test_a_server_that_serves_many_gets_one_stanza(
         "to@noheader.example": public,
         "bcc@noheader.example": [*public, ("bcc", "bcc@noheader.example", None)],
     }
-    assert {s.sender for s in wire(court).left} == {romeo.jid}
+    assert {s.sender for s in Headers.of(court).left} == {romeo.jid}
 
 
 def comes(sent: str) -> Stanza:
@@ -271,5 +257,5 @@ async def test_another_server_may_not_relay(court: World) -> None:
     juliet = await court.login("juliet@example.org/balcony", presence=True)
     court.kernel.router.post(comes(many(("to", "juliet@example.org"), ("to", "x@y.example"))))
     await juliet.expect_nothing()
-    (left,) = wire(court).left
+    (left,) = Headers.of(court).left
     assert mismatch(f"<message type='error'><error><forbidden xmlns='{STANZAS}'/></error></message>", left.el) == ""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.elsewhere import Elsewhere
 
-from beamish.core import events
 from beamish.core.clock import stamp
 from beamish.core.events import Context
-from beamish.core.hooks import STOP, Outcome
-from beamish.core.module import Module, on
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
 from beamish.testing.world import World
@@ -304,36 +301,22 @@ async def test_answers_about_rules_are_no_rules(world: World, romeo: Client) -> 
 # ---- other servers --------------------------------------------------------------------------------------------------
 
 
-class Wire(Module):
-    """Stands in for federation: denmark.example knows message processing, any other domain does not."""
+class Denmark(Elsewhere):
+    """denmark.example knows message processing, any other domain does not."""
 
-    name = "wire"
-
-    def __init__(self, kernel: Any, config: Any) -> None:
-        super().__init__(kernel, config)
-        self.left: list[Stanza] = []
-
-    @on(events.remote)
-    def take(self, ctx: Context) -> Outcome:
+    def answered(self, ctx: Context) -> bool:
         stanza = ctx.stanza
-        if stanza.name != "iq":
-            self.left.append(stanza)
-        elif stanza.type == "get" and stanza.to == "denmark.example":
-            query = f"<query xmlns='http://jabber.org/protocol/disco#info'><feature var='{AMP}'/></query>"
+        if stanza.name == "iq" and stanza.type == "get":
+            inner = f"<feature var='{AMP}'/>" if stanza.to == "denmark.example" else ""
+            query = f"<query xmlns='http://jabber.org/protocol/disco#info'>{inner}</query>"
             self.kernel.router.post(stanza.reply(query.encode()))
-        elif stanza.type == "get":
-            self.kernel.router.post(stanza.reply(b"<query xmlns='http://jabber.org/protocol/disco#info'/>"))
-        return STOP
+        return stanza.name == "iq"
 
 
 @pytest_asyncio.fixture
 async def federated() -> AsyncIterator[World]:
-    async with World(extra=[Wire]) as made:
+    async with World(extra=[Denmark]) as made:
         yield made
-
-
-def wire(world: World) -> Wire:
-    return world.kernel.registry.module(Wire)
 
 
 async def test_a_message_for_a_server_that_knows_rules(federated: World) -> None:
@@ -342,7 +325,7 @@ async def test_a_message_for_a_server_that_knows_rules(federated: World) -> None
         letter("hamlet@denmark.example", rule("deliver", "drop", "stored"), rule("match-resource", "drop", "any"))
     )
     await romeo.expect_nothing()
-    (left,) = wire(federated).left
+    (left,) = Denmark.of(federated).left
     amp = left.child(f"{{{AMP}}}amp")
     assert amp is not None and amp.get("from") == "romeo@example.org/orchard" and len(amp) == 2
 
@@ -354,7 +337,7 @@ async def test_a_message_for_a_server_that_does_not(federated: World) -> None:
         f"<message type='error' id='m1'><amp xmlns='{AMP}'><rule/></amp><error type='cancel'>"
         f"<service-unavailable xmlns='{STANZAS}'/></error></message>"
     )
-    assert wire(federated).left == []
+    assert Denmark.of(federated).left == []
 
 
 async def test_a_message_for_elsewhere_that_is_too_late(federated: World) -> None:
@@ -362,7 +345,7 @@ async def test_a_message_for_elsewhere_that_is_too_late(federated: World) -> Non
     wanted = rule("expire-at", "error", "2001-01-01T00:00:00Z")
     romeo.send(letter("hamlet@denmark.example", wanted))
     await romeo.expect(answer("error", wanted, "hamlet@denmark.example"))
-    assert wire(federated).left == []
+    assert Denmark.of(federated).left == []
 
 
 async def test_a_message_from_elsewhere(federated: World) -> None:
@@ -381,7 +364,7 @@ async def test_a_message_from_elsewhere(federated: World) -> None:
         federated.kernel.router.post(comes(sent))
         await federated.settle()
     await juliet.expect_nothing()
-    refused = [s.el.find("{jabber:client}error")[0].tag for s in wire(federated).left if s.type == "error"]  # type: ignore[index]
+    refused = [s.el.find("{jabber:client}error")[0].tag for s in Denmark.of(federated).left if s.type == "error"]  # type: ignore[index]
     assert refused == [f"{{{STANZAS}}}bad-request", f"{{{STANZAS}}}not-acceptable"]
     federated.kernel.router.post(comes(rule("deliver", "drop", "stored")))
     await juliet.expect("<message><body>letter</body></message>")

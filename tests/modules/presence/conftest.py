@@ -3,27 +3,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.elsewhere import Elsewhere
 
-from beamish.core import events
-from beamish.core.events import Context
-from beamish.core.hooks import STOP, Outcome
-from beamish.core.module import Module, on
 from beamish.testing import World
 from beamish.testing.match import mismatch, pattern
 from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import from_bytes
-
-
-class Elsewhere(Module):
-    """All other domains: keeps what is sent there."""
-
-    name = "elsewhere"
-
-    @on(events.remote)
-    def _remote(self, ctx: Context) -> Outcome:
-        stanzas = self.kernel.__dict__.setdefault("sent_elsewhere", [])
-        stanzas.append(ctx.stanza)
-        return STOP
 
 
 class Remote:
@@ -31,7 +16,7 @@ class Remote:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.got: list[Stanza] = world.kernel.__dict__.setdefault("sent_elsewhere", [])
+        self.got = Elsewhere.of(world).left
 
     async def send(self, xml: str) -> None:
         """A stanza arrives from another server."""

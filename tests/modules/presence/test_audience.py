@@ -8,7 +8,8 @@ import random
 from collections import Counter
 
 import pytest
-from tests.modules.presence.conftest import Elsewhere, Remote
+from tests.elsewhere import Elsewhere
+from tests.modules.presence.conftest import Remote
 
 from beamish.core.services import RosterItem, RosterService
 from beamish.testing import Client, World

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.modules.presence.conftest import Elsewhere
+from tests.elsewhere import Elsewhere
 
 from beamish.core.services import RosterItem, RosterService
 from beamish.modules.presence.visible import LATE, PATIENCE
@@ -45,7 +45,7 @@ async def after_crash(world: World, *, later: float = 0.0, seconds: float = LATE
 
 def elsewhere(world: World) -> list[tuple[str, str, str]]:
     """Type, sender and receiver of what was sent to other domains since the last call."""
-    stanzas = world.kernel.__dict__.setdefault("sent_elsewhere", [])
+    stanzas = Elsewhere.of(world).left
     found = [(stanza.type, str(stanza.sender), str(stanza.to)) for stanza in stanzas]
     stanzas.clear()
     return found
