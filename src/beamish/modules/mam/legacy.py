@@ -203,34 +203,18 @@ class LegacyArchive(Module):
         told = ""
         for child in el:
             if child.tag == _tag("default"):
-                _check_modes(child)
-                mode: Mode = "never" if child.get("save") == "false" else "always"
-                prefs = _with_legacy(prefs.with_lists(mode, prefs.always, prefs.never), "default", _extra(child))
+                prefs = _with_default(prefs, child)
                 told += _default(prefs)
             elif child.tag == _tag("item"):
-                _check_modes(child)
                 jid = str(_jid(child.get("jid", "")))
-                off = child.get("save") == "false"
-                prefs = prefs.with_lists(
-                    prefs.mode,
-                    prefs.always - {jid} if off else prefs.always | {jid},
-                    prefs.never | {jid} if off else prefs.never - {jid},
-                )
-                items = {**_legacy(prefs, "items"), jid: _extra(child)}
-                prefs = _with_legacy(prefs, "items", items)
+                prefs = _with_item(prefs, jid, child)
                 told += _item(prefs, jid)
             elif child.tag == _tag("session"):
-                _check_modes(child)
-                thread, save = child.get("thread", ""), child.get("save", "")
-                if not thread or len(thread) > 1_000:
-                    raise StanzaError(Condition.BAD_REQUEST, text="a conversation is named by its thread")
-                threads[thread] = save
+                thread = _thread(child)
+                threads[thread] = save = child.get("save", "")
                 told += f"<session thread='{escape_attr(thread)}' save='{save}'/>"
             elif child.tag == _tag("method"):
-                kind, use = child.get("type", ""), child.get("use", "")
-                if kind not in _METHODS or use not in _USE:
-                    raise StanzaError(Condition.BAD_REQUEST, text="no such method, or no such use of it")
-                prefs = _with_legacy(prefs, "methods", {**_legacy(prefs, "methods"), kind: use})
+                prefs = _with_method(prefs, child)
             elif child.tag == _tag("auto"):
                 prefs = self._auto(session, child, prefs)
             else:
@@ -238,14 +222,17 @@ class LegacyArchive(Module):
         if any(child.tag == _tag("method") for child in el):
             told += _methods(prefs)
         if threads:
-            rules = {**self._threads.get(session.bare, {}), **threads}
-            if len(rules) > MAX_THREADS:
-                raise StanzaError(Condition.RESOURCE_CONSTRAINT, text=f"more than {MAX_THREADS} conversations")
-            self._threads[session.bare] = rules
+            self._rule(session.bare, threads)
         if prefs != before:
             await self.set_prefs(session.bare, prefs)
         self._tell(session.bare, f"<pref xmlns='{ARCHIVE}'>{told}</pref>")
         return ctx.stanza.reply()
+
+    def _rule(self, owner: JID, threads: Mapping[str, str]) -> None:
+        rules = {**self._threads.get(owner, {}), **threads}
+        if len(rules) > MAX_THREADS:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text=f"more than {MAX_THREADS} conversations")
+        self._threads[owner] = rules
 
     @iq(set=_tag("itemremove"), scope=Scope.OWN)
     async def legacy_itemremove(self, ctx: Context) -> IqAnswer:
@@ -373,6 +360,37 @@ def _check_modes(el: Element) -> None:
     expire = el.get("expire", "0")
     if not expire.isascii() or not expire.isdigit() or len(expire) > 12:
         raise StanzaError(Condition.BAD_REQUEST, text="expire is a number of seconds")
+
+
+def _with_default(prefs: Prefs, el: Element) -> Prefs:
+    _check_modes(el)
+    mode: Mode = "never" if el.get("save") == "false" else "always"
+    return _with_legacy(prefs.with_lists(mode, prefs.always, prefs.never), "default", _extra(el))
+
+
+def _with_item(prefs: Prefs, jid: str, el: Element) -> Prefs:
+    _check_modes(el)
+    one = frozenset((jid,))
+    if el.get("save") == "false":
+        prefs = prefs.with_lists(prefs.mode, prefs.always - one, prefs.never | one)
+    else:
+        prefs = prefs.with_lists(prefs.mode, prefs.always | one, prefs.never - one)
+    return _with_legacy(prefs, "items", {**_legacy(prefs, "items"), jid: _extra(el)})
+
+
+def _thread(el: Element) -> str:
+    _check_modes(el)
+    thread = el.get("thread", "")
+    if not thread or len(thread) > 1_000:
+        raise StanzaError(Condition.BAD_REQUEST, text="a conversation is named by its thread")
+    return thread
+
+
+def _with_method(prefs: Prefs, el: Element) -> Prefs:
+    kind, use = el.get("type", ""), el.get("use", "")
+    if kind not in _METHODS or use not in _USE:
+        raise StanzaError(Condition.BAD_REQUEST, text="no such method, or no such use of it")
+    return _with_legacy(prefs, "methods", {**_legacy(prefs, "methods"), kind: use})
 
 
 # ---- answers -------------------------------------------------------------------------------------------------------------
