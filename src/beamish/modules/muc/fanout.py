@@ -109,25 +109,30 @@ class FanOut:
         try:
             while queue:
                 step, cause = queue.popleft()
-                seats = step.seats if isinstance(step, Tell) else ()
-                at = 0
                 try:
-                    while at < len(seats):
-                        if left <= 0:
-                            await asyncio.sleep(0)
-                            left = self._slice
-                        part = seats[at : at + left]
-                        at += len(part)
-                        left -= len(part)
-                        self.tell(cast("Tell", step).stanza, part, cause)
-                    if not isinstance(step, Tell):
-                        left -= 1
-                        self._step(step, cause)
+                    left = await self._slowly(step, cause, left)
                 except Exception:  # what waits behind it, and whoever waits for that, is not to be lost with it
                     log.exception("fan_out_step_failed", room=str(room))
+                    left = 0
         finally:
             if self._queues.get(room) is queue:
                 del self._queues[room]
+
+    async def _slowly(self, step: _Step, cause: Context | None, left: int) -> int:
+        """Do a step, letting others have the loop after so many stanzas; how many of this slice are left then."""
+        if not isinstance(step, Tell):
+            self._step(step, cause)
+            return left - 1
+        at = 0
+        while at < len(step.seats):
+            if left <= 0:
+                await asyncio.sleep(0)
+                left = self._slice
+            part = step.seats[at : at + left]
+            at += len(part)
+            left -= len(part)
+            self.tell(step.stanza, part, cause)
+        return left
 
     def tell(self, stanza: Stanza, seats: Sequence[Seat], cause: Context | None = None) -> None:
         """Send one stanza to seats: at once to local sessions, through the router to others.

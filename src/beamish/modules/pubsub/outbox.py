@@ -99,13 +99,9 @@ class Outbox:
             if everybody:
                 plan.direct.setdefault(s.jid, []).append(s)
                 continue
-            if (
-                s.state is not State.SUBSCRIBED
-                or s.over(now)
-                or not may_receive(node, s.jid.bare, relation(s.jid.bare))
-            ):
+            if s.state is not State.SUBSCRIBED or s.over(now):
                 continue
-            if not self.reaches(host, node, s):
+            if not may_receive(node, s.jid.bare, relation(s.jid.bare)) or not self.reaches(host, node, s):
                 continue
             if s.jid.resource:
                 named.add(s.jid)

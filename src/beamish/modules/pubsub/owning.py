@@ -256,26 +256,21 @@ class Owning:
         """Affiliations changed by an owner (§8.9.2). What is wrong is answered with what is there, the rest is done."""
         engine = self._engine
         node = engine.owned(host, pubsub[0].get("node", ""), asker)
-        wanted: dict[JID, str] = {}
-        for el in pubsub[0].findall(f"{{{OWNER}}}affiliation"):
-            jid = jid_of(el).bare
-            if jid in wanted:
-                raise StanzaError(Condition.BAD_REQUEST, text="an entity is named twice")
-            wanted[jid] = el.get("affiliation", "")
         wrong: list[str] = []
         done: list[tuple[JID, Affiliation]] = []
-        for jid, text in wanted.items():
-            if self._may_become(host, node, jid, text):
-                what = Affiliation(text)
-                if node.affiliation(jid) is not what:
-                    done.append((jid, what))
-                    if what is Affiliation.NONE:
-                        node.affiliations.pop(jid, None)
-                    else:
-                        node.affiliations[jid] = what
+        for jid, text in _wanted_affiliations(pubsub[0]).items():
+            there = node.affiliation(jid)
+            if not self._may_become(host, node, jid, text):
+                wrong.append(f"<affiliation jid='{escape_attr(jid)}' affiliation='{there.value}'/>")
+                continue
+            what = Affiliation(text)
+            if what is there:
+                continue
+            done.append((jid, what))
+            if what is Affiliation.NONE:
+                node.affiliations.pop(jid, None)
             else:
-                there = node.affiliation(jid).value
-                wrong.append(f"<affiliation jid='{escape_attr(jid)}' affiliation='{there}'/>")
+                node.affiliations[jid] = what
         if done:
 
             def txn(c: Cursor) -> None:
@@ -315,3 +310,14 @@ class Owning:
                 await self._subscribing.settle(host, node, s, State.SUBSCRIBED)
         await self.recheck(host, node, jid)
         self._engine.outbox.affiliation_changed(host, node, jid, what)
+
+
+def _wanted_affiliations(el: Element) -> dict[JID, str]:
+    """As the owner wrote them. Raises `StanzaError`."""
+    wanted: dict[JID, str] = {}
+    for child in el.findall(f"{{{OWNER}}}affiliation"):
+        jid = jid_of(child).bare
+        if jid in wanted:
+            raise StanzaError(Condition.BAD_REQUEST, text="an entity is named twice")
+        wanted[jid] = child.get("affiliation", "")
+    return wanted
