@@ -197,6 +197,21 @@ async def test_several_sessions_under_one_nickname(rooms: Any, codes: Any) -> No
     assert [el.get("type") for el in await rooms.take(romeo)] == ["unavailable"]
 
 
+@pytest.mark.parametrize("nick", ["jule", "capulet"])
+async def test_another_nickname_shows_the_session_that_took_it(rooms: Any, codes: Any, nick: str) -> None:
+    """Whether the nickname is new or that of further sessions of the user."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    second, third = await rooms.login("juliet@example.org/garden", "juliet@example.org/balcony")
+    await rooms.full(romeo, juliet)
+    await rooms.enter(second, "juliet")
+    await rooms.enter(third, "capulet")
+    await rooms.clear(romeo, juliet, second, third)
+    juliet.send(f"<presence to='{ROOM}/{nick}'><show>dnd</show></presence>")
+    *_, shown = await rooms.take(romeo)
+    assert (shown.get("from"), shown.findtext("{jabber:client}show")) == (f"{ROOM}/{nick}", "dnd")
+    assert codes.item(shown)["jid"] == "juliet@example.org/juliet"
+
+
 async def test_whoever_is_not_inside_is_told_so(rooms: Any, codes: Any) -> None:
     """Status 307, 333: presence without a request to enter, from somebody who is not inside (§7.2.17)."""
     romeo, juliet = await rooms.login("romeo", "juliet")

@@ -50,6 +50,10 @@ def test_items_kept(max_items: int | str, persist: bool, kept: int) -> None:
         ({"roster_groups_allowed": "a"}, "pubsub#roster_groups_allowed"),
         ({"persist_items": "true", "deliver_payloads": "1"}, ""),
         ({"notify_delete": "false"}, "pubsub#notify_delete"),
+        ({"item_expire": "max"}, ""),
+        ({"item_expire": "5"}, "pubsub#item_expire"),
+        ({"max_payload_size": "1000"}, ""),
+        ({"max_payload_size": "999"}, "pubsub#max_payload_size"),
     ],
 )
 def test_preconditions(fields: dict[str, str], missed: str) -> None:

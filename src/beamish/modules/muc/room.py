@@ -276,9 +276,7 @@ class Room:
         seat.allowance = allowance
         others = self._others(occupant)
         self._sit(occupant, seat)
-        statuses = [Status.CREATED] if created else []
-        if assigned:
-            statuses.append(Status.NICK_ASSIGNED)
+        statuses = [Status.CREATED] * created + [Status.NICK_ASSIGNED] * assigned
         effects = self.show(occupant, among=others, leave_out=seat)
         return effects + self._introduce(seat, wanted, now, id, statuses)
 
@@ -473,7 +471,7 @@ class Room:
         occupant.main = seat
         occupant.changed()
         if renamed:
-            return self._rename(occupant, nick, id)
+            return self._rename(seat, nick, id)
         if quiet:
             return [] if same else self.show(occupant, leave_out=seat)
         return self.show(occupant, id=id)
@@ -487,8 +485,9 @@ class Room:
             raise StanzaError(Condition.NOT_ALLOWED, text="visitors cannot change their nickname here")
         self.check_nick(nick, occupant.bare)
 
-    def _rename(self, occupant: Occupant, nick: str, id: str) -> list[Effect]:
+    def _rename(self, who: Seat, nick: str, id: str) -> list[Effect]:
         """§7.6: the old nickname goes with 303, the new one comes. All sessions of the occupant go with it."""
+        occupant = who.occupant
         own, others = self.farewell(occupant, statuses=(Status.NEW_NICK,), new_nick=nick, id=id)
         del self.occupants[nick_key(occupant.nick)]
         self.moves.append((Move.WENT, occupant, occupant.nick))
@@ -500,6 +499,7 @@ class Room:
             there = occupant
         for seat in tuple(occupant.seats.values()):  # or another session of the same user is there already
             self._sit(there, seat)
+        there.main = who  # what is shown is the presence that came with the new nickname
         return own + others + self.show(there, id=id)
 
     def leave(self, who: JID, shown: bytes = b"", *, statuses: Iterable[int] = (), id: str = "") -> list[Effect]:

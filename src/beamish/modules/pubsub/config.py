@@ -279,6 +279,10 @@ def unmet(config: NodeConfig, submitted: Submission, bounds: Bounds) -> str:
         is_, should = getattr(config, name), getattr(wanted, name)
         if name == "max_items":
             is_, should = config.items_kept(bounds.items), wanted.items_kept(bounds.items)
+        elif name == "item_expire":
+            is_, should = is_ or MAX, should or MAX  # both say never
+        elif name == "max_payload_size":
+            is_, should = is_ or bounds.payload, should or bounds.payload
         elif name in ("roster_groups_allowed", "contact"):
             is_, should = set(is_), set(should)
         if is_ != should:
