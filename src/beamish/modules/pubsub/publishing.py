@@ -148,6 +148,58 @@ class _Change:
         return engine.published(host, node, items, gone)
 
 
+class _UnderWay:
+    """A publication for which nobody waits: what the database does with it, and what follows when it has."""
+
+    __slots__ = ("_change", "_done", "_engine", "_host", "_stored", "_wanted")
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        change: _Change,
+        wanted: Publication,
+        done: Callable[[bytes | StanzaError], None],
+    ) -> None:
+        self._engine = engine
+        self._host = host
+        self._change = change
+        self._wanted = wanted
+        self._done = done
+        self._stored: tuple[list[str], int] | None = None
+
+    def store(self, c: Cursor) -> None:
+        """The transaction."""
+        self._stored = self._change.store(c, fresh=False)
+
+    def failed(self, exc: Exception) -> None:
+        """Nothing was stored; called before `over`."""
+        self._stored = None
+        if isinstance(exc, store.NodeFull):
+            self._done(store.full())
+        elif isinstance(exc, store.NotOwnItem):
+            self._done(forbidden())
+        else:
+            log.error("publication_not_stored", host=str(self._host.jid), node=self._wanted.node, error=str(exc))
+            self._engine.hosts.distrust(self._host.jid)
+            self._done(StanzaError(Condition.INTERNAL_SERVER_ERROR))
+
+    def over(self) -> None:
+        """The commit was made, with it or without."""
+        self._change.over()
+        if self._stored is None:
+            return
+        rest = self._change.tell(*self._stored)
+        if rest is None:
+            self._done(answer(self._wanted, self._change.items))
+        else:
+            self._engine.kernel.tasks.spawn(self._finish(rest), "pubsub_published")
+
+    async def _finish(self, rest: Awaitable[object]) -> None:
+        await rest
+        self._done(answer(self._wanted, self._change.items))
+
+
 class Publishing:
     """The operations of publishers."""
 
@@ -180,45 +232,14 @@ class Publishing:
         if planned is None:
             return False
         change = _Change(engine, host, node, asker, self._items(asker, wanted), *planned)
-        outcome: list[tuple[list[str], int]] = []
-
-        def txn(c: Cursor) -> None:
-            outcome[:] = [change.store(c, fresh=False)]
-
-        def failed(exc: Exception) -> None:
-            if isinstance(exc, store.NodeFull):
-                done(store.full())
-            elif isinstance(exc, store.NotOwnItem):
-                done(forbidden())
-            else:
-                log.error("publication_not_stored", host=str(host.jid), node=node.name, error=str(exc))
-                engine.hosts.distrust(host.jid)
-                done(StanzaError(Condition.INTERNAL_SERVER_ERROR))
-
-        def committed() -> None:
-            change.over()
-            if outcome:
-                rest = change.tell(*outcome[0])
-                if rest is None:
-                    done(answer(wanted, change.items))
-                else:
-                    engine.kernel.tasks.spawn(finish(rest), "pubsub_published")
-
-        async def finish(rest: Awaitable[object]) -> None:
-            await rest
-            done(answer(wanted, change.items))
-
-        def failed_only(exc: Exception) -> None:
-            outcome.clear()
-            failed(exc)
-
+        under_way = _UnderWay(engine, host, change, wanted, done)
         try:
-            position = engine.kernel.db.submit("pubsub.publish", txn, failed_only)
+            position = engine.kernel.db.submit("pubsub.publish", under_way.store, under_way.failed)
         except StorageBusy:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the server is overloaded") from None
         change.begin()
         ctx.caused(position)
-        engine.kernel.db.when_durable(position, committed)
+        engine.kernel.db.when_durable(position, under_way.over)
         return True
 
     async def store(
