@@ -611,11 +611,12 @@ async def test_errors_count_against_the_rate() -> None:
         assert len(romeo.inbox) == 5
 
 
-async def test_markers_do_not_push_talk_out_of_the_history(rooms: Any) -> None:
+@pytest.mark.parametrize("logging", [True, False])
+async def test_markers_do_not_push_talk_out_of_the_history(rooms: Any, logging: bool) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
-    await rooms.full(romeo, persistentroom=True)
+    await rooms.full(romeo, persistentroom=True, enablelogging=logging)
     rooms.say(romeo, "one")
-    for n in range(25):
+    for n in range(60):
         romeo.send(
             f"<message to='{ROOM}' type='groupchat' id='d{n}'><displayed xmlns='urn:xmpp:chat-markers:0' id='x'/>"
             "</message>"

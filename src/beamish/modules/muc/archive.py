@@ -262,9 +262,10 @@ class Archive:
         def txn(c: Cursor) -> None:
             c.run(
                 "DELETE FROM muc_archive WHERE room = ? AND logged = 0 AND id NOT IN "
-                "(SELECT id FROM muc_archive WHERE room = ? ORDER BY id DESC LIMIT ?)",
+                "(SELECT id FROM muc_archive WHERE room = ? AND kind = ? ORDER BY id DESC LIMIT ?)",
                 str(room),
                 str(room),
+                TALK,
                 keep,
             )
 

@@ -278,6 +278,8 @@ class Talk:
 
     def _store(self, ctx: Context, room: Room, kept: Kept, who: JID, kind: int) -> None:
         logged = room.config.logging
+        if not logged and kind != TALK:
+            return  # what is kept for the history alone is what belongs there
         try:
             ctx.caused(self._muc.archive.append(room.jid, kept, who, kind, logged))
         except StorageBusy as exc:
