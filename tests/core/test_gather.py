@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from beamish.core.gather import RETRY_SECONDS, Gathering, in_pieces, places
 from beamish.storage.api import ConstraintViolated, Cursor, StorageBusy, StorageClosed, StorageUnavailable
-from beamish.storage.commits import WAITERS_PER_JOB
+from beamish.storage.commits import QUEUE_LIMIT, WAITERS_PER_JOB
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.clock import FakeClock
 from beamish.testing.plugin import ExpectedErrors
@@ -98,6 +98,7 @@ async def test_a_disk_that_stalls_is_felt_in_rows_and_bytes(db: MemoryDatabase) 
 async def test_what_the_disk_refused_is_tried_again_until_it_is_taken(
     db: MemoryDatabase, expected_errors: ExpectedErrors
 ) -> None:
+    """What comes meanwhile waits behind it: rows become visible in the order in which they were added."""
     expected_errors.add("rows_not_stored_yet")
     sink = Sink(db, most=5)
     for n in (1, 2):
@@ -105,28 +106,157 @@ async def test_what_the_disk_refused_is_tried_again_until_it_is_taken(
     db.fail_next(FULL)
     await db.flushed()
     assert (sink.rows.rows, sink.rows.bytes) == (2, 20)  # they count until they are stored
-    sink.rows.add(3, 10)
+    assert sink.rows.add(3, 10) <= db.durable
     await db.flushed()
-    assert await sink.kept() == [3]
-    db.fail_next(FULL, jobs=2)
+    await asyncio.sleep(0)
+    db.fail_next(FULL)
     sink.rows.add(4, 10)
     sink.clock.advance(RETRY_SECONDS)
     await db.flushed()
-    assert await sink.kept() == [3]
-    assert (sink.rows.rows, sink.rows.bytes, sink.told) == (3, 30, [[1, 2], [3], [4]])
+    assert await sink.kept() == []
+    assert (sink.rows.rows, sink.rows.bytes, sink.told) == (4, 40, [[1, 2], [3], [4]])
     sink.rows.add(5, 10)
-    sink.rows.add(6, 10)
     with pytest.raises(StorageBusy):
-        sink.rows.add(7, 10)
+        sink.rows.add(6, 10)
     sink.clock.advance(RETRY_SECONDS)
     await db.flushed()
-    assert sorted(await sink.kept()) == [1, 2, 3, 4, 5, 6]
-    assert sorted(sink.told[3:]) == [[1, 2], [4], [5, 6]]
-    assert (sink.rows.rows, sink.rows.bytes) == (0, 0)
+    await db.flushed()
+    assert await sink.kept() == [1, 2, 3, 4, 5]
+    assert sink.told[3:] == [[5], [1, 2], [3], [4], [5]]
+    assert (sink.rows.rows, sink.rows.bytes, db.owed) == (0, 0, 0)
     jobs = len(sink.jobs)
     sink.clock.advance(10 * RETRY_SECONDS)
     await db.flushed()
     assert len(sink.jobs) == jobs
+
+
+async def test_ticks_on_their_way_fail_with_one_that_is_refused(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """The disk would take the second: then it would be there before the first."""
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    sink.rows.add(1, 10)
+    sink.rows.seal()
+    sink.rows.add(2, 10)
+    db.fail_next(FULL)
+    await db.flushed()
+    assert (await sink.kept(), db.owed) == ([], 2)
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    await db.flushed()
+    assert (sink.jobs, db.owed) == ([[1], [2]], 0)
+
+
+async def test_an_episode_is_told_once(
+    db: MemoryDatabase, caplog: pytest.LogCaptureFixture, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+
+    async def episode() -> None:
+        for n in range(4):
+            sink.rows.add(n, 10)
+            await db.flushed()
+            await asyncio.sleep(0)
+        db.fail_next(FULL)
+        sink.clock.advance(RETRY_SECONDS)
+        await db.flushed()
+        sink.clock.advance(RETRY_SECONDS)
+        await db.flushed()
+        await db.flushed()
+        assert sink.rows.rows == 0
+        await db.write("empty", lambda c: c.run("DELETE FROM kept"))
+
+    for _ in range(2):
+        caplog.clear()
+        db.fail_next(FULL)
+        await episode()
+        told = [record.getMessage() for record in caplog.records]
+        assert [text for text in ("rows_not_stored_yet", "rows_stored_again") for one in told if text in one] == [
+            "rows_not_stored_yet",
+            "rows_stored_again",
+        ]
+
+
+async def test_an_episode_of_which_nothing_is_left_is_over(
+    db: MemoryDatabase, caplog: pytest.LogCaptureFixture, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    for n in (1, 3):
+        caplog.clear()
+        db.fail_next(FULL)
+        sink.rows.add(n, 10)
+        await db.flushed()
+        sink.rows.drop(lambda _: True)
+        sink.rows.add(n + 1, 10)
+        await db.flushed()
+        assert [record.getMessage() for record in caplog.records] == ["rows_not_stored_yet", "rows_stored_again"]
+    assert await sink.kept() == [2, 4]
+
+
+async def test_what_can_no_longer_be_refused_is_taken(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
+    """Beyond the bounds, and when the queue of the database is full, too: then a second later."""
+    sink = Sink(db, most=1)
+    sink.rows.add(1, 10)
+    with pytest.raises(StorageBusy):
+        sink.rows.add(2, 10)
+    sink.rows.add(2, 10, beyond=True)
+    await db.flushed()
+    assert await sink.kept() == [1, 2]
+    db.hold()
+    for _ in range(QUEUE_LIMIT):
+        db.submit("other", lambda c: None)
+    with pytest.raises(StorageBusy):
+        sink.rows.add(3, 10)
+    sink.rows.add(3, 10, beyond=True)
+    sink.rows.add(4, 10, beyond=True)
+    assert db.owed == 1
+    db.release()
+    await db.flushed()
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    assert await sink.kept() == [1, 2, 3, 4]
+    assert (sink.rows.rows, db.owed, sink.rows.full) == (0, 0, False)
+
+
+async def test_what_waits_can_be_forgotten(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    for tick in ((1, 2), (3,), (4, 5)):
+        if tick == (1, 2):
+            db.fail_next(FULL)
+        for n in tick:
+            sink.rows.add(n, 10)
+        await db.flushed()
+        await asyncio.sleep(0)
+    sink.rows.drop(lambda n: n in (1, 3, 4))
+    assert (sink.rows.rows, db.owed) == (4, 2)
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    await db.flushed()
+    assert await sink.kept() == [2, 5]
+    assert (sink.rows.rows, sink.rows.bytes, db.owed) == (0, 0, 0)
+
+
+async def test_what_joins_a_tick_that_is_just_handed_over_is_not_lost(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """The timer may fire between two rows of a tick, be it that the first of them is gone."""
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    db.fail_next(FULL)
+    sink.rows.add(1, 10)
+    await db.flushed()
+    sink.rows.drop(lambda n: True)
+    sink.rows.add(2, 10)
+    sink.clock.advance(RETRY_SECONDS)
+    sink.rows.add(3, 10)
+    await db.flushed()
+    await db.flushed()
+    assert await sink.kept() == [2, 3]
+    assert (sink.rows.rows, sink.rows.bytes, db.owed) == (0, 0, 0)
 
 
 async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
@@ -135,10 +265,12 @@ async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
     """Thousands of ticks may wait: all at once they would fill the queue each second, and the log with their failures."""
     expected_errors.add("rows_not_stored_yet")
     sink = Sink(db)
+    db.fail_next(FULL)
     for n in range(5):
         sink.rows.add(n, 10)
-        db.fail_next(FULL)
         await db.flushed()
+        await asyncio.sleep(0)
+    assert db.owed == 5
     for _ in range(3):
         before = db.durable
         db.fail_next(FULL)
@@ -155,10 +287,11 @@ async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
 async def test_what_waits_can_be_handed_over_at_once(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("rows_not_stored_yet")
     sink = Sink(db)
+    db.fail_next(FULL)
     for n in range(3):
         sink.rows.add(n, 10)
-        db.fail_next(FULL)
         await db.flushed()
+        await asyncio.sleep(0)
     sink.rows.hand_over()
     await db.flushed()
     assert await sink.kept() == [0, 1, 2]
@@ -183,17 +316,19 @@ async def test_what_is_no_longer_to_be_stored_is_not_tried_again(
         told.append,
         lambda row: row not in gone,
     )
-    for tick in ((1, 2), (3,)):
+    db.fail_next(FULL)
+    for tick in ((7,), (1, 2), (3,)):
         for n in tick:
             rows.add(n, 10)
-        db.fail_next(FULL)
         await db.flushed()
-    gone |= {2, 3}
-    clock.advance(RETRY_SECONDS)
+        await asyncio.sleep(0)
+    gone |= {2, 3, 7}
+    clock.advance(RETRY_SECONDS)  # the first tick of which anything is left, not a second for each that is empty
+    await db.flushed()
     await db.flushed()
     assert await db.fetch("SELECT number FROM kept") == [(1,)]
-    assert told == [[1, 2], [3], [1]]
-    assert (rows.rows, rows.bytes) == (0, 0)
+    assert told == [[7], [1, 2], [3], [1]]
+    assert (rows.rows, rows.bytes, db.owed) == (0, 0, 0)
 
 
 async def test_rows_that_can_never_be_stored_are_reported(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
@@ -220,12 +355,12 @@ async def test_a_closed_database(db: MemoryDatabase, expected_errors: ExpectedEr
     sink.rows.add(1, 10)
     await db.flushed()
     sink.rows.add(2, 10)
-    await db.close()  # commits what is queued
-    assert sink.jobs == [[2]]
+    await db.close()
     with pytest.raises(StorageClosed):
         sink.rows.add(3, 10)
     sink.clock.advance(RETRY_SECONDS)
-    assert sink.jobs == [[2]]
+    assert sink.jobs == []
+    assert db.owed  # nobody may be told that these are safe
 
 
 async def test_too_many_callbacks_of_others_leave_no_job_behind(expected_errors: ExpectedErrors) -> None:
@@ -234,9 +369,6 @@ async def test_too_many_callbacks_of_others_leave_no_job_behind(expected_errors:
     async with MemoryDatabase(queue_limit=4) as db:
         await db.write("table", lambda c: c.run("CREATE TABLE kept (number INTEGER NOT NULL UNIQUE)"))
         sink = Sink(db)
-        db.fail_next(FULL)
-        sink.rows.add(1, 10)
-        await db.flushed()
 
         def crowd() -> None:
             position = db.submit("other", lambda c: None)
@@ -248,14 +380,21 @@ async def test_too_many_callbacks_of_others_leave_no_job_behind(expected_errors:
         crowd()
         with pytest.raises(StorageBusy):
             sink.rows.add(2, 10)
+        await db.flushed()
+        assert (await sink.kept(), sink.rows.rows) == ([], 0)
+        db.fail_next(FULL)
+        sink.rows.add(1, 10)
+        await db.flushed()
+        crowd()
         sink.clock.advance(RETRY_SECONDS)
         await db.flushed()
-        assert (await sink.kept(), sink.rows.rows) == ([], 1)
+        assert (await sink.kept(), sink.rows.rows, db.owed) == ([], 1, 1)
         sink.rows.add(3, 10)
         sink.clock.advance(RETRY_SECONDS)
         await db.flushed()
-        assert sorted(await sink.kept()) == [1, 3]
-        assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[1], [3], [1]])
+        await db.flushed()
+        assert await sink.kept() == [1, 3]
+        assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[1], [3], [1], [3]])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 255, 256, 341, 1_000])

@@ -195,10 +195,16 @@ def test_what_belongs_to_others_is_not_committed_without_them(conn: sqlite3.Conn
     outcome = engine.commit([put("before", whole=True), large, put("alone", whole=False), put("with all", whole=True)])
     assert {index: type(exc) for index, exc in outcome.failures.items()} == dict.fromkeys((1, 3), StorageUnavailable)
     assert outcome.refused
-    later = engine.commit([put("later", whole=True)], refused=True)
+    later = engine.commit([put("later", whole=True)], refused=4)
     assert list(later.failures) == [0]
     assert engine.commit([put("next tick", whole=True), put("more", whole=False)]).failures == {}
-    assert [text for (text,) in conn.execute("SELECT text FROM item")] == ["before", "alone", "next tick", "more"]
+    told, untold = put("told", whole=True), put("untold", whole=True)
+    told.after, untold.after = 4, 3
+    assert list(engine.commit([told, put("most", whole=False)], refused=4).failures) == []
+    assert list(engine.commit([untold], refused=4).failures) == [0]
+    assert [text for (text,) in conn.execute("SELECT text FROM item")] == [
+        *("before", "alone", "next tick", "more", "told", "most")
+    ]
 
 
 def test_names_are_bounded() -> None:

@@ -241,3 +241,35 @@ def test_a_program_that_ends_without_close_still_commits(tmp_path: Path) -> None
     conn = sqlite3.connect(tmp_path / "x.db")
     assert conn.execute("SELECT count(*), min(n) FROM item").fetchone() == (5000, 0)
     conn.close()
+
+
+async def test_what_belongs_to_what_the_loop_has_not_heard_of_is_refused_with_it(tmp_path: Path) -> None:
+    """A later tick may be on its way already when the disk refuses something; whoever has heard of that knows what to do."""
+    async with SqliteDatabase.open(tmp_path / "x.db") as db:
+        await db.write("w", lambda c: c.run(SCHEMA))
+        refused: list[str] = []
+        going, go = threading.Event(), threading.Event()
+
+        def full(c: Cursor) -> None:
+            going.set()
+            assert go.wait(10)
+            raise StorageUnavailable("the disk is full")
+
+        def put(text: str, *, whole: bool) -> int:
+            return db.submit(
+                "put", lambda c: (c.run(INSERT, text), None)[1], lambda _: refused.append(text), whole=whole
+            )
+
+        db.submit("full", full, lambda _: refused.append("full"))
+        await asyncio.to_thread(going.wait, 10)
+        for text in ("one", "two"):  # a commit of their own
+            put(text, whole=True)
+        put("alone", whole=False)
+        await asyncio.sleep(0)
+        go.set()
+        await db.flushed()
+        assert refused == ["full", "one", "two"]
+        put("heard", whole=True)
+        await db.flushed()
+        assert refused == ["full", "one", "two"]
+        assert await db.fetch("SELECT text FROM item ORDER BY id") == [("alone",), ("heard",)]

@@ -30,16 +30,20 @@ class Gathering(Generic[T]):
     """Rows of one kind, collected during a tick and written by one job. Belongs to the loop.
 
     Rows that the disk does not take are tried again until it does, and count as waiting meanwhile: beyond `most` rows or
-    `most_bytes`, more are refused, so a sender hears of a disk that is full. `rows` and `bytes` say how many wait.
+    `most_bytes`, more are refused, so a sender hears of a disk that is full. `rows` and `bytes` say how many wait. What comes
+    while any are to be tried again waits behind them: rows are committed in the order in which they were added. Each tick that
+    waits is owed (`Database.owed`), so nothing is acknowledged until the disk has it.
     """
 
     __slots__ = (
         "_again",
+        "_begun",
         "_clock",
         "_db",
         "_due",
         "_name",
         "_open",
+        "_refused",
         "_still",
         "_told",
         "_write",
@@ -73,8 +77,11 @@ class Gathering(Generic[T]):
         self._told = told
         self._still = still
         self._open: _Tick[T] | None = None
+        self._begun = 0
         self._again: list[_Tick[T]] = []
-        """What the disk did not take, in order."""
+        """What the disk did not take, and what came meanwhile, in order."""
+        self._refused = False
+        """The log says that the disk refuses rows, and not yet that it takes them again."""
         self._due = False
         """`_again` will be looked at."""
         self.most = most
@@ -82,16 +89,18 @@ class Gathering(Generic[T]):
         self.rows = 0
         self.bytes = 0
 
-    def add(self, row: T, size: int) -> int:
+    def add(self, row: T, size: int, *, beyond: bool = False) -> int:
         """Store a row of about so many bytes with this tick; its position in the queue of the database.
 
-        Raises `StorageBusy` if too much is waiting, `StorageClosed`.
+        A row that has to wait for others which the disk refused has the last position that is done with: its turn in the
+        queue comes later. `beyond`: it is taken however much waits, since it is too late to refuse what it stands for; the
+        caller sees to it that there are few of those. Raises `StorageBusy` if too much is waiting, `StorageClosed`.
         """
-        if self.rows >= self.most or self.bytes > self.most_bytes:
+        if not beyond and (self.rows >= self.most or self.bytes > self.most_bytes):
             raise StorageBusy(f"{self.rows} rows ({self.bytes} bytes) of {self._name} wait to be stored")
         tick = self._open
         if tick is None:
-            tick = self._begin()
+            tick = self._begin(beyond)
         tick.rows.append(row)
         tick.count += 1
         tick.size += size
@@ -104,18 +113,46 @@ class Gathering(Generic[T]):
         """Whether this tick has rows already."""
         return self._open is not None
 
-    def _begin(self) -> _Tick[T]:
-        tick: _Tick[T] = _Tick()
-        self._submit(tick)
-        tick.began = tick.position
-        self._db.at_tick_end(self.seal)
+    @property
+    def full(self) -> bool:
+        """Whether no more is taken."""
+        return self.rows >= self.most or self.bytes > self.most_bytes
+
+    @property
+    def owed(self) -> int:
+        """How many ticks wait to be handed over again; they are part of `Database.owed`."""
+        return len(self._again)
+
+    def _begin(self, beyond: bool) -> _Tick[T]:
+        tick: _Tick[T] = _Tick(self._begun)
+        self._begun += 1
+        if self._again:
+            self._db.at_tick_end(self.seal)
+            self._wait(tick)
+        else:
+            try:
+                self._submit(tick)
+            except StorageBusy:
+                if not beyond:
+                    raise
+                self._wait(tick)
+            self._db.at_tick_end(self.seal)
         self._open = tick
         return tick
 
+    def _wait(self, tick: _Tick[T]) -> None:
+        """The newest tick of all is to be handed over when those before it are stored."""
+        tick.late = True
+        tick.attempt = None
+        tick.position = self._db.durable
+        self._again.append(tick)
+        self._db.owed += 1
+        self._try_later()
+
     def _submit(self, tick: _Tick[T]) -> None:
         tick.attempt = attempt = object()
-        tick.position = self._db.submit(
-            self._name, partial(self._run, tick, attempt), partial(self._failed, tick, attempt)
+        tick.position = self._db.submit(  # whole: no tick is stored before another one that the disk has refused
+            self._name, partial(self._run, tick, attempt), partial(self._failed, tick, attempt), whole=True
         )
         try:
             self._db.when_durable(tick.position, partial(self._settled, tick))
@@ -138,10 +175,19 @@ class Gathering(Generic[T]):
             tick.waits = False
             return
         self._count_off(tick)
-        if tick.late:
-            if self._told is not None and tick.rows:
-                self._told(tick.rows)
-            self._hand_over(len(self._again))  # the disk takes rows again
+        if tick.late and self._told is not None and tick.rows:
+            self._told(tick.rows)
+        if self._again:
+            if tick.late:
+                self.hand_over()  # the disk takes rows again
+        elif self._refused:
+            self._refused = False
+            log.info("rows_stored_again", kind=self._name)
+
+    def _pay(self, tick: _Tick[T]) -> None:
+        """Nothing is left to be stored of a tick that waited."""
+        self._db.owed -= 1
+        self._count_off(tick)
 
     def _count_off(self, tick: _Tick[T]) -> None:
         self.rows -= tick.count
@@ -154,9 +200,12 @@ class Gathering(Generic[T]):
             log.error("rows_lost", kind=self._name, rows=len(tick.rows), error=repr(exc))
             tick.late = False
             return
-        log.error("rows_not_stored_yet", kind=self._name, rows=len(tick.rows), error=repr(exc))
+        if not self._refused:  # once: each second that the disk goes on like this would be no news
+            self._refused = True
+            log.error("rows_not_stored_yet", kind=self._name, rows=self.rows, error=repr(exc))
         tick.waits = tick.late = True
-        insort(self._again, tick, key=_began)
+        insort(self._again, tick, key=_number)
+        self._db.owed += 1
         self._try_later()
 
     def _try_later(self) -> None:
@@ -174,46 +223,68 @@ class Gathering(Generic[T]):
         """Try everything again that the disk did not take, at once: there may be no later."""
         self._hand_over(len(self._again))
 
+    def drop(self, gone: Callable[[T], bool]) -> None:
+        """Forget rows that the disk did not take. What is on its way to the disk is not touched: see `Database.flushed`."""
+        if self._open is not None and self._open.attempt is None:
+            self.seal()
+        left = []
+        for tick in self._again:
+            tick.rows = [row for row in tick.rows if not gone(row)]
+            if tick.rows:
+                left.append(tick)
+            else:
+                self._pay(tick)
+        self._again = left
+
     def _hand_over(self, count: int) -> None:
-        tried, self._again = self._again[:count], self._again[count:]
-        for at, tick in enumerate(tried):
+        """Try so many ticks again, as far as anything of them is still to be stored."""
+        if self._open is not None and self._open.attempt is None:
+            self.seal()  # what is added from now on goes behind
+        waiting, self._again = self._again, []
+        for at, tick in enumerate(waiting):
             if self._still is not None:  # a list of its own: a job that failed may still hold the old one
                 tick.rows = [row for row in tick.rows if self._still(row)]
-                if not tick.rows:
-                    self._count_off(tick)
-                    continue
-            try:
-                self._submit(tick)
-            except StorageClosed:
-                lost = tried[at:] + self._again
-                log.error("rows_lost", kind=self._name, rows=sum(len(t.rows) for t in lost), error="closed")
-                self._again = []
-                return
-            except StorageError:  # the queue is full
-                self._again = tried[at:] + self._again
-                self._try_later()
-                return
+            if tick.rows:
+                if not count:
+                    self._again = waiting[at:]
+                    return
+                count -= 1
+                try:
+                    self._submit(tick)
+                except StorageClosed:  # they stay owed: nobody is told that they are safe
+                    lost = sum(len(t.rows) for t in waiting[at:])
+                    log.error("rows_lost", kind=self._name, rows=lost, error="closed")
+                    return
+                except StorageError:  # the queue is full
+                    self._again = waiting[at:]
+                    self._try_later()
+                    return
+                self._db.owed -= 1
+            else:
+                self._pay(tick)
 
 
 class _Tick(Generic[T]):
-    __slots__ = ("attempt", "began", "count", "late", "position", "rows", "size", "waits")
+    __slots__ = ("attempt", "count", "late", "number", "position", "rows", "size", "waits")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.rows: list[T] = []
         self.count = 0
         """Rows that count as waiting; some of them may not be stored any more."""
-        self.began = self.position = 0
-        """Where in the queue the rows were first, and are now."""
+        self.position = 0
+        """Where in the queue the rows are."""
         self.attempt: object = None
-        """Stands for the job that is to write the rows."""
+        """Stands for the job that is to write the rows; None: there is none."""
         self.size = 0
         self.waits = False
         """The disk did not take the rows; they are to be tried again."""
         self.late = False
+        """Who adds the rows was told of them before the disk took them."""
 
 
-def _began(tick: _Tick[T]) -> int:
-    return tick.began
+def _number(tick: _Tick[T]) -> int:
+    return tick.number
 
 
 def in_pieces(items: Sequence[T]) -> Iterator[tuple[Sequence[T], int]]:

@@ -101,6 +101,10 @@ class Database(Protocol):
     durable: int
     """Everything up to this position is committed, or has failed and its `failed` was called."""
 
+    owed: int
+    """How much the disk has refused that its owners keep and will hand over again: they count it here. Nothing may be
+    acknowledged meanwhile, as nobody can tell whether it depends on that."""
+
     async def write(self, name: str, fn: Callable[[Cursor], T]) -> T:
         """Run `fn` whole in one transaction and return its result after the commit.
 
@@ -146,8 +150,8 @@ class Database(Protocol):
     ) -> int:
         """Queue a function, without waiting; its position. As `append` otherwise.
 
-        `whole`: it means something only together with what was queued before it in the same tick. Where the disk refused any
-        of that, it is refused, too.
+        `whole`: it means something only together with what was queued before it. Where the disk refused any of that and the
+        loop had not heard of it at the time of this call, it is refused, too.
         """
         ...
 

@@ -47,10 +47,11 @@ class Row:
 class Work:
     """One function to be run on a cursor; `result` is what its last run returned.
 
-    `whole`: it must not be committed if the disk refused anything before it.
+    `whole`: it must not be committed if the disk refused anything before it that its owner could not know of, which is
+    anything behind position `after`.
     """
 
-    __slots__ = ("failed", "fn", "future", "name", "result", "whole")
+    __slots__ = ("after", "failed", "fn", "future", "name", "result", "whole")
 
     size = 0
 
@@ -61,12 +62,14 @@ class Work:
         failed: Failed | None,
         future: asyncio.Future[Any] | None,
         whole: bool = False,
+        after: int = 0,
     ) -> None:
         self.name = name
         self.fn = fn
         self.failed = failed
         self.future = future
         self.whole = whole
+        self.after = after
         self.result: Any = None
 
 
@@ -94,6 +97,7 @@ class CommitQueue:
         if queue_limit < 1 or queue_bytes < 1:
             raise ValueError("the queue needs room for one job at least")
         self.durable = 0
+        self.owed = 0
         self._loop = loop
         self._limit = queue_limit
         self._bytes_limit = queue_bytes
@@ -136,7 +140,7 @@ class CommitQueue:
         self, name: str, fn: Callable[[Cursor], None], failed: Failed | None = None, *, whole: bool = False
     ) -> int:
         """Queue a function (see `storage.api.Database.submit`)."""
-        return self._enqueue(Work(name, fn, failed, None, whole))
+        return self._enqueue(Work(name, fn, failed, None, whole, self.durable))
 
     async def write(self, name: str, fn: Callable[[Cursor], T]) -> T:
         """Run a function and wait for its commit (see `storage.api.Database.write`)."""

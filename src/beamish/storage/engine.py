@@ -253,16 +253,16 @@ class Engine:
         finally:
             self.timings.add(name, 1, perf_counter() - started)
 
-    def commit(self, jobs: Sequence[Job], *, refused: bool = False) -> Outcome:
+    def commit(self, jobs: Sequence[Job], *, refused: int = 0) -> Outcome:
         """Run all jobs in one commit; if that cannot be made, each in its own. Never raises for what a job does.
 
-        `refused`: the disk refused something that was queued before and belongs to the same tick.
+        `refused`: up to this position the disk has refused something; `whole` jobs that may not know of that are refused.
 
         A few rows of one kind are one statement, which is a transaction by itself. Otherwise all jobs are first run as if
         none could fail; only if one does, all are run again with a savepoint for each.
         """
-        if refused:
-            return Outcome(jobs, self._one_by_one(jobs, True))
+        if refused and any(isinstance(job, Work) and job.whole and job.after < refused for job in jobs):
+            return Outcome(jobs, self._one_by_one(jobs, refused))
         few = self._single(jobs)
         if few is not None:
             failures = self._at_once(jobs, *few)
@@ -270,7 +270,7 @@ class Engine:
             failures = self._together(jobs, guarded=False) if len(jobs) > 1 else None
         if failures is None and len(jobs) > 1:
             failures = self._together(jobs, guarded=True)
-        return Outcome(jobs, self._one_by_one(jobs, False) if failures is None else failures)
+        return Outcome(jobs, self._one_by_one(jobs, 0) if failures is None else failures)
 
     def _single(self, jobs: Sequence[Job]) -> tuple[str, Sequence[Any]] | None:
         """The one statement that these jobs come to, with its parameters."""
@@ -301,21 +301,25 @@ class Engine:
     def _together(self, jobs: Sequence[Job], *, guarded: bool) -> dict[int, BaseException] | None:
         """Failures by index, or None if nothing was committed. Unless `guarded`, the first failure is the end of it."""
         failures: dict[int, BaseException] = {}
+        lost = False  # whether the disk refused any of them so far
         try:
             self._statement("BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
             return self._all_failed(jobs, 0, exc)
         try:
             for start, run in _runs(jobs):
+                before = len(failures)
                 if not guarded:
                     self._trusted(run)
                 elif isinstance(run, Work):
-                    if run.whole and _any_refused(failures):
+                    if run.whole and lost:
                         failures[start] = _not_whole(run)
                     else:
                         self._guarded_work(start, run, failures)
                 else:
                     self._guarded_rows(start, run, failures)
+                if len(failures) > before and not lost:
+                    lost = _any_refused(list(failures.values())[before:])
             self._commit()
         except (TransactionLost, sqlite3.Error):
             self._rollback()
@@ -339,11 +343,13 @@ class Engine:
             bulk(self._conn, run[0].sql, [row.params for row in run])
             self.timings.add(run[0].name, len(run), perf_counter() - started)
 
-    def _one_by_one(self, jobs: Sequence[Job], refused: bool) -> dict[int, BaseException]:
+    def _one_by_one(self, jobs: Sequence[Job], refused: int) -> dict[int, BaseException]:
         failures: dict[int, BaseException] = {}
+        lost = False
         for index, job in enumerate(jobs):
-            if isinstance(job, Work) and job.whole and (refused or _any_refused(failures)):
+            if isinstance(job, Work) and job.whole and (lost or job.after < refused):
                 failures[index] = _not_whole(job)
+                lost = True
                 continue
             try:
                 self._statement("BEGIN IMMEDIATE")
@@ -364,6 +370,7 @@ class Engine:
             except BaseException as exc:
                 self._rollback()
                 failures[index] = storage_error(exc) if isinstance(exc, Exception) else exc
+                lost = lost or _any_refused([exc])
         return failures
 
     def _all_failed(self, jobs: Sequence[Job], start: int, exc: sqlite3.Error) -> dict[int, BaseException]:
@@ -426,10 +433,8 @@ class Engine:
         self._conn.execute(sql)
 
 
-def _any_refused(failures: dict[int, BaseException]) -> bool:
-    return any(
-        isinstance(storage_error(exc), StorageUnavailable) for exc in failures.values() if isinstance(exc, Exception)
-    )
+def _any_refused(failures: Iterable[BaseException]) -> bool:
+    return any(isinstance(storage_error(exc), StorageUnavailable) for exc in failures if isinstance(exc, Exception))
 
 
 def _not_whole(job: Work) -> StorageUnavailable:

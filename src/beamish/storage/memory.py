@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from beamish.storage.api import Cursor, StorageClosed, Timing
+from beamish.storage.api import Cursor, StorageClosed, StorageUnavailable, Timing
 from beamish.storage.commits import QUEUE_BYTES, QUEUE_LIMIT, CommitQueue, Job, Outcome
 from beamish.storage.engine import Engine, Timings, only_reading
 
@@ -87,10 +87,17 @@ class MemoryDatabase(CommitQueue):
             self._call()
 
     def fail_next(self, exc: Exception, jobs: int = 1) -> None:
-        """Let the next jobs to be committed fail with `exc`, as if the disk had refused them, and no others."""
+        """Let the next jobs to be committed fail with `exc`, as if the disk had refused them.
+
+        Others fail only if they are `whole` and of the same commit.
+        """
         if jobs < 1:
             raise ValueError("at least one job must fail")
         self._fail = (exc, jobs)
+
+    def fail_no_more(self) -> None:
+        """End `fail_next`: the disk takes everything again."""
+        self._fail = None
 
     def _wake(self) -> None:
         if not self._held:
@@ -106,10 +113,13 @@ class MemoryDatabase(CommitQueue):
         if self._held:
             return
         jobs = self._take()
+        refused = 0
         if self._fail is not None and jobs:
+            if isinstance(self._fail[0], StorageUnavailable):
+                refused = self.durable + 1
             jobs = self._refuse(jobs, *self._fail)
         if jobs:
-            self._settle(self._engine.commit(jobs))
+            self._settle(self._engine.commit(jobs, refused=refused))
 
     def _refuse(self, jobs: list[Job], exc: Exception, count: int) -> list[Job]:
         """Settle the first `count` jobs as failed; the others."""

@@ -226,6 +226,9 @@ class SqliteDatabase(CommitQueue):
 
     def _write_on(self, engine: Engine) -> None:
         ending = shared = False
+        done = refused = (
+            0  # positions: of the last job, and of the last one known to have been refused or behind one that was
+        )
         while not ending:
             jobs = self._inbox.get()
             if jobs is None:
@@ -236,16 +239,17 @@ class SqliteDatabase(CommitQueue):
                 ending = True
             before, shared = shared, len(jobs) > 1
             began = perf_counter()
-            refused = False
             for start in range(0, len(jobs), BATCH):
                 outcome = self._commit(engine, jobs[start : start + BATCH], refused)
-                refused = refused or outcome.refused
+                done += len(outcome.jobs)
+                if outcome.refused:
+                    refused = done
                 self._on_loop(self._settle, outcome)
             if (shared or before) and not ending:
                 # here, not when the next job has come: who comes in between need not wake this thread
                 sleep(max(0.0, began + PACE - perf_counter()))
 
-    def _commit(self, engine: Engine, jobs: list[Job], refused: bool) -> Outcome:
+    def _commit(self, engine: Engine, jobs: list[Job], refused: int) -> Outcome:
         try:
             return engine.commit(jobs, refused=refused)
         except Exception as exc:  # a fault of ours; those who wait must still hear of it

@@ -49,7 +49,8 @@ _BACKLOG: Final = 5_000
 """Messages waiting for their commit above which whoever sends one waits."""
 _BACKLOG_MOST: Final = 20_000
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
-"""Messages, and their bytes, waiting for their commit above which more are refused."""
+"""Messages, and their bytes, waiting for their commit above which more are refused; only what the sender's archive has taken is
+taken for the receiver, too, which is one message for each session at most."""
 _PREFS_KEPT: Final = 50_000
 """Accounts whose preferences are kept in memory (about 200 bytes each, most of them the same object)."""
 _COPIES_KEPT: Final = 2_000
@@ -300,12 +301,15 @@ class MamModule(LegacyArchive):
         notes = ctx.notes
         # what the sender's archive holds is what the receiver's does, as a rule
         shared = cast("tuple[Stanza, bytes] | None", notes.get("mam.wire"))
+        archived = shared is not None  # by its sender: an error would say that it is nowhere
         if shared is None or shared[0] is not stanza:
-            notes["mam.wire"] = shared = stanza, stanza.to_wire()
+            shared = stanza, stanza.to_wire()
         wire = shared[1]
         # what one tick archives has one time
         number, salt = id_ = self._ids.following() if self._log.begun else self._ids.next(self._now())
-        position = self._log.add((number, salt, kind, peer.bare, wire, owner), len(wire) + _ENTRY_TEXTS)
+        entry = (number, salt, kind, peer.bare, wire, owner)
+        position = self._log.add(entry, len(wire) + _ENTRY_TEXTS, beyond=archived)
+        notes["mam.wire"] = shared
         if position > ctx.settled:
             ctx.settled = position
         if notes["content"] & _RETRACTION:  # type: ignore[operator]
@@ -369,6 +373,8 @@ class MamModule(LegacyArchive):
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
         """Nothing stays behind for whoever may get the same name later."""
+        await self.db.flushed()  # what the disk refuses of it waits to be tried again by then
+        self._log.drop(lambda entry: entry[5] == event.user)
         await self._keeper.forget(str(event.user))
         self._particular.discard(event.user)
         self._prefs.pop(event.user, None)

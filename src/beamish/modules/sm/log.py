@@ -67,6 +67,25 @@ class Fold:
             c.many("UPDATE sm_session SET handled = ? WHERE key = ?", [(n, key) for key, n in self.handled.items()])
 
 
+class Folding:
+    """A fold under way, and what has happened meanwhile to what is in it: the disk may refuse it."""
+
+    def __init__(self, fold: Fold) -> None:
+        self.fold = fold
+        self.confirmed: set[int] = set()
+        """Messages confirmed meanwhile, perhaps others, too."""
+        self.counts: dict[int, int] = {}
+        """New counts of messages."""
+
+    def left(self) -> dict[int, Message]:
+        """Its messages as they should be in the next one."""
+        return {
+            row: message if (count := self.counts.get(row)) is None else (*message[:2], count, *message[3:])
+            for row, message in self.fold.messages.items()
+            if row not in self.confirmed
+        }
+
+
 def read(c: Cursor) -> Fold:
     """What the log in the database comes to."""
     messages: dict[int, Message] = {}

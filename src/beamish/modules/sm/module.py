@@ -17,7 +17,8 @@ import structlog
 from pydantic import Field
 
 from beamish.core import events
-from beamish.core.events import AccountEvent, PresenceChanged, SessionClosed, SessionNotes
+from beamish.core.events import AccountEvent, Context, PresenceChanged, SessionClosed, SessionNotes
+from beamish.core.hooks import Outcome, Row
 from beamish.core.kernel import new_id
 from beamish.core.module import Module, ModuleConfig, Xep, command, nonza, on
 from beamish.core.services import DeliveryReceipts, PresenceService, SessionKeeper
@@ -30,15 +31,18 @@ from beamish.storage.api import StorageError
 from beamish.stream.features import Has, StreamFeature
 from beamish.stream.resume import SM, read_count
 from beamish.xmpp import ns
-from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
+from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.stanza import IQ, MESSAGE, Stanza
 from beamish.xmpp.xml import Element
 
 log = structlog.get_logger(__name__)
 
 _TIDY: Final = 0.25
 """Seconds after which confirmed messages are deleted if nothing else is written."""
+_DOOR: Final = 10
+"""Where messages are refused that cannot be stored: before any module does something about them."""
+_REFUSED: Final = frozenset((MESSAGE, IQ))
 
 
 class Config(ModuleConfig):
@@ -92,7 +96,7 @@ class StreamManagementModule(Module):
     def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
         self.clock = kernel.clock
-        self.journal = Journal(self.db, self.clock)
+        self.journal = Journal(self.db, self.clock, self._refuse)
         self.queue_stanzas: int = config.queue_stanzas
         self.queue_bytes: int = config.queue_bytes
         self.request_after: int = config.request_after
@@ -101,7 +105,7 @@ class StreamManagementModule(Module):
         self._by_id: dict[str, Managed] = {}
         self._by_session: dict[Session, Managed] = {}
         self._wanting: dict[Managed, None] = {}
-        self._asking = self._tidying = False
+        self._asking = self._tidying = self._refusing = False
         self._latest = 0.0
         self._now = self.clock.now
         self._awaited = 0
@@ -345,6 +349,36 @@ class StreamManagementModule(Module):
         """Something happened at this time before the server started."""
         self._latest = max(self._latest, when)
 
+    # ---- a disk that takes nothing ----------------------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        """Too many messages wait for the disk: until it takes them, others are refused before anybody has them."""
+        if self._refusing:
+            return
+        self._refusing = True
+        messages, size = self.journal.waiting
+        log.error("messages_refused", waiting=messages, bytes=size)
+        for point in (events.inbound, events.entering):
+            self.kernel.hooks[point].add(Row(_DOOR, self.name, self._let_in, _REFUSED))
+
+    def _let_in(self, ctx: Context) -> Outcome:
+        """Hooks `inbound` and `entering`, while too much waits: what might need a row goes back to whoever sent it."""
+        if self.journal.roomy:
+            self._refusing = False
+            for point in (events.inbound, events.entering):
+                self.kernel.hooks[point].remove(self.name)
+            log.info("messages_taken_again")
+            return None
+        stanza = ctx.stanza
+        to = stanza.to
+        if stanza.name == MESSAGE:
+            kept = stanza.type != "error" and outlasts(stanza)
+        else:  # a request that goes on to a client
+            kept = stanza.name == IQ and stanza.type == "set" and to is not None and bool(to.local and to.resource)
+        if kept:
+            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="this server cannot store anything at the moment")
+        return None
+
     # ---- asking for acknowledgements --------------------------------------------------------------------------------
 
     def wants_answer(self, managed: Managed) -> None:
@@ -381,7 +415,7 @@ class StreamManagementModule(Module):
     def keeps(self, session: Session) -> bool:
         """See `DeliveryReceipts.keeps`."""
         managed = self._by_session.get(session)
-        return managed is not None and managed.complete
+        return managed is not None and managed.complete and not self.db.owed
 
     def passed(self, session: Session) -> Awaitable[bool] | None:
         """See `DeliveryReceipts.passed`."""

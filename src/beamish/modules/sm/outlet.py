@@ -42,7 +42,7 @@ class Sent:
     `stanza` is None for presence, which is not sent anywhere else. `count` is only set for what comes from the store.
     """
 
-    __slots__ = ("count", "data", "elsewhere", "position", "row", "stanza", "when")
+    __slots__ = ("__weakref__", "count", "data", "elsewhere", "position", "row", "stanza", "when")
 
     def __init__(self, data: bytes, stanza: Stanza | None, when: float, row: int = 0, count: int | None = None) -> None:
         self.data = data
@@ -179,7 +179,9 @@ class Managed:
             if self.link is not None:
                 self.link.write(data)
             return
-        held.append((position or held[-1][0], data))
+        if held and position < held[-1][0]:  # it waits for the disk no more, but for its turn
+            position = held[-1][0]
+        held.append((position, data))
         if not self._waiting:
             self._wait()
 

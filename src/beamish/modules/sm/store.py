@@ -12,17 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import structlog
 
 from beamish.core.clock import Clock, Timer
 from beamish.core.gather import Gathering, in_pieces
-from beamish.modules.sm.log import MESSAGE, Fold, Message, read, write_counts, write_messages
-from beamish.storage.api import Cursor, Database, Migration, StorageBusy, StorageClosed, StorageError
+from beamish.modules.sm.log import MESSAGE, Fold, Folding, Message, read, write_counts, write_messages
+from beamish.storage.api import (
+    Cursor,
+    Database,
+    Migration,
+    StorageBusy,
+    StorageClosed,
+    StorageError,
+    StorageUnavailable,
+)
 
 if TYPE_CHECKING:
     from beamish.modules.sm.outlet import Managed, Sent
@@ -62,7 +71,10 @@ _ENDED_PER_ACCOUNT: Final = 20
 """Ended sessions that are remembered for one account."""
 _MESSAGES_MOST: Final = 50_000
 _BYTES_MOST: Final = 64 * 1024 * 1024
-"""Messages, and their bytes, that may wait for their commit; more go to their receivers without being stored."""
+"""Messages, and their bytes, that may wait for their commit before clients and servers that send more are refused."""
+_BEYOND: Final = 2
+"""How many times that may wait with those that are handed to sessions all the same, because they were on their way already or
+are not from clients; what is more stays in memory."""
 FOLD_ENTRIES: Final = 20_000
 FOLD_BYTES: Final = 8 * 1024 * 1024
 FOLD_SECONDS: Final = 10.0
@@ -92,9 +104,11 @@ class StoredSession:
 class Journal:
     """Writes what happens to managed sessions. Belongs to the loop."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(self, db: Database, clock: Clock, crowded: Callable[[], None] | None = None) -> None:
+        """`crowded` is called when so many messages wait for their commit that no more should come, until `roomy`."""
         self._db = db
         self._clock = clock
+        self._crowded = crowded
         self._counts: dict[Managed, None] = {}
         self._states: dict[Managed, None] = {}
         self._confirmed: list[int] = []
@@ -103,6 +117,10 @@ class Journal:
             db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST, self._messages_logged, self._to_log
         )
         self._under_way = False
+        self._paused: Timer | None = None
+        """Nothing is written before that, as the disk owes rows which acknowledgements may depend on."""
+        self._unstored: WeakKeyDictionary[Sent, tuple[Managed, int | None]] = WeakKeyDictionary()
+        """Messages that are in memory alone, as long as they are: until they are confirmed, or have been brought elsewhere."""
         self._last_message = 0
         self._last_session = 0
         # what is in the log and nowhere else
@@ -115,7 +133,7 @@ class Journal:
         self._fold_timer: Timer | None = None
         self._fold_rests = False
         """The disk has just refused a fold, which is a large thing to try with every tick."""
-        self._folding: _Folding | None = None
+        self._folding: Folding | None = None
         self._then: list[asyncio.Future[None]] = []
 
     # ---- rows of their own ------------------------------------------------------------------------------------------
@@ -131,29 +149,76 @@ class Journal:
             *(managed.key, managed.id, str(managed.session.jid), managed.session.created, managed.seconds),
             json.dumps(managed.state()),
         )
-        self._db.append("sm.begin", _SESSION, row, managed.not_stored)
+        self._db.append("sm.begin", _SESSION, row, partial(self._not_begun, managed, row))
+
+    def _not_begun(self, managed: Managed, row: tuple[Any, ...], exc: Exception) -> None:
+        """A start would drop the messages of a session that has no row, so nothing is acknowledged before that is stored."""
+        if not isinstance(exc, StorageUnavailable):
+            managed.not_stored(exc)
+        elif not managed.over:
+            self._jobs.insert(0, (_SESSION, row))  # before what was to be done about it
+            self._join()
 
     def message(self, managed: Managed, sent: Sent, count: int | None) -> int:
-        """A message was handed to a session; the position in the database queue. 0: it cannot be stored."""
+        """A message was handed to a session; the position in the database queue. 0: it cannot be stored.
+
+        Then nothing is acknowledged to anybody until the client has confirmed it, or it is stored after all.
+        """
         self._last_message = row = self._last_message + 1
         data = sent.data
         entry = (row, managed.key, count, sent.when, data)
         try:
             position = self._messages.add(entry, len(data))
         except StorageError as exc:  # it is delivered all the same
-            log.error("unconfirmed_message_not_stored", jid=str(managed.session.jid), error=repr(exc))
-            return 0
+            position = self._add_beyond(entry, exc)
+            if not position:
+                self._unstored[sent] = (managed, count)
+                return 0
         sent.row = row
         self._young[row] = entry
         return position
 
+    def _add_beyond(self, entry: Message, exc: StorageError) -> int:
+        waiting = self._messages
+        self._tell_crowded()
+        if waiting.rows < _BEYOND * waiting.most and waiting.bytes <= _BEYOND * waiting.most_bytes:
+            try:
+                return waiting.add(entry, len(entry[4]), beyond=True)
+            except StorageError as closed:
+                exc = closed
+        if not self._unstored:
+            log.error("unconfirmed_messages_not_stored", error=repr(exc))
+        return 0
+
+    def _tell_crowded(self) -> None:
+        if self._crowded is not None and self._messages.full:
+            self._crowded()
+
+    @property
+    def roomy(self) -> bool:
+        """Whether so few messages wait for their commit that many more may come."""
+        waiting = self._messages
+        return 2 * waiting.rows <= waiting.most and 2 * waiting.bytes <= waiting.most_bytes
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Messages, and their bytes, that wait for their commit."""
+        return self._messages.rows, self._messages.bytes
+
     def _messages_logged(self, messages: list[Message]) -> None:
+        self._tell_crowded()
         self._bytes += sum(len(message[4]) for message in messages)
         self._logged(len(messages))
 
     def _to_log(self, message: Message) -> bool:
-        """Whether a message that the disk did not take belongs in the log: it was neither confirmed nor folded meanwhile."""
-        return message[0] in self._young
+        """Whether a message that the disk did not take belongs in the log: it was neither confirmed nor folded meanwhile.
+
+        A fold that is under way while the disk owes messages will be refused, too.
+        """
+        row, folding = message[0], self._folding
+        return row in self._young or (
+            folding is not None and row in folding.fold.messages and row not in folding.confirmed
+        )
 
     def _logged(self, entries: int) -> None:
         self._entries += entries
@@ -229,8 +294,34 @@ class Journal:
                 return  # the server is at its end; nothing that is not written by now is promised to anybody
             self._under_way = True
 
+    def _pause(self) -> None:
+        """Write what has collected, and what will, a second later."""
+        if self._paused is None:
+            self._paused = self._clock.call_later(_RETRY, self._go_on)
+
+    def _go_on(self) -> None:
+        self._paused = None
+        self._under_way = False
+        self._join()
+
+    def _owing(self) -> bool:
+        """Whether something that was acknowledged now might not be on disk."""
+        if (
+            self._unstored and not self._db.owed and self.roomy
+        ):  # the disk takes rows: these go in front of what is acknowledged now
+            left, self._unstored = self._unstored, WeakKeyDictionary()
+            for sent, (managed, count) in left.items():
+                if managed.over:  # it is on its way elsewhere
+                    self._unstored[sent] = (managed, count)
+                else:
+                    self.message(managed, sent, count)
+        return bool(self._db.owed or self._unstored)
+
     def _write(self) -> None:
         if not self._under_way:
+            return
+        if (self._db.owed or self._unstored) and self._owing():
+            self._pause()
             return
         self._under_way = False
         counts = [(managed, managed.count) for managed in self._counts]
@@ -268,7 +359,7 @@ class Journal:
             self._fold_timer.cancel()
             self._fold_timer = None
         made = Fold(self._young, self._handled)
-        self._folding = _Folding(made)
+        self._folding = Folding(made)
         self._young, self._handled = {}, {}
         self._entries = self._bytes = 0
         self._fold_due = False
@@ -334,12 +425,14 @@ class Journal:
         """Write sessions down completely, at the stop of the server: counters, state, and stanzas of every kind."""
         self._write()
         await self._db.flushed()  # what is under way is on disk then, or was refused and is here again
-        while self._under_way or self._folding is not None:
+        while self._folding is not None or (self._under_way and self._paused is None):
             self._write()
             await self._db.flushed()
         counted = []
+        others = self._db.owed > self._messages.owed  # what is lost with the server; messages are written below
         for managed, seconds, expires, state in _rows(sessions):
-            counted.append((managed.key, managed.count, managed.queue.sent, managed.exact, seconds, expires, state))
+            count = managed.acknowledged if others else managed.count
+            counted.append((managed.key, count, managed.queue.sent, managed.exact, seconds, expires, state))
         messages = []
         for managed in sessions:
             count = managed.queue.confirmed
@@ -406,25 +499,6 @@ def _rows(sessions: Iterable[Managed]) -> Iterator[tuple[Managed, float, float |
             yield managed, *managed.row()
         except Exception:
             log.exception("session_state_not_stored", jid=str(managed.session.jid))
-
-
-class _Folding:
-    """A fold under way, and what has happened meanwhile to what is in it: the disk may refuse it."""
-
-    def __init__(self, fold: Fold) -> None:
-        self.fold = fold
-        self.confirmed: set[int] = set()
-        """Messages confirmed meanwhile, perhaps others, too."""
-        self.counts: dict[int, int] = {}
-        """New counts of messages."""
-
-    def left(self) -> dict[int, Message]:
-        """Its messages as they should be in the next one."""
-        return {
-            row: message if (count := self.counts.get(row)) is None else (*message[:2], count, *message[3:])
-            for row, message in self.fold.messages.items()
-            if row not in self.confirmed
-        }
 
 
 class _Batch:

@@ -1,0 +1,374 @@
+"""A disk that takes nothing for a while: what was acknowledged is stored, and what cannot be stored is refused in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.modules.sm.conftest import CALM, SM, enable, handled, managed, resume, say, settings
+from tests.modules.sm.play import after_a_crash, unconfirmed
+
+from beamish.core import events
+from beamish.core.events import Context
+from beamish.core.gather import RETRY_SECONDS
+from beamish.modules.sm.module import StreamManagementModule
+from beamish.storage.api import Cursor, StorageUnavailable
+from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client
+from beamish.testing.match import mismatch
+from beamish.testing.plugin import ExpectedErrors
+from beamish.testing.world import World
+from beamish.xmpp.stanza import Stanza
+
+JULIET = "juliet@example.org/balcony"
+ROMEO = "romeo@example.org/orchard"
+FULL = StorageUnavailable("the disk is full")
+REFUSED = (
+    "<message type='error'><error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"
+    "</error></message>"
+)
+
+
+@pytest.fixture(autouse=True)
+def announced(expected_errors: ExpectedErrors) -> None:
+    expected_errors.events |= {"rows_not_stored_yet", "sessions_not_stored", "messages_refused"}
+
+
+@asynccontextmanager
+async def refusing(db: Any) -> AsyncIterator[None]:
+    """The disk takes nothing."""
+    assert isinstance(db, MemoryDatabase)
+    db.fail_next(FULL, jobs=1_000_000)
+    yield
+    db.fail_no_more()
+
+
+def module_of(world: World) -> StreamManagementModule:
+    return world.kernel.registry.module(StreamManagementModule)
+
+
+def acknowledgements(world: World, client: Client) -> list[MemoryDatabase]:
+    """What a crash would leave at the moments when the client gets an acknowledgement."""
+    left: list[MemoryDatabase] = []
+    feed = client.feed
+
+    def fed(data: bytes) -> None:
+        if b"<a " in data:
+            assert isinstance(world.db, MemoryDatabase)
+            left.append(world.db.copy())
+        feed(data)
+
+    client.feed = fed  # type: ignore[method-assign]
+    return left
+
+
+def acknowledged(client: Client) -> list[int]:
+    """What the client was told to be handled."""
+    return [int(el.get("h") or "-1") for el in client.inbox if el.tag == f"{{{SM}}}a"]
+
+
+def got(client: Client, type: str = "chat") -> list[str | None]:
+    """The ids of the messages that have come."""
+    return [el.get("id") for el in client.inbox if el.tag == "{jabber:client}message" and el.get("type") == type]
+
+
+def ask(client: Client) -> None:
+    client.send(f"<r xmlns='{SM}'/>")
+
+
+async def recovered(world: World) -> None:
+    """Time for what waited to be stored, and for what waited for that."""
+    for _ in range(3):
+        await world.pass_time(RETRY_SECONDS)
+
+
+async def test_what_would_be_too_much_is_refused_before_anybody_has_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module_of(world).journal._messages, "most", 6)
+    juliet, _ = await managed(world, JULIET)
+    romeo, _ = await managed(world, ROMEO)
+    async with refusing(world.db):
+        for number in range(9):
+            say(romeo, JULIET, str(number))
+            ask(romeo)
+            await world.settle()
+        assert got(juliet) == [str(number) for number in range(6)]
+        assert got(romeo, "error") == ["6", "7", "8"]
+        for el in romeo.inbox:
+            if el.get("type") == "error":
+                assert not mismatch(REFUSED, el)
+        romeo.send(
+            f"<message to='{JULIET}' type='headline' id='news'><body>x</body></message>"
+            f"<message to='{JULIET}' type='chat' id='state'><active xmlns='http://jabber.org/protocol/chatstates'/></message>"
+        )
+        romeo.send(f"<iq type='set' id='push' to='{JULIET}'><x xmlns='urn:example'/></iq>")
+        await world.pass_time(5.0)
+        assert got(juliet, "headline") == ["news"]
+        assert got(juliet)[6:] == ["state"]
+        assert [el.get("type") for el in romeo.inbox if el.get("id") == "push"] == ["error"]
+        assert await unconfirmed(world.db) == []
+        assert acknowledged(romeo) == []
+    left = acknowledgements(world, romeo)
+    await recovered(world)
+    assert acknowledged(romeo)[-1] == 12
+    assert left
+    for crashed in left:
+        async with crashed:
+            stored = await unconfirmed(crashed)
+            assert [next(n for n in range(9) if b"id='%d'" % n in wire) for wire in stored] == list(range(9))
+            assert [b"type='error'" in wire for wire in stored] == [False] * 6 + [True] * 3
+    say(romeo, JULIET, "again")
+    await world.settle()
+    assert got(juliet)[-1] == "again"
+    for point in (events.inbound, events.entering):
+        assert all(row.owner != "sm" for row in world.kernel.hooks[point].rows)
+    told = [record.getMessage() for record in caplog.records]
+    assert (told.count("messages_refused"), told.count("messages_taken_again")) == (1, 1)
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+async def test_what_is_in_memory_alone_is_confirmed_or_stored_before_anything_is_acknowledged(
+    world: World, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors, confirmed: bool
+) -> None:
+    """Far too much waits: errors for what is refused are not stored either, and a crash would take them."""
+    expected_errors.add("unconfirmed_messages_not_stored")
+    monkeypatch.setattr(module_of(world).journal._messages, "most", 2)
+    juliet, _ = await managed(world, JULIET)
+    romeo, _ = await managed(world, ROMEO)
+    async with refusing(world.db):
+        for number in range(6):
+            say(romeo, JULIET, str(number))
+            ask(romeo)
+            await world.settle()
+        assert (got(juliet), got(romeo, "error")) == (["0", "1"], ["2", "3", "4", "5"])
+        if confirmed:
+            romeo.send(f"<a xmlns='{SM}' h='4'/>")
+            juliet.send(f"<a xmlns='{SM}' h='2'/>")
+        await recovered(world)
+        assert acknowledged(romeo) == []
+    left = acknowledgements(world, romeo)
+    await recovered(world)
+    await recovered(world)
+    assert acknowledged(romeo)[-1] == 6
+    for crashed in left:
+        async with crashed:
+            stored = await unconfirmed(crashed)
+            ids = [next(n for n in range(6) if b"id='%d'" % n in wire) for wire in stored]
+            assert sorted(ids) == ([] if confirmed else list(range(6)))
+    assert left
+
+
+async def test_what_is_held_for_an_inactive_client_in_memory_alone(
+    monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    """It is in no queue of its stream yet."""
+    expected_errors.add("unconfirmed_messages_not_stored")
+    async with World(settings={"modules": {"disable": ["mam", "carbons"]}, "c2s": CALM}) as world:
+        journal = module_of(world).journal
+        juliet, _ = await managed(world, JULIET)
+        romeo, _ = await managed(world, ROMEO)
+        juliet.send("<inactive xmlns='urn:xmpp:csi:0'/>")
+        await world.settle()
+        monkeypatch.setattr(journal._messages, "most", 0)
+        monkeypatch.setattr(module_of(world), "_let_in", lambda ctx: None)
+        receipt = "<received xmlns='urn:xmpp:receipts' id='r'/><store xmlns='urn:xmpp:hints'/>"
+        romeo.send(f"<message to='{JULIET}' id='held'>{receipt}</message>")
+        ask(romeo)
+        await world.pass_time(RETRY_SECONDS)
+        assert got(juliet, "") == got(juliet) == []
+        assert acknowledged(romeo) == []
+        monkeypatch.setattr(journal._messages, "most", 100)
+        await recovered(world)
+        assert acknowledged(romeo)[-1] == 1
+        assert len(await unconfirmed(world.db)) == 1
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["messages alone", "with the archive"])
+async def test_an_acknowledgement_waits_for_all_that_was_refused(archive: bool) -> None:
+    """Counts are small and few, what they stand for may be many rows: they must not be there before."""
+    async with World(settings=settings() if not archive else {"c2s": CALM}) as world:
+        juliet, _ = await managed(world, JULIET)
+        romeo, _ = await managed(world, ROMEO)
+        await world.settle()
+        async with refusing(world.db):
+            for number in range(4):
+                say(romeo, JULIET, str(number))
+                ask(romeo)
+                await world.settle()
+            assert got(juliet) == ["0", "1", "2", "3"]
+        left = acknowledgements(world, romeo)
+        await recovered(world)
+        assert acknowledged(romeo)[-1] == 4
+        for crashed in left:
+            async with crashed, after_a_crash(crashed) as start:
+                assert len(await start.fetch("SELECT id FROM sm_message")) == 4
+                if archive:
+                    assert await start.fetch("SELECT messages FROM mam_account") == [(4,), (4,)]
+        assert left
+
+
+async def test_the_archive_may_wait_longer_than_the_count(expected_errors: ExpectedErrors) -> None:
+    """The disk refuses the archive alone: it is large, and nearly nothing is left."""
+    async with World(settings={"c2s": CALM}) as world:
+        juliet = await world.login(JULIET, presence=True)
+        romeo, _ = await managed(world, ROMEO)
+        await world.settle()
+        assert isinstance(world.db, MemoryDatabase)
+        world.db.fail_next(FULL)
+        say(romeo, JULIET, "x")
+        await world.settle()
+        for _ in range(3):
+            ask(romeo)
+            world.db.fail_next(FULL)
+            await world.pass_time(RETRY_SECONDS)
+            assert acknowledged(romeo) == []
+        await juliet.expect("<message id='x'/>")
+        await recovered(world)
+        assert acknowledged(romeo)[-1] == 1
+
+
+async def test_a_session_whose_row_was_refused_gets_one_before_its_messages_count(world: World) -> None:
+    """A start drops the messages of sessions that it does not know."""
+    juliet = await world.login(JULIET, presence=True)
+    romeo, _ = await managed(world, ROMEO)
+    await world.settle()
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.fail_next(FULL)
+    await enable(juliet)
+    say(romeo, JULIET, "x")
+    await recovered(world)
+    ask(romeo)
+    await world.settle()
+    assert acknowledged(romeo)[-1] == 1
+    async with after_a_crash(world.db) as start:
+        assert await start.fetch("SELECT COUNT(*) FROM sm_message JOIN sm_session ON key = session") == [(1,)]
+        assert await start.fetch("SELECT jid FROM sm_session ORDER BY jid") == [(JULIET,), (ROMEO,)]
+
+
+async def test_a_session_whose_row_was_refused_may_end_before_it_gets_one(world: World) -> None:
+    juliet = await world.login(JULIET, presence=True)
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.hold()
+    await enable(juliet)
+    juliet.send("</stream:stream>")
+    await world.settle()
+    world.db.fail_next(FULL)
+    world.db.release()
+    await recovered(world)
+    assert await world.db.fetch("SELECT jid FROM sm_session") == []
+
+
+async def test_stored_messages_stay_in_the_store_until_the_stream_has_them_on_disk(world: World) -> None:
+    romeo = await world.login(ROMEO, presence=True)
+    for text in ("one", "two"):
+        say(romeo, "juliet@example.org", text)
+    nurse, _ = await managed(world, "nurse@example.org/house")
+    await world.settle()
+    juliet = await world.login(JULIET)
+    await enable(juliet)
+    await world.settle()
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.fail_next(FULL)
+    say(romeo, nurse.jid, "refused")  # what is handed over from now on waits behind it
+    await world.settle()
+    juliet.send("<presence/>")
+    await world.settle()
+    assert got(juliet) == ["one", "two"]
+    async with after_a_crash(world.db) as start:
+        stored = await start.fetch("SELECT wire FROM offline_message")
+        assert len(stored) + len(await start.fetch("SELECT id FROM sm_message")) == 2
+    await recovered(world)
+    juliet.send(f"<a xmlns='{SM}' h='{len([el for el in juliet.inbox if not el.tag.startswith('{urn:xmpp:sm')])}'/>")
+    await recovered(world)
+    assert await world.db.fetch("SELECT wire FROM offline_message") == []
+
+
+async def test_nothing_of_a_removed_account_is_stored_later(world: World) -> None:
+    await managed(world, JULIET)
+    romeo = await world.login(ROMEO)
+    await world.settle()
+    assert isinstance(world.db, MemoryDatabase)
+    world.db.fail_next(FULL)
+    for number in range(2):
+        say(romeo, JULIET, str(number))
+        await world.settle()
+    removing = asyncio.ensure_future(world.kernel.commands.run("user.remove", {"jid": "juliet@example.org"}))
+    await world.settle()
+    await recovered(world)
+    assert removing.done()
+    await removing
+    await recovered(world)
+    for table in ("sm_session", "sm_message", "sm_log", "sm_ended", "offline_message"):
+        assert await world.db.fetch(f"SELECT * FROM {table}") == [], table
+
+
+async def test_who_sends_nothing_for_long_is_refused_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other servers' messages are refused like those of clients, and the first one after the end finds the door open."""
+    monkeypatch.setattr(module_of(world).journal._messages, "most", 1)
+    juliet, _ = await managed(world, JULIET)
+    answered: list[Stanza] = []
+    monkeypatch.setattr(world.kernel.router, "answer", lambda _, reply: answered.append(reply))
+
+    def arrive(id: str) -> None:
+        wire = f"<message from='a@example.net/x' to='{JULIET}' type='chat' id='{id}'><body>{id}</body></message>"
+        world.kernel.router.from_elsewhere(Context(Stanza.parse(wire.encode())))
+
+    async with refusing(world.db):
+        for id in ("one", "two"):
+            arrive(id)
+            await world.settle()
+    assert got(juliet) == ["one"]
+    assert [(reply.id, reply.type) for reply in answered] == [("two", "error")]
+    await recovered(world)
+    arrive("three")
+    await world.settle()
+    assert got(juliet) == ["one", "three"]
+
+
+async def test_what_cannot_be_stored_at_the_stop_counts_as_not_handled(expected_errors: ExpectedErrors) -> None:
+    """The archive of the server that stops is lost with it: the client must send the message once more."""
+    database = MemoryDatabase()
+    async with World(database=database, settings={"c2s": CALM}) as world:
+        await world.login(JULIET, presence=True)
+        romeo, id = await managed(world, ROMEO)
+        say(romeo, JULIET, "safe")
+        assert await handled(romeo) == 1
+        submit = database.submit
+
+        def refused(name: str, fn: Callable[[Cursor], None], failed: Any = None, *, whole: bool = False) -> int:
+            def full(c: Cursor) -> None:
+                raise FULL
+
+            return submit(name, full if name == "mam.log" else fn, failed, whole=whole)
+
+        database.submit = refused  # type: ignore[method-assign]
+        say(romeo, JULIET, "lost")
+        await world.settle()
+    del database.submit  # type: ignore[method-assign]
+    async with World(database=database, settings={"c2s": CALM}) as world:
+        await resume(world, romeo, id, 0, expected=1)
+    await database.close()
+
+
+async def test_what_waits_for_the_disk_no_more_waits_for_its_turn(world: World) -> None:
+    """Its position is behind those of others that are to be written first, who would be asked for again and again."""
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login(ROMEO, presence=True)
+    await world.settle()
+    assert isinstance(world.db, MemoryDatabase)
+    outlet = module_of(world)._by_id[next(iter(module_of(world)._by_id))]
+    world.db.hold()
+    say(romeo, JULIET, "first")
+    await world.settle()
+    outlet._write(b"<message type='chat' id='second'/>", world.db.durable)
+    positions = [position for position, _ in outlet._held]
+    assert len(positions) == 2
+    assert positions == sorted(positions)
+    assert not juliet.inbox
+    world.db.release()
+    await world.settle()
+    assert got(juliet) == ["first", "second"]
