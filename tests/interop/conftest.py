@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from cryptography import x509
+from tests.interop.aioxmpp_security import security
 
 from beamish.testing import LiveServer
 
@@ -195,33 +195,12 @@ class SlixmppPeer(Peer):
                 task.cancel()
 
 
-class Verifier(aioxmpp.security_layer.CertificateVerifier):
-    """Looks at certificates with today's pyOpenSSL; aioxmpp's own verifier calls what it no longer has."""
-
-    def verify_callback(self, _connection: Any, certificate: Any, _error: int, depth: int, trusted: int) -> bool:
-        if not trusted or depth > 0:
-            return bool(trusted)
-        names = certificate.to_cryptography().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return self.transport.get_extra_info("server_hostname") in names.get_values_for_type(x509.DNSName)
-
-    async def post_handshake(self, transport: Any) -> None:
-        pass
-
-
 class AioxmppPeer(Peer):
     """aioxmpp."""
 
     library = "aioxmpp"
 
     async def login(self, password: str) -> None:
-        def context() -> Any:
-            made = aioxmpp.security_layer.default_ssl_context()
-            made.load_verify_locations(str(self.server.ca))
-            return made
-
-        async def provide(_jid: Any, attempt: int) -> str | None:
-            return password if attempt == 0 else None
-
         port = self.server.tls_port if self.direct_tls else self.server.port
         connector = (
             aioxmpp.connector.XMPPOverTLSConnector() if self.direct_tls else aioxmpp.connector.STARTTLSConnector()
@@ -229,9 +208,7 @@ class AioxmppPeer(Peer):
         # it connects anew whenever a stream ends, also by `conflict`: the log tells the first stream's end
         self.client = client = aioxmpp.Client(
             aioxmpp.JID.fromstr(self.address),
-            aioxmpp.security_layer.SecurityLayer(
-                context, Verifier, True, (aioxmpp.security_layer.PasswordSASLProvider(provide),)
-            ),
+            security(self.server, password),
             override_peer=[(self.server.host, port, connector)],
             max_initial_attempts=1,
         )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
+from tests.net.written import HEADER, SASL, STARTTLS, plain
 
 from beamish.core import events
 from beamish.core.events import Context, SessionClosed
@@ -17,17 +16,6 @@ from beamish.testing import World
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import PASSWORD
 from beamish.xmpp.jid import JID
-
-STREAM = "http://etherx.jabber.org/streams"
-HEADER = f"<stream:stream to='example.org' version='1.0' xmlns='jabber:client' xmlns:stream='{STREAM}'>"
-SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
-STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-def plain(user: str, password: str) -> str:
-    message = "\0".join(("", user, password)).encode()
-    return f"<auth xmlns='{SASL}' mechanism='PLAIN'>{base64.b64encode(message).decode()}</auth>"
 
 
 def endings(world: World) -> list[tuple[str, str]]:

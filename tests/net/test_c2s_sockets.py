@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -11,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from tests.net.written import HEADER, STARTTLS, plain
 
 from beamish.core import events
 from beamish.core.hooks import Row
@@ -20,17 +20,7 @@ from beamish.testing.live import LiveServer, trust
 from beamish.testing.world import PASSWORD
 from beamish.xmpp.jid import JID
 
-STREAM = "http://etherx.jabber.org/streams"
-HEADER = f"<stream:stream to='example.org' version='1.0' xmlns='jabber:client' xmlns:stream='{STREAM}'>"
-SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
-STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-def plain(user: str, password: str) -> str:
-    message = "\0".join(("", user, password)).encode()
-    return f"<auth xmlns='{SASL}' mechanism='PLAIN'>{base64.b64encode(message).decode()}</auth>"
-
 
 # ---- real sockets -----------------------------------------------------------------------------------------------------
 

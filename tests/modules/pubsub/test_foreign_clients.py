@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from tests.interop.aioxmpp_security import security
 
 from beamish.testing import LiveServer
 
@@ -23,7 +24,6 @@ with warnings.catch_warnings():
     import aioxmpp.pep
     import aioxmpp.pubsub
     import slixmpp
-    from cryptography import x509
 
 pytestmark = [
     pytest.mark.slow,
@@ -186,34 +186,12 @@ async def test_slixmpp_tunes_and_devices_reach_who_asked_for_them(server: LiveSe
             assert seen == {tune, devices}
 
 
-class Verifier(aioxmpp.security_layer.CertificateVerifier):
-    """Looks at certificates with today's pyOpenSSL; aioxmpp's own verifier calls what it no longer has."""
-
-    def verify_callback(self, _connection: Any, certificate: Any, _error: int, depth: int, trusted: int) -> bool:
-        if not trusted or depth > 0:
-            return bool(trusted)
-        names = certificate.to_cryptography().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return self.transport.get_extra_info("server_hostname") in names.get_values_for_type(x509.DNSName)
-
-    async def post_handshake(self, transport: Any) -> None:
-        pass
-
-
 def aio(server: LiveServer, address: str, *services: Any) -> Any:
     """An aioxmpp client that trusts the server; `connected()` it."""
 
-    def context() -> Any:
-        made = aioxmpp.security_layer.default_ssl_context()
-        made.load_verify_locations(str(server.ca))
-        return made
-
-    async def password(_jid: Any, attempt: int) -> str | None:
-        return server.password if attempt == 0 else None
-
-    provider = aioxmpp.security_layer.PasswordSASLProvider(password)
     client = aioxmpp.PresenceManagedClient(
         aioxmpp.JID.fromstr(address),
-        aioxmpp.security_layer.SecurityLayer(context, Verifier, True, (provider,)),
+        security(server, server.password),
         override_peer=[(server.host, server.port, aioxmpp.connector.STARTTLSConnector())],
         max_initial_attempts=1,
     )

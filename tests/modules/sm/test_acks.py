@@ -12,6 +12,7 @@ from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.sm.store import FOLD_SECONDS
 from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
+from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 
@@ -83,27 +84,26 @@ async def test_every_stanza_is_counted_and_nothing_else(world: World) -> None:
     await juliet.expect(f"<a xmlns='{SM}' h='4'/>")
 
 
-async def test_a_stanza_counts_when_what_it_causes_is_committed(world: World) -> None:
-    juliet, _ = await managed(world, JULIET)
+async def counts_with_the_commit(world: World, client: Client) -> None:
+    """The first message of a client is acknowledged when it is stored, and not before."""
     assert isinstance(world.db, MemoryDatabase)
     world.db.hold()
-    say(juliet, "romeo@example.org", "for later")
-    juliet.send(f"<r xmlns='{SM}'/>")
-    await juliet.expect_nothing()
+    say(client, "romeo@example.org", "for later")
+    client.send(f"<r xmlns='{SM}'/>")
+    await client.expect_nothing()
     world.db.release()
-    await juliet.expect(f"<a xmlns='{SM}' h='1'/>")
+    await client.expect(f"<a xmlns='{SM}' h='1'/>")
+
+
+async def test_a_stanza_counts_when_what_it_causes_is_committed(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    await counts_with_the_commit(world, juliet)
 
 
 async def test_without_resumption_it_counts_by_the_same_rule(world: World) -> None:
     juliet = await world.login(JULIET)
     await enable(juliet, "")
-    assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    say(juliet, "romeo@example.org", "for later")
-    juliet.send(f"<r xmlns='{SM}'/>")
-    await juliet.expect_nothing()
-    world.db.release()
-    await juliet.expect(f"<a xmlns='{SM}' h='1'/>")
+    await counts_with_the_commit(world, juliet)
 
 
 async def test_a_message_is_on_disk_before_its_receiver_sees_it(world: World) -> None:
