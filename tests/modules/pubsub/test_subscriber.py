@@ -41,6 +41,21 @@ async def test_examples_028_029_045_subscribe(stages: Stage) -> None:
     assert await stages.ids(juliet) == ["i1"]
 
 
+@pytest.mark.parametrize(("send", "got"), [("on_sub", ["i2"]), ("on_sub_and_presence", ["i2"]), ("never", [])])
+async def test_subscribing_again_brings_the_last_item_again(stage: Stage, send: str, got: list[str]) -> None:
+    """As if the subscription was just approved (§6.1.6, §6.1.7): a client that has lost its state asks like that."""
+    romeo = await stage.login("romeo@example.org/orchard")
+    juliet = await stage.login("juliet@example.org/balcony")
+    await stage.create(romeo, "musings", send_last_published_item=send)
+    for id_ in ("i1", "i2"):
+        await stage.publish(romeo, "musings", id_)
+    first = await stage.subscribe(juliet, "musings")
+    assert await stage.ids(juliet) == got
+    again = await stage.subscribe(juliet, "musings")
+    assert again.get("subid") == first.get("subid")
+    assert await stage.ids(juliet) == got
+
+
 async def test_example_030_jids_do_not_match(stages: Stage) -> None:
     _, juliet = await cast(stages)
     for jid, condition in (("romeo@example.org", "invalid-jid"), ("a@b@c", "invalid-jid")):

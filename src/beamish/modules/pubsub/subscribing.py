@@ -60,7 +60,9 @@ class Subscribing:
         if submitted is not None:
             wanted = options.changed(wanted, submitted, engine.clock.now(), engine.settings.longest_lease)
         if there and submitted is None:
-            # the same again is no second subscription, but asking for other options is (§6.1.6)
+            # the same again is no second subscription, but asking for other options is; it is answered as if the
+            # subscription was just approved (§6.1.6), and so with the last item: clients ask for it like that
+            await self.send_last(host, node, there[0], engine.hosts.begun)
             return self._subscribed(node, there[0], None)
         limits = engine.limits(host)
         if (
