@@ -328,44 +328,61 @@ def moderated_bytes(tag: str, attrs: str, by: JID | None, occupant: bytes, reaso
     return f"<{tag} xmlns='{RETRACT}'{attrs}>{moderated}{text}</{tag}>"
 
 
-def _query(c: Cursor, room: JID, query: Query) -> Result:
-    where = ["room = ?", "logged = 1"]
-    params: list[Any] = [str(room)]
+class _Where:
+    """Conditions on the messages of a room. An id that is not in its archive is `StanzaError(item-not-found)`."""
 
-    def also(condition: str, *values: object) -> None:
-        where.append(condition)
-        params.extend(values)
+    def __init__(self, c: Cursor, room: JID) -> None:
+        self._c = c
+        self._room = room
+        self._conditions = ["room = ?", "logged = 1"]
+        self.values: list[object] = [str(room)]
 
+    def __str__(self) -> str:
+        return " AND ".join(self._conditions)
+
+    def also(self, condition: str, *values: object) -> None:
+        self._conditions.append(condition)
+        self.values.extend(values)
+
+    def between(self, after: str | None, before: str | None) -> None:
+        """After and before the messages with these ids, if there are any."""
+        if after:
+            self.also("id > ?", _position(self._c, self._room, after))
+        if before:
+            self.also("id < ?", _position(self._c, self._room, before))
+
+
+def _wanted(c: Cursor, room: JID, query: Query) -> _Where:
+    where = _Where(c, room)
     if query.start is not None:
-        also("stamp >= ?", query.start)
+        where.also("stamp >= ?", query.start)
     if query.end is not None:
-        also("stamp <= ?", query.end)
+        where.also("stamp <= ?", query.end)
     if query.with_nick:
-        also("nick = ?", query.with_nick)
+        where.also("nick = ?", query.with_nick)
     if query.with_real:
-        also("sender = ?" if "/" in query.with_real else "bare = ?", query.with_real)
-    if query.after_id:
-        also("id > ?", _position(c, room, query.after_id))
-    if query.before_id:
-        also("id < ?", _position(c, room, query.before_id))
+        where.also("sender = ?" if "/" in query.with_real else "bare = ?", query.with_real)
+    where.between(query.after_id, query.before_id)
     if query.ids:
         for uid in query.ids:
             _position(c, room, uid)
-        also(f"uid IN ({', '.join('?' * len(query.ids))})", *query.ids)
+        where.also(f"uid IN ({', '.join('?' * len(query.ids))})", *query.ids)
+    return where
+
+
+def _query(c: Cursor, room: JID, query: Query) -> Result:
+    where = _wanted(c, room, query)
     page = query.page or rsm.Request()
     if page.max == 0:  # XEP-0059 §2.7: only the number
-        count = c.value(f"SELECT count(*) FROM muc_archive WHERE {' AND '.join(where)}", *params)
+        count = c.value(f"SELECT count(*) FROM muc_archive WHERE {where}", *where.values)
         return Result((), False, int(count))
     backwards = page.before is not None and page.after is None
-    if page.after:
-        also("id > ?", _position(c, room, page.after))
-    if page.before:
-        also("id < ?", _position(c, room, page.before))
+    where.between(page.after, page.before)
     size = min(page.max or PAGE, MAX_PAGE)
     rows = c.rows(
-        f"SELECT id, uid, stamp, sender, stanza FROM muc_archive WHERE {' AND '.join(where)} "
+        f"SELECT id, uid, stamp, sender, stanza FROM muc_archive WHERE {where} "
         f"ORDER BY id {'DESC' if backwards else 'ASC'} LIMIT ?",
-        *params,
+        *where.values,
         size + 1,
     )
     fits = _fitting(rows[:size])

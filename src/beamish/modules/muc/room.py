@@ -264,11 +264,7 @@ class Room:
             role = initial_role(affiliation, self.config.moderated)
             if role < Role.MODERATOR:
                 role = self.roles.get(bare, role)
-            occupant = Occupant(
-                self.jid.with_resource(nick), bare, self.occupant_id(bare), affiliation, role, self.hat_bytes(bare)
-            )
-            occupant.visible = self.is_shown(role)
-            self.occupants[nick_key(nick)] = occupant
+            occupant = self._occupy(nick, bare, affiliation, role)
             self.moves.append((Move.CAME, occupant, nick))
         elif len(self.seats) >= self.bounds.occupants + _ADMIN_RESERVE:
             raise StanzaError(Condition.SERVICE_UNAVAILABLE, Kind.WAIT, "this room is full")
@@ -279,6 +275,13 @@ class Room:
         statuses = [Status.CREATED] * created + [Status.NICK_ASSIGNED] * assigned
         effects = self.show(occupant, among=others, leave_out=seat)
         return effects + self._introduce(seat, wanted, now, id, statuses)
+
+    def _occupy(self, nick: str, bare: JID, affiliation: Affiliation, role: Role) -> Occupant:
+        jid = self.jid.with_resource(nick)
+        occupant = Occupant(jid, bare, self.occupant_id(bare), affiliation, role, self.hat_bytes(bare))
+        occupant.visible = self.is_shown(role)
+        self.occupants[nick_key(nick)] = occupant
+        return occupant
 
     def _sit(self, occupant: Occupant, seat: Seat) -> None:
         occupant.sit(seat)
@@ -299,13 +302,8 @@ class Room:
         ):
             return False
         if occupant is None:
-            bare = who.bare
             role = Role.MODERATOR if affiliation >= Affiliation.ADMIN else max(role, Role.VISITOR)
-            occupant = Occupant(
-                self.jid.with_resource(nick), bare, self.occupant_id(bare), affiliation, role, self.hat_bytes(bare)
-            )
-            occupant.visible = self.is_shown(role)
-            self.occupants[nick_key(nick)] = occupant
+            occupant = self._occupy(nick, who.bare, affiliation, role)
         seat = Seat(who, occupant, shown, lang, now)
         seat.allowance = self.bounds.burst
         self._sit(occupant, seat)
