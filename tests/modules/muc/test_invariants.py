@@ -20,8 +20,8 @@ from beamish.modules.muc.config_form import Lists, RoomConfig
 from beamish.modules.muc.history import History
 from beamish.modules.muc.names import MUC_USER
 from beamish.modules.muc.occupants import Effect, Seat, Tell, nick_key
-from beamish.modules.muc.privileges import Affiliation, Role
-from beamish.modules.muc.room import Bounds, Room, Standing
+from beamish.modules.muc.privileges import Affiliation, Role, Standing
+from beamish.modules.muc.room import Bounds, Room
 from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE

@@ -8,8 +8,8 @@ from beamish.modules.muc.administration import AffiliationItem, RoleItem, change
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.history import History
 from beamish.modules.muc.occupants import Closed, Tell, is_visible_nick, nick_key
-from beamish.modules.muc.privileges import Affiliation, Role
-from beamish.modules.muc.room import Bounds, Room, Standing
+from beamish.modules.muc.privileges import Affiliation, Role, Standing
+from beamish.modules.muc.room import Bounds, Room
 from beamish.xmpp.errors import Kind, StanzaError
 from beamish.xmpp.jid import JID
 

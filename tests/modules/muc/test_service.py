@@ -12,8 +12,8 @@ from beamish.core.commands import CommandError
 from beamish.core.events import AccountEvent, Context, RemoteLost, remote, remote_lost
 from beamish.core.hooks import STOP, Row
 from beamish.core.services import AccountsService
+from beamish.modules.muc.hats import Hat
 from beamish.modules.muc.privileges import Role
-from beamish.modules.muc.room import Hat
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.match import show
 from beamish.testing.world import World

@@ -11,9 +11,9 @@ import pytest_asyncio
 
 from beamish.modules.muc.archive import OLD, SUBJECT_CHANGE, TALK, Archive, Query
 from beamish.modules.muc.config_form import RoomConfig
+from beamish.modules.muc.hats import Hat
 from beamish.modules.muc.history import Kept, Subject
-from beamish.modules.muc.privileges import Affiliation
-from beamish.modules.muc.room import Hat, Standing
+from beamish.modules.muc.privileges import Affiliation, Standing
 from beamish.modules.muc.store import MIGRATIONS, SqlRoomStore, StoredRoom
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate

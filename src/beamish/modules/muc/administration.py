@@ -26,11 +26,12 @@ from beamish.modules.muc.occupants import (
 from beamish.modules.muc.privileges import (
     Affiliation,
     Role,
+    Standing,
     check_affiliation_change,
     check_role_change,
     role_after,
 )
-from beamish.modules.muc.room import Move, Room, Standing
+from beamish.modules.muc.room import Move, Room
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, Stanza

@@ -17,8 +17,8 @@ from beamish.modules.muc.administration import (
 )
 from beamish.modules.muc.names import REGISTER, REGISTER_FORM, REQUEST_FORM
 from beamish.modules.muc.occupants import Send, is_visible_nick, nick_key
-from beamish.modules.muc.privileges import Affiliation, Role
-from beamish.modules.muc.room import Room, Standing
+from beamish.modules.muc.privileges import Affiliation, Role, Standing
+from beamish.modules.muc.room import Room
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed, prepare_resource
 from beamish.xmpp.payload import forms

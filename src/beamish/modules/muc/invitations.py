@@ -10,8 +10,8 @@ from beamish.core.services import AccountsService
 from beamish.modules.muc.administration import Change, apply_affiliations, invitation
 from beamish.modules.muc.names import MUC_USER
 from beamish.modules.muc.occupants import Send
-from beamish.modules.muc.privileges import Affiliation
-from beamish.modules.muc.room import Room, Standing
+from beamish.modules.muc.privileges import Affiliation, Standing
+from beamish.modules.muc.room import Room
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import MESSAGE, Stanza, content_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -21,6 +22,15 @@ class Affiliation(IntEnum):
     def label(self) -> str:
         """As the protocol writes it."""
         return _AFFILIATION_LABELS[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the room knows lastingly about a bare JID or a domain; `nick` is reserved for it."""
+
+    affiliation: Affiliation
+    nick: str = ""
+    reason: str = ""
 
 
 class Role(IntEnum):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from beamish.modules.muc.config_form import RoomConfig
+from beamish.modules.muc.hats import Hat, hats_bytes
 from beamish.modules.muc.history import History, Kept, Subject, Wanted
 from beamish.modules.muc.names import Status
 from beamish.modules.muc.occupants import (
@@ -28,11 +29,10 @@ from beamish.modules.muc.occupants import (
     nick_key,
 )
 from beamish.modules.muc.pace import Pace
-from beamish.modules.muc.privileges import Affiliation, Role, initial_role
+from beamish.modules.muc.privileges import Affiliation, Role, Standing, initial_role
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
-from beamish.xmpp.xml import escape_attr
 
 _REMEMBERED_ROLES = 1000
 _REMEMBERED_IDS = 200
@@ -52,15 +52,6 @@ class Bounds:
     affiliations: int = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What the room knows lastingly about a bare JID or a domain; `nick` is reserved for it."""
-
-    affiliation: Affiliation
-    nick: str = ""
-    reason: str = ""
-
-
 class Move(Enum):
     """What happened to occupants and seats, for whoever keeps books on who is where."""
 
@@ -69,15 +60,6 @@ class Move(Enum):
     SAT = auto()
     ROSE = auto()
     ALTERED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Hat:
-    """A title that occupants may wear (XEP-0317)."""
-
-    uri: str
-    title: str
-    hue: str = ""
 
 
 _STRANGER = Standing(Affiliation.NONE)
@@ -585,15 +567,7 @@ class Room:
     def hat_bytes(self, bare: JID) -> bytes:
         """The `<hats/>` that a user wears (XEP-0317), empty for none."""
         worn = [self.hats[uri] for uri in self.wearers.get(bare, ()) if uri in self.hats]
-        if not worn:
-            return b""
-        inner = "".join(
-            f"<hat uri='{escape_attr(hat.uri)}' title='{escape_attr(hat.title)}'"
-            + (f" hue='{escape_attr(hat.hue)}'" if hat.hue else "")
-            + "/>"
-            for hat in worn
-        )
-        return f"<hats xmlns='urn:xmpp:hats:0'>{inner}</hats>".encode()
+        return hats_bytes(worn) if worn else b""
 
     def remember_role(self, bare: JID, role: Role) -> None:
         """Keep a role that was given or taken for the next visit; the oldest are forgotten first."""

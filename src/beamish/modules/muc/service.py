@@ -41,10 +41,10 @@ from beamish.modules.muc.history import History
 from beamish.modules.muc.invitations import Invitations
 from beamish.modules.muc.names import SEARCH, X_MUC
 from beamish.modules.muc.occupants import Closed, Effect, Send, Tell
-from beamish.modules.muc.privileges import Affiliation, parse_affiliation
+from beamish.modules.muc.privileges import Affiliation, Standing, parse_affiliation
 from beamish.modules.muc.records import Records
 from beamish.modules.muc.requests import Requests
-from beamish.modules.muc.room import Bounds, Room, Standing
+from beamish.modules.muc.room import Bounds, Room
 from beamish.modules.muc.store import SqlRoomStore, StoredRoom
 from beamish.modules.muc.talk import Talk
 from beamish.modules.muc.visits import Visits

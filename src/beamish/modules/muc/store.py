@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from beamish.modules.muc.config_form import RoomConfig
+from beamish.modules.muc.hats import Hat
 from beamish.modules.muc.history import Subject
-from beamish.modules.muc.privileges import Affiliation
-from beamish.modules.muc.room import Hat, Standing
+from beamish.modules.muc.privileges import Affiliation, Standing
 from beamish.storage.api import Cursor, Database, Migration
 from beamish.xmpp.jid import JID
 

@@ -13,10 +13,11 @@ from beamish.core.disco import DiscoItem
 from beamish.core.events import Context
 from beamish.core.kernel import new_id
 from beamish.modules.muc.administration import config_changed
+from beamish.modules.muc.hats import Hat
 from beamish.modules.muc.names import COMMANDS
 from beamish.modules.muc.occupants import Effect
 from beamish.modules.muc.privileges import Affiliation
-from beamish.modules.muc.room import Hat, Room
+from beamish.modules.muc.room import Room
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload import forms
