@@ -97,8 +97,16 @@ async def test_another_room_says_otherwise(rooms: Any) -> None:
         "muc_hidden", "muc_persistent", "muc_membersonly", "muc_moderated", "muc_nonanonymous", "muc_passwordprotected",
     }  # fmt: skip
     assert not got & {"urn:xmpp:mam:2", "jabber:iq:register", "muc_open", "muc_public"}
-    assert fields(info)["muc#roominfo_contactjid"] == "romeo@example.org"
-    assert "muc#roominfo_subject" not in fields(info)
+    assert not fields(info).keys() & {"muc#roominfo_subject", "muc#roominfo_contactjid"}, "neither is for strangers"
+    assert fields(await ask(romeo, ROOM, INFO))["muc#roominfo_contactjid"] == "romeo@example.org"
+    await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'")
+    assert fields(await ask(juliet, ROOM, INFO))["muc#roominfo_contactjid"] == "romeo@example.org"
+
+
+async def test_the_owners_of_an_open_room_can_be_written_to(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, whois="anyone")
+    assert fields(await ask(juliet, ROOM, INFO))["muc#roominfo_contactjid"] == "romeo@example.org"
 
 
 async def test_nodes(rooms: Any) -> None:

@@ -34,6 +34,7 @@ from beamish.modules.muc.names import (
     TRAFFIC,
     VCARD,
 )
+from beamish.modules.muc.privileges import Affiliation
 from beamish.modules.muc.room import Room
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
@@ -129,10 +130,10 @@ class Discovery:
             raise StanzaError(Condition.ITEM_NOT_FOUND if node != ROOMS_NODE else Condition.FEATURE_NOT_IMPLEMENTED)
         if room.locked and who.bare not in room.standings:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
-        return stanza.reply(self.describe(room).to_bytes())
+        return stanza.reply(self.describe(room, who).to_bytes())
 
-    def describe(self, room: Room) -> DiscoInfo:
-        """Identity, features and the form `muc#roominfo` of a room."""
+    def describe(self, room: Room, who: JID) -> DiscoInfo:
+        """Identity, features and the form `muc#roominfo` of a room; the owners of a closed one are for those who may enter."""
         config = room.config
         features = [
             *_ROOM_FEATURES,
@@ -147,6 +148,7 @@ class Discovery:
             features += (MAM, MAM_EXTENDED)
         if config.registration:
             features.append(REGISTER)
+        is_open = not config.members_only and not config.password_protected
         fields = [
             Field("muc#roominfo_description", "text-single", (config.description,), "Description"),
             Field("muc#roominfo_occupants", "text-single", (str(len(room.occupants)),), "Number of occupants"),
@@ -154,11 +156,11 @@ class Discovery:
             forms.boolean("muc#roominfo_subjectmod", config.change_subject, "Participants may change the subject"),
             forms.boolean("muc#roomconfig_changesubject", config.change_subject, "Participants may change the subject"),
             Field("muc#roominfo_contactjid", "jid-multi", tuple(room.owners), "Owners")
-            if config.non_anonymous
+            if config.non_anonymous and (is_open or room.affiliation_of(who) >= Affiliation.MEMBER)
             else None,
             Field("muc#roominfo_lang", "text-single", (config.lang,), "Language") if config.lang else None,
             Field("muc#roominfo_subject", "text-single", (room.subject.text,), "Subject")
-            if config.public and not config.members_only and not config.password_protected
+            if config.public and is_open
             else None,
             Field("muc#roomconfig_pubsub", "text-single", (config.pubsub,), "Publish-subscribe node")
             if config.pubsub
