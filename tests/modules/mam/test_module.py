@@ -150,6 +150,27 @@ async def test_private_messages_through_a_room_are_archived_once(world: World) -
     assert (await ask(juliet, {"with": "room@rooms.invalid"})).bodies == ["psst", "psst"]
 
 
+async def test_copies_of_a_private_message_name_the_same_entry_of_the_archive(world: World) -> None:
+    """Else a device that got one finds it once more in the archive. What has no id is no copy of what says the same."""
+    juliet = await world.login("juliet@example.org/a", presence=True)
+    other = await world.login("juliet@example.org/b", presence=True)
+    content = b"<body>ok</body><x xmlns='http://jabber.org/protocol/muc#user'/>"
+    for id_ in ("pm", "", ""):
+        for device in (juliet, other) if id_ else (juliet,):
+            nick = JID.parse("room@rooms.invalid/nurse")
+            world.kernel.router.post(
+                Stanza.build("message", "chat", id=id_, sender=nick, to=device.jid, content=content)
+            )
+    await world.settle()
+    ids = [
+        [el.findall("{urn:xmpp:sid:0}stanza-id") for el in client.inbox if str(el.tag).endswith("}message")]
+        for client in (juliet, other)
+    ]
+    mine, others = ([found[0].get("id") for found in of if len(found) == 1] for of in ids)
+    assert (len(set(mine)), others) == (3, mine[:1])
+    assert (await ask(juliet)).bodies == ["ok", "ok", "ok"]
+
+
 async def test_a_stanza_is_settled_only_when_its_rows_are(world: World) -> None:
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     await world.login("juliet@example.org/balcony", presence=True)

@@ -120,7 +120,7 @@ class MamModule(LegacyArchive):
         self._prefs: OrderedDict[str, Prefs] = OrderedDict()
         self._particular: set[str] = set()
         """Accounts that have preferences of their own; for all others nothing has to be read."""
-        self._copies: OrderedDict[tuple[str, str, bytes], float] = OrderedDict()
+        self._copies: OrderedDict[tuple[str, str, bytes], tuple[float, int, int]] = OrderedDict()
         self._ids = ids.IdSource()
         self._log = Gathering[packing.Logged](
             self.db, kernel.clock, "mam.log", store.write_log, _BACKLOG_MOST, _BACKLOG_BYTES, self._logged
@@ -253,9 +253,11 @@ class MamModule(LegacyArchive):
     def _keep(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome | Awaitable[Outcome]:
         if sent:
             return self._keep_sent(ctx, owner, peer)
-        if content_of(ctx) & _MUC_USER and self._is_copy(ctx.stanza, owner):
-            return None
-        return self._keep_received(ctx, owner, peer)
+        first = self._copied(ctx.stanza, owner) if content_of(ctx) & _MUC_USER else None
+        if first is None:
+            return self._keep_received(ctx, owner, peer)
+        self._mark(ctx, owner, *first)
+        return None
 
     def _keep_sent(self, ctx: Context, owner: JID, peer: JID) -> Awaitable[Outcome] | None:
         try:
@@ -278,7 +280,14 @@ class MamModule(LegacyArchive):
         return self._breathe() if self._log.rows > _BACKLOG else None
 
     def _put_received(self, ctx: Context, owner: JID, peer: JID) -> None:
+        key = _copy_key(ctx.stanza, owner) if ctx.stanza.id and content_of(ctx) & _MUC_USER else None
         number, salt = self._store(ctx, owner, peer, packing.SENT if peer.bare == owner else 0)
+        if key is not None:
+            self._copies[key] = (self._now(), number, salt)
+        self._mark(ctx, owner, number, salt)
+
+    def _mark(self, ctx: Context, owner: JID, number: int, salt: int) -> None:
+        """Say under which id the message is in the archive."""
         ctx.notes["mam.received"] = number
         ctx.stanza = ctx.stanza.with_child(_ID % (number, salt, owner.wire), STANZA_ID_TAG)
 
@@ -319,17 +328,17 @@ class MamModule(LegacyArchive):
     def _logged(self, entries: list[packing.Logged]) -> None:
         self._keeper.appended([entry[5] for entry in entries], len(entries))
 
-    def _is_copy(self, stanza: Stanza, owner: JID) -> bool:
-        """Whether a private message through a room came already: rooms send one to each client (XEP-0313 §6.1.1)."""
+    def _copied(self, stanza: Stanza, owner: JID) -> tuple[int, int] | None:
+        """The id of a private message through a room that came already: rooms send one to each client (XEP-0313 §6.1.1).
+
+        Messages without an id of their own are never taken for copies: two may say the same.
+        """
         now = self._now()
         copies = self._copies
-        while copies and (len(copies) > _COPIES_KEPT or next(iter(copies.values())) < now - _COPIES_SECONDS):
+        while copies and (len(copies) > _COPIES_KEPT or next(iter(copies.values()))[0] < now - _COPIES_SECONDS):
             copies.popitem(last=False)
-        key = (owner, f"{stanza.sender} {stanza.id}", stanza.body)
-        if key in copies:
-            return True
-        copies[key] = now
-        return False
+        found = copies.get(_copy_key(stanza, owner)) if stanza.id else None
+        return None if found is None else found[1:]
 
     # ---- retraction (XEP-0424) ----------------------------------------------------------------------------------------------
 
@@ -469,6 +478,10 @@ def _owner(ctx: Context) -> JID:
     sender = ctx.stanza.sender
     assert sender is not None
     return sender.bare
+
+
+def _copy_key(stanza: Stanza, owner: JID) -> tuple[str, str, bytes]:
+    return owner, f"{stanza.sender} {stanza.id}", stanza.body
 
 
 def _listed(roster: Roster, peer: JID) -> bool:
