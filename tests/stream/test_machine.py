@@ -335,7 +335,22 @@ def test_some_elements_and_iqs_may_come_early() -> None:
     resume = frozenset(("{urn:xmpp:sm:3}resume",))
     got = logged_in(early_nonzas=resume).feed("<resume xmlns='urn:xmpp:sm:3' previd='x'/>")
     assert isinstance(got.events[-1], Nonza)
-    assert driver(early_nonzas=resume).feed(HEADER, "<resume xmlns='urn:xmpp:sm:3'/>").error == "not-authorized"
+    other = frozenset(("{urn:x}early",))
+    assert driver(early_nonzas=other).feed(HEADER, "<early xmlns='urn:x'/>").error == "not-authorized"
+
+
+@pytest.mark.parametrize("name", ["enable", "resume"])
+def test_stream_management_before_authentication_fails_without_ending_the_stream(name: str) -> None:
+    """XEP-0198 §3."""
+    sent = f"<{name} xmlns='urn:xmpp:sm:3'/>"
+    got = driver(early_nonzas=frozenset((f"{{urn:xmpp:sm:3}}{name}",))).feed(HEADER, sent)
+    assert got.error == ""
+    assert not any(isinstance(event, Nonza) for event in got.events)
+    assert (
+        b"<failed xmlns='urn:xmpp:sm:3'><unexpected-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+        in (got.out)
+    )
+    assert driver().feed(HEADER, sent).error == "not-authorized"
 
 
 def test_the_peers_own_error_is_not_answered_with_another() -> None:

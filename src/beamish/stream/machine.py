@@ -39,6 +39,7 @@ from beamish.stream.parser import (
     StreamHeader,
     Unaddressable,
 )
+from beamish.stream.resume import SM
 from beamish.stream.sasl import (
     Challenge,
     FailureCondition,
@@ -65,6 +66,9 @@ _SASL: Final = f"{{{ns.SASL}}}"
 _ONE_READ: Final = 524_288
 """More bytes than a transport gives at a time."""
 _PEER_ERROR: Final = f"{{{ns.STREAM}}}error"
+_SM: Final = f"{{{SM}}}"
+_SM_TOO_EARLY: Final = f"<failed xmlns='{SM}'><unexpected-request xmlns='{ns.STANZAS}'/></failed>".encode()
+"""XEP-0198 §3: stream management before authentication has an answer of its own, which ends no stream."""
 _CONDITIONS: Final = {condition.value: condition for condition in StreamErrorCondition}
 
 
@@ -234,6 +238,9 @@ class C2SMachine(Opening):
         if tag in self._settings.early_nonzas and self._may_bind():
             self.state = State.BINDING  # what follows waits until it is known whose stream this is
             return [item]
+        if tag in self._settings.early_nonzas and self.state is State.OFFERED and tag.startswith(_SM):
+            self._out.append(_SM_TOO_EARLY)
+            return []
         return self._known_step(KnownStep(tag, item.el.get("mechanism", ""), item.el.text))
 
     def _known_step(self, step: KnownStep) -> list[Event]:

@@ -14,7 +14,7 @@ from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
-from beamish.testing.world import World
+from beamish.testing.world import PASSWORD, World
 
 FAILED = f"<failed xmlns='{SM}'><{{}} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
 JULIET = "juliet@example.org/balcony"
@@ -51,6 +51,19 @@ async def test_enable_before_binding_fails_and_binding_goes_on(world: World) -> 
     client.send(f"<enable xmlns='{SM}'/><iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
     await client.expect(FAILED.format("unexpected-request"))
     await client.expect("<iq type='result' id='b'/>")
+
+
+async def test_before_authentication_it_fails_and_authentication_goes_on(world: World) -> None:
+    """XEP-0198 §3: the server returns `<failed/>` where the order is not kept."""
+    client = world.connect()
+    await client.open_stream("example.org")
+    for sent in (f"<enable xmlns='{SM}'/>", f"<resume xmlns='{SM}' h='0' previd='x'/>"):
+        client.send(sent)
+        await client.expect(FAILED.format("unexpected-request"))
+    await client.authenticate("juliet", PASSWORD)
+    await client.bind("balcony")
+    client.send(f"<enable xmlns='{SM}'/>")
+    await client.expect(f"<enabled xmlns='{SM}'/>")
 
 
 async def test_a_second_enable_ends_the_stream(world: World) -> None:
