@@ -542,6 +542,28 @@ async def test_an_error_for_what_the_room_sent_ends_the_visit(rooms: Any, codes:
     assert (got[-1].get("from"), got[-1].get("type"), codes(got[-1])) == (f"{ROOM}/juliet", "unavailable", {333})
 
 
+@pytest.mark.parametrize(
+    ("error", "removed"),
+    [
+        ("", True),
+        ("<error type='cancel'><feature-not-implemented xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>", True),
+        ("<error type='wait'><remote-server-timeout xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>", True),
+        ("<error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>", False),
+    ],
+    ids=["none", "cancel", "gone", "wait"],
+)
+async def test_a_presence_that_comes_back_ends_the_visit_unless_that_passes(
+    rooms: Any, codes: Any, error: str, removed: bool
+) -> None:
+    """Whoever takes no presence of the room sees another room than there is: 333 makes the client enter again."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    juliet.send(f"<presence to='{ROOM}/juliet' type='error'>{error}</presence>")
+    for client, expected in ((romeo, {333}), (juliet, {110, 333})):
+        got = [(el.get("from"), el.get("type"), codes(el)) for el in await rooms.take(client)]
+        assert got == ([(f"{ROOM}/juliet", "unavailable", expected)] if removed else [])
+
+
 @pytest.mark.parametrize(("id_", "removed"), [("h1", True), ("other", False)])
 async def test_service_unavailable_counts_only_for_what_went_to_all(rooms: Any, id_: str, removed: bool) -> None:
     """A client may answer a private message like that; whoever blocks somebody is still there."""

@@ -108,7 +108,7 @@ async def test_examples_139_140_configuration_form(stages: Stage) -> None:
         "description": "text-single",
         "item_expire": "text-single",
         "itemreply": "list-single",
-        "language": "text-single",
+        "language": "list-single",  # the registered type, on which clients insist
         "max_items": "text-single",
         "max_payload_size": "text-single",
         "node_type": "list-single",

@@ -133,7 +133,7 @@ class Talk:
             return self._muc.carry_out(room, room.leave(who, shown_children(stanza), id=stanza.id))
         if kind == "error":
             if room is not None:
-                return self._failed(room, who, stanza, about_room=True)
+                return self._lost(room, who, stanza)
             return None
         if kind:
             return None  # §15.3: probes and subscriptions neither enter nor leave
@@ -185,6 +185,13 @@ class Talk:
         self._muc.kernel.router.post(
             Stanza.build(PRESENCE, UNAVAILABLE, id=stanza.id, sender=to, to=who, content=content)
         )
+
+    def _lost(self, room: Room, who: JID, stanza: Stanza) -> Awaitable[None] | None:
+        """A presence comes back: whom it was for sees another room than there is, and leaves with 333 unless that passes."""
+        type_, condition = error_condition(stanza)
+        if type_ == "wait" and condition not in _GONE:
+            return None
+        return self._muc.carry_out(room, room.leave(who, statuses=(Status.TECHNICAL,)))
 
     def _failed(self, room: Room, who: JID, stanza: Stanza, *, about_room: bool) -> Awaitable[None] | None:
         """An occupant's error: if it says that nobody is there, the occupant leaves with 333 (§11.1, §16.1.2)."""

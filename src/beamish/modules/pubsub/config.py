@@ -100,7 +100,7 @@ class NodeConfig:
             _text("title", self.title, "A short name for the node"),
             _text("description", self.description, "What the node is about"),
             _text("type", self.type, "The kind of data, usually the namespace of the payload"),
-            _text("language", self.language, "The language of the items"),
+            _language(self.language),
             Field("pubsub#contact", "jid-multi", self.contact, "Whom to ask about the node"),
             choice("pubsub#node_type", "leaf", ("leaf",), "Kind of node"),
             choice(
@@ -170,6 +170,14 @@ class Bounds:
 
 def _text(name: str, value: str, label: str) -> Field:
     return Field(f"pubsub#{name}", "text-single", (value,) if value else (), label)
+
+
+def _language(value: str) -> Field:
+    """Of the registered type, which clients insist on (§16.4.3); any language may be named (XEP-0122, `<open/>`)."""
+    named = (value,) if value else ()
+    offered = tuple(map(Option, named))
+    label = "The language of the items"
+    return Field("pubsub#language", "list-single", named, label, offered, datatype="xs:language", open=True)
 
 
 def _number(name: str, value: object, label: str, datatype: str = "xs:integer") -> Field:
