@@ -137,3 +137,19 @@ async def test_pending_requests_are_bounded(rooms: Any) -> None:
     for asked in await rooms.take(juliet):
         juliet.send(f"<iq to='{ROOM}/romeo' type='result' id='{asked.get('id')}'/>")
     assert [el.get("id") for el in await rooms.take(romeo)] == ["p1", "p2"]
+
+
+async def test_whom_one_blocks_asks_nothing_through_the_room_either(rooms: Any) -> None:
+    """XEP-0191 §3.3; others ask as before, also of a user who blocks somebody."""
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, juliet, nurse)
+    await juliet.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='{ROOM}/romeo'/></block></iq>")
+    await rooms.clear(romeo, juliet, nurse)
+    for client in (romeo, nurse):
+        client.send(f"<iq type='get' id='v' to='{ROOM}/juliet'><query xmlns='jabber:iq:version'/></iq>")
+    (asked,) = await rooms.take(juliet)
+    assert asked.get("from") == f"{ROOM}/nurse"
+    (answer,) = await rooms.take(romeo)
+    assert (answer.get("from"), answer.get("type"), answer.get("id")) == (f"{ROOM}/juliet", "error", "v")
+    assert answer.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}service-unavailable") is not None
+    assert "juliet@" not in show(answer)

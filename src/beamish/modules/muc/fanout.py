@@ -24,7 +24,7 @@ from beamish.core.tasks import TaskGroup
 from beamish.modules.muc.occupants import Done, Effect, Seat, Send, Tell
 from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.stanza import IQ, Stanza
 
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
@@ -190,14 +190,30 @@ class FanOut:
     def send(self, to: JID, stanza: Stanza) -> None:
         """One stanza to a real address: at once if it is a local session, else through the router.
 
-        For IQs between occupants: the router would ask whether the sender may know of the session, and it may.
+        For IQs between occupants: the router would ask whether the sender may know of the session, and it may. What the
+        receiving account refuses of them (it blocks the occupant) is answered.
         """
         stanza = stanza.replace(to=to)
         session = self._by_full.get(to)
         if session is None:
             self._kernel.router.post(stanza)
+        elif session.guarded and stanza.name == IQ and stanza.type in ("get", "set"):
+            self._tasks.spawn(self._request(Context(stanza), session), "request")
         else:
             self._hand_over(Context(stanza), session)
+
+    async def _request(self, ctx: Context, session: Session) -> None:
+        try:
+            outcome: object = self._incoming.run(ctx)
+            if is_later(outcome):
+                outcome = await cast("Awaitable[object]", outcome)
+        except StanzaError as error:
+            reply = ctx.stanza.error(error)
+            assert reply is not None
+            self._kernel.router.post(reply)
+        else:
+            if outcome is not STOP:
+                self._hand_over(ctx, session)
 
 
 def _ready(waiter: asyncio.Future[None]) -> None:
