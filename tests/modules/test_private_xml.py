@@ -8,7 +8,7 @@ from beamish.core.registry import discover
 from beamish.core.services import AccountsService, PepService
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
-from beamish.testing.match import mismatch
+from beamish.testing.match import condition, mismatch
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element
@@ -34,13 +34,6 @@ async def store(client: Client, inner: str, type: str = "result", to: str = "") 
 async def fetch(client: Client, inner: str, type: str = "result") -> Element:
     """Get."""
     return await client.iq(f"<iq type='get' id='g'>{private(inner)}</iq>", type=type)
-
-
-def condition(stanza: Element) -> str:
-    """The condition of an error."""
-    error = stanza.find("{jabber:client}error")
-    assert error is not None
-    return str(error[0].tag).rpartition("}")[2]
 
 
 async def test_example_1_and_2_store_and_retrieve(world: World) -> None:

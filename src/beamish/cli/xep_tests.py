@@ -22,7 +22,8 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         441: "test_prefs.py",
     },
     "modules/muc/": {
-        45: "test_service.py test_requests.py test_talk.py test_visits.py test_config_form.py test_privileges.py",
+        45: "test_service.py test_requests.py test_entering.py test_talk.py test_visits.py test_config_form.py "
+        "test_privileges.py",
         249: "test_invitations.py",
         317: "test_wardrobe.py",
         410: "test_requests.py",

@@ -62,6 +62,13 @@ def _mismatch(want: Element, got: Element, path: str) -> str:
     return ""
 
 
+def condition(stanza: Element) -> str:
+    """The condition of a stanza error; AssertionError for any other stanza."""
+    error = stanza.find("{jabber:client}error")
+    assert error is not None, show(stanza)
+    return str(error[0].tag).rpartition("}")[2]
+
+
 def show(el: Element) -> str:
     """An element for a failure message."""
     return etree.tostring(el, encoding="unicode", pretty_print=True, with_tail=False)

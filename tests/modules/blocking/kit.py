@@ -30,13 +30,6 @@ async def privacy(client: Client, inner: str, type: str = "set", answer: str = "
     )
 
 
-def condition(stanza: Element) -> str:
-    """The condition of an error."""
-    error = stanza.find("{jabber:client}error")
-    assert error is not None
-    return str(error[0].tag).rpartition("}")[2]
-
-
 async def friends(world: World) -> tuple[Client, Client]:
     """Juliet and Romeo, subscribed to each other, inboxes empty."""
     juliet = await world.login("juliet@example.org/balcony", presence=True)

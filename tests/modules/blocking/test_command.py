@@ -9,11 +9,12 @@ from beamish.core.services import AccountsService
 from beamish.modules.blocking.reports import Reports
 from beamish.storage.api import StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
+from beamish.testing.match import condition
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 
-from .kit import block, blocklist, condition, friends, privacy, unblock
+from .kit import block, blocklist, friends, privacy, unblock
 
 BLOCKED = (
     "<message type='error'><error type='cancel'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"

@@ -6,10 +6,10 @@ from tests.modules.sm.conftest import managed, resume
 from beamish.core import events
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
-from beamish.testing.match import mismatch
+from beamish.testing.match import condition, mismatch
 from beamish.testing.world import World
 
-from .kit import block, condition, friends, privacy
+from .kit import block, friends, privacy
 
 ROMEO = "<item type='jid' value='romeo@example.org' action='deny' order='3'>{}</item>"
 

@@ -16,12 +16,23 @@ from beamish.xmpp.xml import Element, escape_attr, escape_text
 ROOM = "cave@conference.example.org"
 MUC = "http://jabber.org/protocol/muc"
 USER = f"{MUC}#user"
+FORGED = f"<x xmlns='{USER}'><item affiliation='owner' role='moderator'/><status code='110'/></x>"
 X = "{http://jabber.org/protocol/muc#user}x"
 
 
 @pytest.fixture(autouse=True)
 def _strict_log(no_unexpected_errors: None) -> None:
     """See `beamish.testing.plugin`."""
+
+
+def bodies(stanzas: list[Element]) -> list[str | None]:
+    """The bodies of those that have one."""
+    return [el.findtext("{jabber:client}body") for el in stanzas if el.find("{jabber:client}body") is not None]
+
+
+def codes_of(el: Element) -> set[int]:
+    """The status codes anywhere in a stanza."""
+    return {int(s.get("code", "0")) for s in el.iter(f"{{{USER}}}status")}
 
 
 class Rooms:

@@ -3,16 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.modules.muc.conftest import ROOM
 
-from beamish.testing.match import show
-
-ROOM = "cave@conference.example.org"
-
-
-def condition(el: Any) -> str:
-    error = el.find("{jabber:client}error")
-    assert error is not None, show(el)
-    return str(error[0].tag).rpartition("}")[2]
+from beamish.testing.match import condition, show
 
 
 async def test_a_request_and_its_answer(rooms: Any) -> None:

@@ -4,23 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.modules.muc.conftest import MUC, ROOM
 
 from beamish.storage.memory import MemoryDatabase
-from beamish.testing.match import show
+from beamish.testing.match import condition
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 
-ROOM = "cave@conference.example.org"
-MUC = "http://jabber.org/protocol/muc"
 INFO = "http://jabber.org/protocol/disco#info"
 ITEMS = "http://jabber.org/protocol/disco#items"
 SEARCH = "urn:xmpp:channel-search:0:search"
-
-
-def condition(el: Any) -> str:
-    error = el.find("{jabber:client}error")
-    assert error is not None, show(el)
-    return str(error[0].tag).rpartition("}")[2]
 
 
 async def ask(client: Any, to: str, namespace: str, node: str = "", inner: str = "", type: str = "result") -> Any:

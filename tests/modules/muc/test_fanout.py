@@ -3,12 +3,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from tests.modules.muc.conftest import ROOM
+
 from beamish.core.events import Delivery, delivering, incoming
 from beamish.core.hooks import STOP, Row
 from beamish.testing.plugin import ExpectedErrors
 from beamish.xmpp.errors import Condition, StanzaError
 
-ROOM = "cave@conference.example.org"
 BODY = "{jabber:client}body"
 
 

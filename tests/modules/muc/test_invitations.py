@@ -3,17 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.modules.muc.conftest import MUC, ROOM
 
-ROOM = "cave@conference.example.org"
-MUC = "http://jabber.org/protocol/muc"
+from beamish.testing.match import condition
 
 
 def invite(to: str, inner: str = "") -> str:
     return f"<message to='{ROOM}'><x xmlns='{MUC}#user'><invite to='{to}'>{inner}</invite></x></message>"
-
-
-def condition(el: Any) -> str:
-    return str(el.find("{jabber:client}error")[0].tag).rpartition("}")[2]
 
 
 async def test_a_mediated_invitation(rooms: Any, codes: Any) -> None:

@@ -6,11 +6,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from tests.modules.muc.conftest import MUC, ROOM
 
 from beamish.testing.match import show
-
-ROOM = "cave@conference.example.org"
-MUC = "http://jabber.org/protocol/muc"
 
 TO = (ROOM, f"{ROOM}/romeo", f"{ROOM}/juliet", f"{ROOM}/nobody", "conference.example.org", "x@conference.example.org/y",
       "conference.example.org/r", "x@conference.example.org")  # fmt: skip

@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.modules.muc.conftest import MUC, ROOM
 
-from beamish.testing.match import show
+from beamish.testing.match import condition
 
-ROOM = "cave@conference.example.org"
-MUC = "http://jabber.org/protocol/muc"
 ACTOR = f"{{{MUC}#user}}actor"
 REASON = f"{{{MUC}#user}}reason"
-
-
-def condition(el: Any) -> str:
-    error = el.find("{jabber:client}error")
-    assert error is not None, show(el)
-    return str(error[0].tag).rpartition("}")[2]
 
 
 def told(stanzas: list[Any]) -> list[tuple[str, str | None]]:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 import pytest
+from tests.modules.muc.conftest import MUC, ROOM, Rooms, codes_of
 
 from beamish.core.commands import CommandError
 from beamish.core.events import AccountEvent, Context, RemoteLost, remote, remote_lost
@@ -15,22 +16,12 @@ from beamish.core.services import AccountsService
 from beamish.modules.muc.hats import Hat
 from beamish.modules.muc.privileges import Role
 from beamish.storage.memory import MemoryDatabase
-from beamish.testing.match import show
+from beamish.testing.match import condition
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
 
-from .conftest import Rooms
-
-ROOM = "cave@conference.example.org"
-MUC = "http://jabber.org/protocol/muc"
 BODY = "{jabber:client}body"
-
-
-def condition(el: Any) -> str:
-    error = el.find("{jabber:client}error")
-    assert error is not None, show(el)
-    return str(error[0].tag).rpartition("}")[2]
 
 
 def with_world(rooms: Any, world: World) -> Any:
@@ -94,10 +85,6 @@ async def test_a_temporary_room_goes_with_its_last_occupant(rooms: Any) -> None:
     )
     rows = await rooms.world.db.fetch("SELECT count(*) FROM muc_archive")
     assert rows == [(0,)]
-
-
-def codes_of(el: Any) -> set[int]:
-    return {int(s.get("code")) for s in el.iter(f"{{{MUC}#user}}status")}
 
 
 async def test_a_persistent_room_stays_when_it_is_empty(rooms: Any) -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.modules.muc.conftest import ROOM, codes_of
+
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.world import PASSWORD, World
 
-ROOM = "cave@conference.example.org"
 TEMPORARY = "temporary@conference.example.org"
-MUC = "http://jabber.org/protocol/muc"
 SM = "urn:xmpp:sm:3"
 BODY = "{jabber:client}body"
-
-
-def codes_of(el: Any) -> set[int]:
-    return {int(s.get("code")) for s in el.iter(f"{{{MUC}#user}}status")}
 
 
 def stanzas(got: list[Any]) -> list[Any]:

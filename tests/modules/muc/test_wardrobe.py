@@ -2,17 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from beamish.testing.match import show
+from tests.modules.muc.conftest import ROOM
 
-ROOM = "cave@conference.example.org"
+from beamish.testing.match import condition
+
 COMMANDS = "http://jabber.org/protocol/commands"
 URI = "http://example.org/hats#host"
-
-
-def condition(el: Any) -> str:
-    error = el.find("{jabber:client}error")
-    assert error is not None, show(el)
-    return str(error[0].tag).rpartition("}")[2]
 
 
 async def run(client: Any, name: str, type: str = "result", **fields: str) -> Any:

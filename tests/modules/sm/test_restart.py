@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, managed, resume, say
-from tests.modules.sm.play import after_a_crash, unconfirmed
+from tests.modules.sm.play import after_a_crash, after_crash, after_stop, first_world, unconfirmed
 
 from beamish.core import events
 from beamish.core.events import Context, SessionNotes
@@ -22,41 +21,6 @@ from beamish.testing.world import World
 
 JULIET = "juliet@example.org/balcony"
 BARE = "juliet@example.org"
-
-
-@asynccontextmanager
-async def after_stop(world: World, *, later: float = 0.0, **more: Any) -> AsyncIterator[World]:
-    """Stop the server in an orderly way and start it anew on what it left."""
-    db = world.db
-    assert isinstance(db, MemoryDatabase)
-    await world.__aexit__(None, None, None)
-    async with _again(world, db, later, more) as new:
-        yield new
-
-
-@asynccontextmanager
-async def after_crash(world: World, *, later: float = 0.0, **more: Any) -> AsyncIterator[World]:
-    """A server on what a crash at this moment would leave of another one."""
-    assert isinstance(world.db, MemoryDatabase)
-    async with _again(world, world.db.copy(), later, more) as new:
-        yield new
-
-
-@asynccontextmanager
-async def _again(world: World, db: MemoryDatabase, later: float, more: dict[str, Any]) -> AsyncIterator[World]:
-    new = World(database=db, settings={"c2s": CALM}, **more)
-    new.clock.advance(world.clock.now() - new.clock.now() + later)
-    async with new:
-        yield new
-
-
-@asynccontextmanager
-async def first_world(**more: Any) -> AsyncIterator[World]:
-    """A server whose database the test goes on with; it is stopped by `after_stop`, or left behind by `after_crash`."""
-    async with MemoryDatabase() as db:
-        world = World(database=db, settings={"c2s": CALM}, **more)
-        await world.__aenter__()
-        yield world
 
 
 def sent_to(world: World, client: Client) -> int:

@@ -9,7 +9,7 @@ from beamish.core.services import AccountsService, PepService
 from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
-from beamish.testing.match import mismatch
+from beamish.testing.match import condition, mismatch
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.errors import Condition, StanzaError
@@ -51,13 +51,6 @@ def picture(stanza: Element) -> bytes | None:
     """The photo in an answer."""
     text = stanza.findtext(".//{vcard-temp}BINVAL")
     return None if text is None else base64.b64decode(text)
-
-
-def condition(stanza: Element) -> str:
-    """The condition of an error."""
-    error = stanza.find("{jabber:client}error")
-    assert error is not None
-    return str(error[0].tag).rpartition("}")[2]
 
 
 def shown(stanza: Element) -> str | None:
