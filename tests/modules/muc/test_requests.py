@@ -56,6 +56,34 @@ async def test_a_configuration_that_cannot_be(rooms: Any) -> None:
     assert condition((await rooms.enter(juliet, "juliet"))[0]) == "item-not-found", "still locked"
 
 
+async def test_the_creator_hears_what_the_room_has_become(rooms: Any, codes: Any) -> None:
+    """Clients ask a room what it is before they make it, and again only on 104, some only if it is the first code."""
+    (romeo,) = await rooms.login("romeo")
+    await rooms.enter(romeo, "romeo")
+    await rooms.configure(romeo, membersonly=True, whois="anyone")
+    (told,) = [el for el in await rooms.take(romeo) if el.tag.endswith("}message")]
+    assert (told.get("type"), told.get("from")) == ("groupchat", ROOM)
+    assert [el.get("code") for el in told.iter(f"{{{MUC}#user}}status")] == ["104", "172"]
+
+
+async def test_a_room_that_stays_as_it_was_made_says_nothing(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    await rooms.enter(romeo, "romeo")
+    await rooms.configure(romeo)
+    assert await rooms.take(romeo) == []
+
+
+async def test_a_new_password_is_needed(rooms: Any) -> None:
+    """Also if the form does not say that entering takes one; the password that it has already decides nothing."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.enter(romeo, "romeo")
+    await rooms.configure(romeo, roomsecret="pw")
+    assert condition((await rooms.enter(juliet, "juliet"))[0]) == "not-authorized"
+    await rooms.configure(romeo, roomsecret="other", passwordprotectedroom=False)
+    await rooms.configure(romeo, roomsecret="other")
+    assert (await rooms.enter(juliet, "juliet"))[0].get("type") is None
+
+
 async def test_a_cancelled_room_is_none(rooms: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.enter(romeo, "romeo")

@@ -310,10 +310,10 @@ def plan_lists(room: Room, actor: JID, lists: Lists) -> list[Change]:
 def apply_config(room: Room, config: RoomConfig, changes: Sequence[Change], actor: str = "") -> list[Effect]:
     """Give the room another configuration, and its owners and admins; tell and remove whom it concerns (§10.2)."""
     before = room.config
-    was_locked, room.locked = room.locked, False
+    room.locked = False
     room.configured(config)
     effects: list[Effect] = [Done()]
-    codes = [] if was_locked else _config_codes(before, config)
+    codes = _config_codes(before, config)
     if changes:
         effects += (e for e in apply_affiliations(room, changes, actor) if not isinstance(e, Done))
     if config.members_only and not before.members_only:
@@ -333,15 +333,18 @@ def apply_config(room: Room, config: RoomConfig, changes: Sequence[Change], acto
 
 
 def _config_codes(before: RoomConfig, after: RoomConfig) -> list[Status]:
-    """§10.2.1."""
+    """§10.2.1. The first configuration counts, too: the creator asked the room what it is before it was anything.
+
+    104 goes first, because some clients look at no other code to ask the room again.
+    """
     codes: list[Status] = []
+    same = {"logging": after.logging, "whois": after.whois}
+    if before.model_copy(update=same) != after:
+        codes.append(Status.CONFIGURATION)
     if before.logging != after.logging:
         codes.append(Status.LOGGING if after.logging else Status.NO_LOGGING)
     if before.whois != after.whois:
         codes.append(Status.NOW_NON_ANONYMOUS if after.non_anonymous else Status.NOW_SEMI_ANONYMOUS)
-    same = {"logging": after.logging, "whois": after.whois}
-    if before.model_copy(update=same) != after:
-        codes.append(Status.CONFIGURATION)
     return codes
 
 

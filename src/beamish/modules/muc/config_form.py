@@ -187,6 +187,7 @@ def to_form(config: RoomConfig, title: str, owners: Iterable[JID], admins: Itera
 def from_submission(config: RoomConfig, submitted: Submission) -> tuple[RoomConfig, Lists]:
     """The configuration after a submitted form; fields that are missing keep their values.
 
+    A new password in a form that does not say whether it is needed is needed: else the room would be open, unnoticed.
     Raises `StanzaError(not-acceptable)` for values that cannot be used, such as a blank password (§10.1.3).
     """
     values: dict[str, Any] = {}
@@ -200,6 +201,8 @@ def from_submission(config: RoomConfig, submitted: Submission) -> tuple[RoomConf
     for var, key, _ in _BOOLEANS:
         note(key, submitted.boolean(var))
     note("secret", submitted.text("muc#roomconfig_roomsecret"))
+    if values.get("secret", config.secret) not in ("", config.secret):
+        values.setdefault("password_protected", True)
     note("whois", submitted.choice("muc#roomconfig_whois", ("moderators", "anyone")))
     note("allow_pm", submitted.choice("muc#roomconfig_allowpm", _ALLOW_PM))
     if submitted.text("muc#roomconfig_maxusers") in ("none", ""):
