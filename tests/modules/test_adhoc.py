@@ -233,13 +233,31 @@ async def test_what_is_wrong_with_a_request_is_said(court: World) -> None:
     refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "not-allowed", "session-expired")
 
 
-async def test_open_forms_are_bounded_and_run_out(court: World) -> None:
+async def test_open_forms_run_out(court: World) -> None:
     romeo = await court.login("romeo@example.org/orchard")
-    for _ in range(20):
-        await romeo.iq(step(node=ADD))
-    refused(await romeo.iq(step(node=ADD), "error"), "resource-constraint")
+    session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")
     await court.pass_time(901)
-    await romeo.iq(step(node=ADD))
+    refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "not-allowed", "session-expired")
+
+
+async def test_whoever_abandons_forms_still_gets_new_ones(court: World) -> None:
+    """Twenty of one user are kept; the longest unused makes room."""
+    romeo = await court.login("romeo@example.org/orchard")
+    sessions = [(await romeo.iq(step(node=ADD)))[0].get("sessionid", "") for _ in range(21)]
+    refused(await romeo.iq(step(node=ADD, sessionid=sessions[0]), "error"), "not-allowed", "session-expired")
+    for session in sessions[1:]:
+        refused(await romeo.iq(step(node=ADD, sessionid=session), "error"), "bad-request", "bad-payload")
+
+
+async def test_open_forms_of_all_are_bounded() -> None:
+    admins = ["romeo@example.org", "juliet@example.org"]
+    async with World(settings={"server": {"admins": admins}, "modules": {"adhoc": {"open_forms": 2}}}) as world:
+        romeo, juliet = await world.login("romeo@example.org/o"), await world.login("juliet@example.org/b")
+        sessions = [(await romeo.iq(step(node=ADD)))[0].get("sessionid", "") for _ in range(3)]
+        refused(await romeo.iq(step(node=ADD, sessionid=sessions[0]), "error"), "not-allowed", "session-expired")
+        refused(await juliet.iq(step(node=ADD), "error"), "resource-constraint")
+        await romeo.iq(step(node=ADD, sessionid=sessions[1], action="cancel"))
+        await juliet.iq(step(node=ADD))
 
 
 async def test_results_are_forms_tables_or_notes(court: World) -> None:

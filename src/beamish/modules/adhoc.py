@@ -164,9 +164,12 @@ class AdhocModule(Module):
         assert stanza.sender is not None
         now = self.kernel.clock.monotonic()
         self._open = {id_: form for id_, form in self._open.items() if form.until > now}
-        own = sum(1 for form in self._open.values() if form.user.bare == stanza.sender.bare)
-        if own >= _PER_USER or len(self._open) >= self.config.open_forms:
+        own = [id_ for id_, form in self._open.items() if form.user.bare == stanza.sender.bare]
+        full = len(self._open) >= self.config.open_forms
+        if full and not own:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too many forms are open")
+        if full or len(own) >= _PER_USER:
+            del self._open[own[0]]  # clients close a window without saying `cancel`: the longest unused makes room
         session = self._new_session(stanza.sender, domain, node)
         self._open[session] = _Open(stanza.sender, domain, node, now + self.config.form_seconds)
         return session
