@@ -258,17 +258,18 @@ async def test_nobody_is_thrown_out_by_those_whom_it_blocks(rooms: Any) -> None:
     assert (error.get("from"), condition(error)) == (f"{ROOM}/juliet", "service-unavailable")
 
 
-async def test_a_marker_that_comes_back_ends_a_visit_like_other_messages(rooms: Any) -> None:
+@pytest.mark.parametrize("id_", ["id='c1'", ""])
+async def test_a_marker_that_comes_back_ends_a_visit_like_other_messages(rooms: Any, id_: str) -> None:
     """What is neither archived nor history comes back from whoever is gone all the same."""
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet)
     romeo.send(
-        f"<message to='{ROOM}' type='groupchat' id='c1'><composing xmlns='http://jabber.org/protocol/chatstates'/>"
+        f"<message to='{ROOM}' type='groupchat' {id_}><composing xmlns='http://jabber.org/protocol/chatstates'/>"
         "</message>"
     )
     await rooms.clear(romeo, juliet)
     juliet.send(
-        f"<message to='{ROOM}/romeo' type='error' id='c1'><error type='cancel'>"
+        f"<message to='{ROOM}/romeo' type='error' {id_}><error type='cancel'>"
         "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
     )
     assert [el.get("type") for el in await rooms.take(romeo)] == ["unavailable"]

@@ -560,7 +560,7 @@ class Room:
 
     def told_all(self, id: str) -> bool:
         """Whether a message with this stanza id was sent to everybody lately, and none to one occupant."""
-        return bool(id) and id in self._told and id not in self._whispered
+        return id in self._told and id not in self._whispered
 
     # ---- hats -------------------------------------------------------------------------------------------------------
 
