@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,6 +13,7 @@ from beamish.core.gather import RETRY_SECONDS, Gathering, in_pieces, places
 from beamish.storage.api import ConstraintViolated, Cursor, StorageBusy, StorageClosed, StorageUnavailable
 from beamish.storage.commits import QUEUE_LIMIT, WAITERS_PER_JOB
 from beamish.storage.memory import MemoryDatabase
+from beamish.storage.sqlite import SqliteDatabase
 from beamish.testing.clock import FakeClock
 from beamish.testing.plugin import ExpectedErrors
 
@@ -421,3 +423,44 @@ async def test_what_the_end_of_a_tick_adds_belongs_to_that_tick(db: MemoryDataba
     await db.flushed()
     assert sink.jobs == [[1], [2]]
     assert await sink.kept() == [1, 2]
+
+
+async def test_a_real_disk_that_is_nearly_full(tmp_path: Path, expected_errors: ExpectedErrors) -> None:
+    """It takes small rows and refuses large ones; ticks are many, and many are on their way at a time."""
+    expected_errors.add("rows_not_stored_yet")
+    async with SqliteDatabase.open(tmp_path / "db") as db:
+        await db.write(
+            "table", lambda c: c.run("CREATE TABLE kept (number INTEGER NOT NULL UNIQUE, text TEXT NOT NULL)")
+        )
+        clock = FakeClock()
+
+        def write(c: Cursor, rows: list[int]) -> None:
+            c.many(
+                "INSERT INTO kept (number, text) VALUES (?, ?)",
+                [(n, "x" * (20_000 if n % 7 == 3 else 1)) for n in rows],
+            )
+
+        rows = Gathering[int](db, clock, "test", write, 1_000, 1_000_000)
+
+        async def kept() -> list[int]:
+            return [number for (number,) in await db.fetch("SELECT number FROM kept ORDER BY rowid")]
+
+        await db.write("limit", lambda c: c.run("PRAGMA max_page_count = 12"))
+        last: list[int] = []
+        for n in range(300):
+            rows.add(n, 10)
+            if n % 3 == 0:
+                await asyncio.sleep(0)
+            if n % 10 == 0:
+                await db.flushed()
+                clock.advance(RETRY_SECONDS)
+                last = await kept()
+                assert last == list(range(len(last)))
+        assert 0 < len(last) < 20
+        assert db.owed > 0
+        await db.write("limit", lambda c: c.run("PRAGMA max_page_count = 100000"))
+        for _ in range(3):
+            clock.advance(RETRY_SECONDS)
+            await db.flushed()
+        assert await kept() == list(range(300))
+        assert (rows.rows, rows.bytes, db.owed) == (0, 0, 0)
