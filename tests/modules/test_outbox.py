@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from beamish.core.services import Outbox, StoredOutbox
+from beamish.modules.outbox import OutboxModule
 from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.plugin import ExpectedErrors
@@ -134,6 +135,63 @@ async def test_a_count_that_could_not_be_written_is_told_later(
     await world.pass_time(1.1)
     assert told == [5]
     assert (await left(world)).streams[0].handled == 5
+
+
+async def test_a_count_waits_for_what_the_disk_owes(world: World, outbox: Outbox, db: MemoryDatabase) -> None:
+    """It would tell the peer that what was refused is safe. What comes meanwhile joins it, and the later count holds."""
+    key, other = (outbox.begin(f"id-{n}", outgoing=False, pairs=PAIRS) for n in (1, 2))
+    await world.settle()
+    told: list[int] = []
+    db.owed += 1
+    outbox.handled(key, 5, lambda: told.append(5))
+    await world.pass_time(1.1)
+    outbox.handled(other, 7, lambda: told.append(7))
+    outbox.handled(key, 6, lambda: told.append(6))
+    await world.pass_time(1.1)
+    assert told == []
+    assert [stream.handled for stream in (await left(world)).streams] == [0, 0]
+    db.owed -= 1
+    await world.pass_time(1.1)
+    assert told == [5, 7, 6]
+    assert [stream.handled for stream in (await left(world)).streams] == [6, 7]
+
+
+async def test_a_count_is_refused_with_what_it_stands_for(
+    world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """Whatever was stored of a stanza comes before its count in the queue, though stanzas were kept before."""
+    expected_errors.add("outbox_not_stored")
+    key = outbox.begin("id-1", outgoing=False, pairs=PAIRS)
+    await world.settle()
+    told: list[int] = []
+    for count in (1, 2, 3):
+        outbox.handled(key, count, lambda count=count: told.append(count))  # type: ignore[misc]
+        db.submit("archive", lambda c: None, lambda _: None)
+        db.fail_next(StorageUnavailable("disk full"), jobs=1)
+        await world.settle()
+    assert told == []
+    assert (await left(world)).streams[0].handled == 0
+    await world.pass_time(1.1)
+    assert told == [1, 2, 3]
+    assert (await left(world)).streams[0].handled == 3
+
+
+async def test_of_counts_that_were_refused_the_later_holds(
+    world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("outbox_not_stored")
+    key = outbox.begin("id-1", outgoing=False, pairs=PAIRS)
+    outbox.handled(key, 0xFFFFFFFE)
+    await world.settle()
+    told: list[int] = []
+    for count in (0xFFFFFFFF, 0):  # the count begins anew
+        outbox.handled(key, count, lambda count=count: told.append(count))  # type: ignore[misc]
+        world.kernel.registry.module(OutboxModule)._write_counts()
+    db.fail_next(StorageUnavailable("disk full"), jobs=2)
+    await world.settle()
+    await world.pass_time(1.1)
+    assert sorted(told) == [0, 0xFFFFFFFF]
+    assert (await left(world)).streams[0].handled == 0
 
 
 async def test_deletions_that_failed_are_made_later(

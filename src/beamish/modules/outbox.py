@@ -18,7 +18,8 @@ from pydantic import Field
 
 from beamish.core.module import Module, ModuleConfig, command
 from beamish.core.services import Outbox, StoredOutbox, StoredStream
-from beamish.storage.api import Cursor, Database, Migration, StorageError
+from beamish.storage.api import Cursor, Database, Migration, StorageClosed, StorageError
+from beamish.stream.resume import after as later
 from beamish.xmpp.errors import Condition, StanzaError
 
 log = structlog.get_logger(__name__)
@@ -54,18 +55,14 @@ class Config(ModuleConfig):
 class _Batch:
     """What one commit writes. It grows during its tick and is the database thread's afterwards."""
 
-    __slots__ = ("after", "counts", "failed_", "gone", "jobs", "new", "rows", "thens")
+    __slots__ = ("gone", "jobs", "new", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[int, StanzaRow] = {}
         self.new: list[int] = []
         """Those of the rows that were never written before."""
-        self.counts: dict[int, int] = {}
         self.jobs: list[tuple[str, tuple[Any, ...]]] = []
         self.gone: list[int] = []
-        self.thens: list[Then] = []
-        self.after = 0
-        self.failed_ = False
 
     def run(self, c: Cursor) -> None:
         """Write it all."""
@@ -73,10 +70,38 @@ class _Batch:
             c.run(sql, *params)
         if self.rows:
             c.many(_KEEP, list(self.rows.values()))
-        if self.counts:
-            c.many("UPDATE outbox_stream SET handled = ? WHERE key = ?", [(n, key) for key, n in self.counts.items()])
         if self.gone:
             c.many("DELETE FROM outbox_stanza WHERE id BETWEEN ? AND ?", list(_ranges(self.gone)))
+
+
+class _Counts:
+    """How many stanzas were handled on which streams, and who is told when that is on disk: the last part of a tick's commit.
+
+    What a peer is told it does not send again, so counts are written only together with what they stand for.
+    """
+
+    __slots__ = ("after", "handled", "thens", "void")
+
+    def __init__(self) -> None:
+        self.handled: dict[int, int] = {}
+        self.thens: list[Then] = []
+        self.after = 0
+        """The position that must be durable, too."""
+        self.void = False
+        """They were not written, and are part of later ones."""
+
+    def run(self, c: Cursor) -> None:
+        """Write them."""
+        if not self.void:
+            c.many("UPDATE outbox_stream SET handled = ? WHERE key = ?", [(n, key) for key, n in self.handled.items()])
+
+    def add(self, other: _Counts) -> None:
+        """Take over what could not be written; the later count of a stream holds."""
+        for key, count in other.handled.items():
+            if key not in self.handled or later(count, self.handled[key]):
+                self.handled[key] = count
+        self.thens = other.thens + self.thens
+        self.after = max(self.after, other.after)
 
 
 class OutboxModule(Module):
@@ -104,6 +129,7 @@ class OutboxModule(Module):
         self._clock = kernel.clock
         self.position = 0
         self._batch: _Batch | None = None
+        self._counts: _Counts | None = None
         self._gone: list[int] = []
         self._late: dict[int, StanzaRow] = {}
         """Rows of stanzas that are on disk, but could not be written anew with their places on streams."""
@@ -191,16 +217,49 @@ class OutboxModule(Module):
 
     def handled(self, key: int, count: int, then: Then | None = None, after: int = 0) -> None:
         """See `Outbox.handled`."""
-        batch = self._batch or self._open()
-        if batch is None:
-            if then is not None:
-                self._later(partial(self.handled, key, count, then, after))
-            return
-        batch.counts[key] = count
+        counts = self._counts
+        if counts is None:
+            try:
+                self._db.at_tick_end(self._write_counts)
+            except StorageClosed:
+                return  # nobody is told
+            counts = self._counts = _Counts()
+        counts.handled[key] = count
         if then is not None:
-            batch.thens.append(then)
-            if after > batch.after:
-                batch.after = after
+            counts.thens.append(then)
+            if after > counts.after:
+                counts.after = after
+
+    def _write_counts(self) -> None:
+        counts = self._counts
+        if counts is None:
+            return
+        if self._db.owed:  # they may stand for what the disk has refused; what comes meanwhile joins them
+            self._later(self._write_counts)
+            return
+        self._counts = None
+        try:
+            position = self._db.submit("outbox.counts", counts.run, partial(self._not_counted, counts), whole=True)
+            self._db.when_durable(max(position, counts.after), partial(self._counted, counts))
+        except StorageClosed:
+            return
+        except StorageError as exc:
+            self._not_counted(counts, exc)
+
+    def _counted(self, counts: _Counts) -> None:
+        if not counts.void:
+            for then in counts.thens:
+                then()
+
+    def _not_counted(self, counts: _Counts, exc: Exception) -> None:
+        if counts.void:
+            return
+        counts.void = True
+        log.error("outbox_not_stored", counts=len(counts.handled), error=repr(exc))
+        if self._counts is None:
+            self._counts = _Counts()
+            self._later(self._write_counts)
+        self._counts.add(counts)
 
     def ended(self, key: int) -> None:
         """See `Outbox.ended`."""
@@ -248,25 +307,13 @@ class OutboxModule(Module):
 
     def _seal(self) -> None:
         """What the database is given now must not change any more."""
-        batch, self._batch = self._batch, None
-        if batch is not None and batch.thens:
-            try:
-                self._db.when_durable(max(self.position, batch.after), partial(self._committed, batch))
-            except StorageError:
-                self._later(partial(self._again, batch))
-
-    def _committed(self, batch: _Batch) -> None:
-        if batch.failed_:
-            return
-        for then in batch.thens:
-            then()
+        self._batch = None
 
     def _failed(self, batch: _Batch, exc: Exception) -> None:
         """The database refused. Stanzas that are not on disk do not go out; those that are do, and their places on streams are
-        written later, as counts are, which are confirmed then.
+        written later.
         """
         log.error("outbox_not_stored", stanzas=len(batch.new), error=repr(exc))
-        batch.failed_ = True
         self._gone += batch.gone
         new = set(batch.new)
         self._late = {row: entry for row, entry in batch.rows.items() if row not in new} | self._late
@@ -288,13 +335,8 @@ class OutboxModule(Module):
         self._write_late()
         for sql, params in batch.jobs:
             self._do(sql, *params)
-        now = self._batch or self._open()
-        if now is None:
-            self._later(partial(self._again, batch))
-            return
-        now.counts = batch.counts | now.counts
-        now.thens = batch.thens + now.thens
-        now.after = max(now.after, batch.after)
+        if self._gone and self._batch is None and self._open() is None:
+            self._later(self._tidy)
 
     def _later(self, call: Then) -> None:
         self._clock.call_later(_RETRY, call)
