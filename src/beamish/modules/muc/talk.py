@@ -234,53 +234,33 @@ class Talk:
     def _to_all(self, ctx: Context, room: Room, who: JID) -> Awaitable[None] | None:
         """§7.4, and §8.1 for a new subject."""
         stanza = ctx.stanza
-        body = keep = talk = thread = unkept = False
-        subject: list[Element] = []
-        drop: list[Element] = []
-        retract: Element | None = None
-        for child in stanza.el:
-            tag = child.tag
-            if tag in _KEPT:
-                keep = True
-                talk = talk or tag in _TALK
-                if tag == BODY:
-                    body = True
-                elif tag == RETRACT_TAG:
-                    retract = child
-            elif tag == SUBJECT:
-                subject.append(child)
-            elif tag == THREAD:
-                thread = True
-            elif tag in _NO_STORE:
-                unkept = True
-            elif _is_forged(tag, child, room.jid):
-                drop.append(child)
-        if subject and not body and not thread:
+        parts = _Parts(stanza, room.jid)
+        subject = parts.new_subject
+        if subject:
             seat = room.inside(who)
             if not room.may_set_subject(seat.occupant):
                 raise StanzaError(Condition.FORBIDDEN, text="you may not change the subject of this room")
         else:
             seat = room.voice(who)
-            subject = []
         now = self._clock.now()
-        room.check_message(seat, len(stanza.body), body, now)
+        room.check_message(seat, len(stanza.body), parts.body, now)
         occupant = seat.occupant
         uid = new_archive_id(now)
         mark = f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{uid}'/>".encode()
-        reflected = stanza.without(*drop) if drop else stanza
+        reflected = stanza.without(*parts.forged) if parts.forged else stanza
         reflected = reflected.with_child(occupant.id_bytes + mark).replace(sender=occupant.jid)
         kept: Kept | None = None
-        if subject or (keep and not unkept):
+        if subject or (parts.kept and not parts.no_store):
             kept = Kept(uid, now, reflected, occupant.bare)
-            self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK if talk else ASIDE)
+            self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK if parts.talk else ASIDE)
         if subject:
             content = b"".join(content_bytes(el) for el in subject)
             room.subject = Subject(content, occupant.jid, occupant.id_bytes, now, subject[0].text or "")
             ctx.caused(self._muc.store.set_subject(room.jid, room.subject))
-        if subject or not talk:
+        if subject or not parts.talk:
             kept = None
-        if retract is not None:
-            self._retract(ctx, room, seat, retract.get("id", ""), stanza.id, now)
+        if parts.retract is not None:
+            self._retract(ctx, room, seat, parts.retract.get("id", ""), stanza.id, now)
         return self._muc.carry_out(room, room.said(reflected, kept), cause=ctx)
 
     def _store(self, ctx: Context, room: Room, kept: Kept, who: JID, kind: int) -> None:
@@ -362,6 +342,40 @@ async def _settle(ctx: Context, waiting: list[tuple[Context, Awaitable[None]]]) 
 def _occupant_of(room: Room, who: JID) -> JID | None:
     """The occupant address of a user whose server answered in its place."""
     return next((o.jid for o in room.of_user(who.bare)), None)
+
+
+class _Parts:
+    """What is in a message to everybody, as far as a room makes a difference: one look at each child."""
+
+    __slots__ = ("body", "forged", "kept", "no_store", "retract", "subject", "talk", "thread")
+
+    def __init__(self, stanza: Stanza, room: JID) -> None:
+        self.body = self.kept = self.talk = self.thread = self.no_store = False
+        self.subject: list[Element] = []
+        self.forged: list[Element] = []
+        self.retract: Element | None = None
+        for child in stanza.el:
+            tag = child.tag
+            if tag in _KEPT:
+                self.kept = True
+                self.talk = self.talk or tag in _TALK
+                if tag == BODY:
+                    self.body = True
+                elif tag == RETRACT_TAG:
+                    self.retract = child
+            elif tag == SUBJECT:
+                self.subject.append(child)
+            elif tag == THREAD:
+                self.thread = True
+            elif tag in _NO_STORE:
+                self.no_store = True
+            elif _is_forged(tag, child, room):
+                self.forged.append(child)
+
+    @property
+    def new_subject(self) -> list[Element]:
+        """The subjects in their languages, if that is what the message is about (§8.1); else nothing."""
+        return [] if self.body or self.thread else self.subject
 
 
 def _is_forged(tag: object, child: Element, room: JID) -> bool:
