@@ -382,6 +382,21 @@ async def test_retraction_and_deletion_reach_those_who_are_interested(stages: St
     await romeo.expect(note(f"<delete node='{TUNE}'/>"))
 
 
+async def test_occupants_of_rooms_elsewhere_are_told_nothing(stage: Stage) -> None:
+    """Their presence comes with capabilities, but from the room: nobody in it is to learn the address of an account by events."""
+    juliet, _, _ = await cast(stage)
+    await stage.set(juliet, publish("One", access_model="open"), to="")
+    sent: list[Stanza] = []
+    stage.kernel.router.add_service("rooms.example", lambda ctx: sent.append(ctx.stanza))
+    occupant = JID.parse("cave@rooms.example/tybalt")
+    stage.caps.of(occupant, TUNE)
+    inside = b"<x xmlns='http://jabber.org/protocol/muc#user'><item affiliation='none' role='participant'/></x>"
+    stage.kernel.router.post(Stanza.build("presence", sender=occupant, to=juliet.jid, content=inside))
+    await stage.world.settle()
+    await stage.set(juliet, publish("Two"), to="")
+    assert sent == []
+
+
 async def test_presence_of_other_servers_counts(stage: Stage) -> None:
     juliet, _, _ = await cast(stage)
     await stage.set(juliet, publish("One", access_model="open"), to="")

@@ -37,6 +37,7 @@ _SERVED: Final = "pubsub.served"
 """Note of a session: the interests that it has, whose last items it got."""
 _SINCE: Final = "pubsub.since"
 """Note of a session: when its client was last here."""
+_OCCUPANT: Final = "{http://jabber.org/protocol/muc#user}x"
 INTERESTS: Final = 200
 """Nodes that one resource can be interested in."""
 _SLICE: Final = 400
@@ -108,6 +109,8 @@ class Personal:
         if stanza.type:
             presences.gone(to.bare, sender)
             return
+        if stanza.child(_OCCUPANT) is not None:
+            return  # a room elsewhere says who is in it; nobody shares presence with the account by that
         roster = self._engine.rosters.cached(to.bare)
         entry = None if roster is None else roster.get(sender.bare)
         if entry is not None and entry.from_ and presences.is_local(sender):
