@@ -383,7 +383,7 @@ async def test_retraction_and_deletion_reach_those_who_are_interested(stages: St
 
 
 async def test_occupants_of_rooms_elsewhere_are_told_nothing(stage: Stage) -> None:
-    """Their presence comes with capabilities, but from the room: nobody in it is to learn the address of an account by events."""
+    """Their presence comes with capabilities, but from the room, where nobody is to learn an account's address by events."""
     juliet, _, _ = await cast(stage)
     await stage.set(juliet, publish("One", access_model="open"), to="")
     sent: list[Stanza] = []
