@@ -19,7 +19,7 @@ CONTACT = "contact3@example.net"
 def cursor(*migrations: int) -> SqliteCursor:
     """A new database in memory with all tables of the archive, or those of some migrations, without a loop."""
     c = SqliteCursor(sqlite3.connect(":memory:", isolation_level=None))
-    apply(c, *(migrations or (1, 2, 3)))
+    apply(c, *(migrations or (1, 2, 3, 4)))
     return c
 
 
@@ -67,6 +67,14 @@ def merge_all(c: Cursor, max_messages: int = TOP, max_bytes: int = TOP) -> list[
         more, exceeding = store.merge(c, max_messages, max_bytes)
         over += exceeding
     return over
+
+
+def put_old(c: Cursor, entries: Sequence[packing.Logged]) -> None:
+    """Store messages as a former version did."""
+    c.many(
+        "INSERT INTO mam_message (id, salt, kind, peer, wire, owner, resource, sid) VALUES (?, ?, ?, ?, ?, ?, '', '')",
+        entries,
+    )
 
 
 async def merge(db: Database, max_messages: int = TOP, max_bytes: int = TOP) -> list[int]:

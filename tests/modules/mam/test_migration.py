@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +14,24 @@ from tests.modules.mam.archives import (
     TOP,
     apply,
     cursor,
+    entries_of,
+    fresh_entry,
     look_through,
     merge_all,
     messages,
+    put_old,
+    sids,
     write,
 )
 from tests.modules.mam.play import ask
 
+from beamish.core.tasks import TaskGroup
 from beamish.modules.mam import ids, lists, packing, pages, removal, store
+from beamish.modules.mam.keeper import Keeper
 from beamish.storage.engine import SqliteCursor
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate
+from beamish.testing.clock import FakeClock
 from beamish.testing.world import World
 from beamish.xmpp.payload import rsm
 from beamish.xmpp.stanza import Stanza
@@ -107,7 +115,7 @@ def test_everything_is_found_as_before(indexed: str, monkeypatch: pytest.MonkeyP
     store_old(c, rows)
     if indexed != "none":
         index_old(c, rows[200][0] if indexed == "some" else rows[-1][0])
-    apply(c, 3)
+    apply(c, 3, 4)
     assert store.last_id(c) == rows[-1][0]
     later = list(messages(10, OWNER, 5_000.0))
     write(c, later)
@@ -169,3 +177,135 @@ async def test_a_server_takes_up_the_archive_of_a_former_version() -> None:
             assert [message.get("id") for message in (await ask(juliet)).messages] == [f"m{n}" for n in range(40)]
             assert await db.fetch("SELECT 1 FROM mam_message") == []
             await db.write("check", look_through)
+
+
+OWNERS = (OWNER, OTHER, "romeo@example.org")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_are_taken_over_in_any_order_of_accounts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While messages come, some of them late, whoever asks finds all of theirs, in their order, as soon as theirs are done."""
+    rng = random.Random(seed)
+    monkeypatch.setattr(store, "MERGE_ROWS", 7)
+    monkeypatch.setattr(store, "_LOG_ROWS", 2)
+    c = cursor()
+    now = 0
+
+    def some(count: int) -> list[packing.Logged]:
+        nonlocal now
+        made = []
+        for _ in range(count):
+            now += rng.randrange(1, 4)
+            owner = rng.choice(OWNERS)
+            made.append(fresh_entry(now, owner, f"contact{rng.randrange(3)}@example.net", sid=f"m{now}"))
+        return made
+
+    there = some(60)
+    put_old(c, there)
+    late: list[list[packing.Logged]] = []
+    for _ in range(60):
+        what = rng.randrange(5)
+        if what == 0:
+            assert store.last_id(c) >= max(entry[0] for entry in there)
+            tick = some(rng.randrange(1, 9))
+            if rng.random() < 0.2:
+                late.append(tick)
+            else:
+                store.write_log(c, tick)
+                there += tick
+        elif what == 1 and late:
+            tick = late.pop(0)
+            store.write_log(c, tick)
+            there += tick
+        elif what == 2:
+            store.merge(c, TOP, TOP)
+        elif what == 3:
+            store.merge(c, TOP, TOP, rng.choice(OWNERS))
+        else:
+            owner = rng.choice(OWNERS)
+            while store.merge(c, TOP, TOP, owner)[0]:
+                pass
+            wanted = sorted(entry[:5] for entry in there if entry[5] == owner)
+            assert entries_of(c, owner) == wanted
+            if rng.random() < 0.3:
+                while store.index_text(c, owner):
+                    pass
+                found = all_of(c, pages.Query(owner, text="all"))
+                assert [number for number, *_ in found] == [entry[0] for entry in wanted]
+    merge_all(c)
+    look_through(c)
+    assert c.rows("SELECT 1 FROM mam_message") == c.rows("SELECT 1 FROM mam_log") == []
+    for owner in OWNERS:
+        assert entries_of(c, owner) == sorted(entry[:5] for entry in there if entry[5] == owner)
+
+
+def test_what_others_said_meanwhile_waits_behind_what_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MERGE_ROWS", 4)
+    c = cursor()
+    old = [fresh_entry(n, OTHER) for n in range(1, 21)]
+    new = [fresh_entry(n, OTHER if n < 31 else OWNER) for n in range(21, 34)]
+    put_old(c, old)
+    write(c, new, tick=5)
+    while store.merge(c, TOP, TOP, OWNER)[0]:
+        pass
+    assert entries_of(c, OWNER) == [entry[:5] for entry in new[10:]]
+    assert entries_of(c, OTHER) == c.rows("SELECT 1 FROM mam_log") == []
+    assert store.last_id(c) == 33
+    merge_all(c)
+    assert entries_of(c, OTHER) == [entry[:5] for entry in (*old, *new[:10])]
+    look_through(c)
+
+
+async def test_who_asks_first_does_not_wait_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only for the rows of their own account, however many there are of others, and for what came since the start."""
+    monkeypatch.setattr(store, "MERGE_ROWS", 4)
+    async with MemoryDatabase() as db:
+        await migrate(db, "mam", store.MIGRATIONS)
+        old = [fresh_entry(n, f"a{n % 40}@example.org" if n < 390 else OWNER, sid=f"m{n}") for n in range(1, 401)]
+        new = [fresh_entry(n, OWNER if n % 2 else OTHER, sid=f"m{n}") for n in range(401, 411)]
+        await db.write("old", lambda c: put_old(c, old))
+        tasks = TaskGroup("test")
+        keeper = Keeper(db, FakeClock(), tasks, lambda: None, 0, 0, 0.0)
+        keeper.start()
+        await db.write("new", lambda c: write(c, new))
+        await keeper.merged(OWNER)
+        assert await sids(db) == [f"m{n}" for n in (*range(390, 401), *range(401, 411, 2))]
+        assert (await db.fetch("SELECT COUNT(*) FROM mam_message"))[0][0] > 300
+        await keeper.searchable(OWNER)
+        assert (await db.fetch("SELECT COUNT(*) FROM mam_message"))[0][0] > 250
+        await keeper.all_merged()
+        assert await db.fetch("SELECT 1 FROM mam_message") == []
+        assert await sids(db, OTHER) == [f"m{n}" for n in range(402, 411, 2)]
+        await db.write("check", look_through)
+        keeper.stop()
+        await tasks.close()
+
+
+async def test_a_quota_learnt_of_by_the_first_question_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MERGE_ROWS", 4)
+    async with MemoryDatabase() as db:
+        await migrate(db, "mam", store.MIGRATIONS)
+        await db.write("old", lambda c: put_old(c, [fresh_entry(n, OWNER, sid=f"m{n}") for n in range(1, 31)]))
+        tasks = TaskGroup("test")
+        keeper = Keeper(db, FakeClock(), tasks, lambda: None, 5, 0, 0.0)
+        keeper.start()
+        await keeper.merged(OWNER)
+        await tasks.drain(10.0)
+        assert await sids(db) == [f"m{n}" for n in range(26, 31)]
+        keeper.stop()
+        await tasks.close()
+
+
+async def test_a_retraction_does_not_wait_for_rows_of_others() -> None:
+    async with World() as world:
+        romeo = await world.login("romeo@example.org/r")
+        to = "to='benvolio@example.net' type='chat'"
+        romeo.send(f"<message {to} id='one'><body>one</body></message>")
+        await world.settle()
+        old = [fresh_entry(n, OWNER) for n in range(1, 11)]
+        await world.db.write("old", lambda c: put_old(c, old))
+        romeo.send(f"<message {to} id='two'><body/><retract xmlns='urn:xmpp:message-retract:1' id='one'/></message>")
+        await world.settle()
+        assert len(await world.db.fetch("SELECT 1 FROM mam_message WHERE owner = ?", OWNER)) == 10
+        kept = await world.db.read("kept", lambda c: entries_of(c, "romeo@example.org"))
+        assert [b"<retracted" in entry[4] for entry in kept] == [True, False]

@@ -121,8 +121,24 @@ class Keeper:
     async def merged(self, owner: str) -> None:
         """Return once an account's messages queued before this call are where queries find them. Raises `StorageError`."""
         self._hand_over()
-        if not self._started or owner in self._fresh or any(owner in owners for owners in self._rounds):
+        if not self._started:  # there may be rows of a former version, of all accounts together very many
+            failed = await asyncio.shield(self._tasks.spawn(self._before_others(owner), "merge_first"))
+            if failed is not None:
+                raise failed
+        elif owner in self._fresh or any(owner in owners for owners in self._rounds):
             await self.all_merged()
+
+    async def _before_others(self, owner: str) -> StorageError | None:
+        more = True
+        try:
+            while more:
+                more, over = await self._db.write("mam.merge", partial(self.merge, owner=owner))
+                self._over.update(over)
+        except StorageError as exc:
+            return exc
+        if self._over:
+            self._begin()
+        return None
 
     async def all_merged(self) -> None:
         """Return once every message queued before this call is where queries find it. Raises `StorageError`."""
@@ -152,9 +168,9 @@ class Keeper:
             self._begin()
         return None
 
-    def merge(self, c: Cursor) -> tuple[bool, list[int]]:
+    def merge(self, c: Cursor, owner: str = "") -> tuple[bool, list[int]]:
         """Bring the next messages to their places, in a transaction (`store.merge`); `exceeded` must hear the outcome."""
-        return store.merge(c, self._max_messages, self._max_bytes)
+        return store.merge(c, self._max_messages, self._max_bytes, owner)
 
     def exceeded(self, accounts: Collection[int]) -> None:
         """These accounts have more than they may: what is too much goes, in the background."""

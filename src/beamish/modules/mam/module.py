@@ -355,7 +355,7 @@ class MamModule(LegacyArchive):
         over: list[int] = []
         work = partial(
             _bury,
-            merge=self._keeper.merge,
+            merge=partial(self._keeper.merge, owner=str(owner)),
             over=over,
             owner=str(owner),
             peer=str(peer.bare),

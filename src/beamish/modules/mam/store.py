@@ -117,6 +117,8 @@ MIGRATIONS: Final = (
             "tokenize='unicode61 remove_diacritics 2')",
         ),
     ),
+    # whose rows are taken over first, because somebody asks for them; nothing to do where there are none
+    Migration(4, ("CREATE INDEX mam_message_owner ON mam_message (owner, id)",)),
 )
 
 
@@ -136,12 +138,15 @@ def last_id(c: Cursor) -> int:
     return largest if newest is None else max(largest, numbers_of(newest[1], newest[0])[-1])
 
 
-def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[bool, list[int]]:
-    """Bring the next messages to their places: whether there may be more, and the accounts that now exceed their quota."""
+def merge(c: Cursor, max_messages: int, max_bytes: int, owner: str = "") -> tuple[bool, list[int]]:
+    """Bring the next messages to their places: whether there may be more, and the accounts that now exceed their quota.
+
+    With an `owner`, rows of a former version are only that account's, so that it need not wait for those of all others.
+    """
     fresh = Columns()
-    more = _take_old(c, fresh) or _take_log(c, fresh)
+    more = _take_old(c, fresh, owner) or (_take_log_for(c, fresh, owner) if owner else _take_log(c, fresh))
     if not fresh.numbers:
-        return False, []
+        return more, []
     by_owner = fresh.of_owners()
     known = _numbered(c, "mam_account", ("jid",), [(owner,) for owner in by_owner])
     by_account = {known[owner,]: columns for owner, columns in by_owner.items()}
@@ -177,17 +182,46 @@ def merge(c: Cursor, max_messages: int, max_bytes: int) -> tuple[bool, list[int]
     return more, over
 
 
-def _take_old(c: Cursor, fresh: Columns) -> bool:
-    """Take the next messages that a former version stored out of their table. True if there may be more."""
+def _take_old(c: Cursor, fresh: Columns, owner: str) -> bool:
+    """Take the next messages that a former version stored (for one account) out of their table. True if there may be more."""
+    where, of = ("owner = ? AND id", (owner,)) if owner else ("id", ())
     upto, size, count = -1, 0, 0
-    for id_, length in c.rows("SELECT id, LENGTH(wire) FROM mam_message ORDER BY id LIMIT ?", MERGE_ROWS):
+    for id_, length in c.rows(
+        f"SELECT id, LENGTH(wire) FROM mam_message WHERE {where} > -1 ORDER BY id LIMIT ?", *of, MERGE_ROWS
+    ):
         upto, size, count = id_, size + length, count + 1
         if size >= MERGE_BYTES:
             break
     if count:
-        fresh.add(c.rows("SELECT id, salt, kind, peer, wire, owner FROM mam_message WHERE id <= ? ORDER BY id", upto))
-        c.run("DELETE FROM mam_message WHERE id <= ?", upto)
+        fresh.add(
+            c.rows(
+                f"SELECT id, salt, kind, peer, wire, owner FROM mam_message WHERE {where} <= ? ORDER BY id", *of, upto
+            )
+        )
+        c.run(f"DELETE FROM mam_message WHERE {where} <= ?", *of, upto)
     return count == MERGE_ROWS or size >= MERGE_BYTES
+
+
+def _take_log_for(c: Cursor, fresh: Columns, owner: str) -> bool:
+    """As `_take_log`, for an account of which nothing is left that a former version stored.
+
+    The messages of others, who have older ones there, must come behind those: they are put there, too.
+    """
+    if c.value("SELECT 1 FROM mam_message LIMIT 1") is None:
+        return _take_log(c, fresh)
+    taken = Columns()
+    more = _take_log(c, taken)
+    aside: list[Logged] = []
+    for entry in zip(taken.numbers, taken.salts, taken.kinds, taken.peers, taken.wires, taken.owners, strict=True):
+        if entry[5] == owner:
+            fresh.add((entry,))
+        else:
+            aside.append(entry)
+    c.many(
+        "INSERT INTO mam_message (id, salt, kind, peer, wire, owner, resource, sid) VALUES (?, ?, ?, ?, ?, ?, '', '')",
+        aside,
+    )
+    return more
 
 
 def _take_log(c: Cursor, fresh: Columns) -> bool:
