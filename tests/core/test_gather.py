@@ -81,15 +81,14 @@ async def test_what_is_durable_has_been_stored(db: MemoryDatabase) -> None:
 async def test_a_disk_that_stalls_is_felt_in_rows_and_bytes(db: MemoryDatabase) -> None:
     for most, most_bytes in ((3, 1_000), (1_000, 25)):
         sink = Sink(db, most, most_bytes)
-        db.hold()
-        for n in range(3):
-            sink.rows.add(most + n, 10)
-        with pytest.raises(StorageBusy):
-            sink.rows.add(100, 10)
-        await asyncio.sleep(0)
-        with pytest.raises(StorageBusy):
-            sink.rows.add(100, 10)
-        db.release()
+        with db.held():
+            for n in range(3):
+                sink.rows.add(most + n, 10)
+            with pytest.raises(StorageBusy):
+                sink.rows.add(100, 10)
+            await asyncio.sleep(0)
+            with pytest.raises(StorageBusy):
+                sink.rows.add(100, 10)
         await db.flushed()
         sink.rows.add(most + 3, 10)
         await db.flushed()
@@ -207,15 +206,14 @@ async def test_what_can_no_longer_be_refused_is_taken(db: MemoryDatabase, expect
     sink.rows.add(2, 10, beyond=True)
     await db.flushed()
     assert await sink.kept() == [1, 2]
-    db.hold()
-    for _ in range(QUEUE_LIMIT):
-        db.submit("other", lambda c: None)
-    with pytest.raises(StorageBusy):
-        sink.rows.add(3, 10)
-    sink.rows.add(3, 10, beyond=True)
-    sink.rows.add(4, 10, beyond=True)
-    assert db.owed == 1
-    db.release()
+    with db.held():
+        for _ in range(QUEUE_LIMIT):
+            db.submit("other", lambda c: None)
+        with pytest.raises(StorageBusy):
+            sink.rows.add(3, 10)
+        sink.rows.add(3, 10, beyond=True)
+        sink.rows.add(4, 10, beyond=True)
+        assert db.owed == 1
     await db.flushed()
     sink.clock.advance(RETRY_SECONDS)
     await db.flushed()

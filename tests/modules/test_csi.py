@@ -344,11 +344,10 @@ async def test_the_sender_hears_only_of_what_is_on_disk(world: World, friends: t
     await world.settle()
     romeo.inbox.clear()
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    say(romeo, "one", MARKER)
-    romeo.send(f"<r xmlns='{SM}'/>")
-    await romeo.expect_nothing()
-    world.db.release()
+    with world.db.held():
+        say(romeo, "one", MARKER)
+        romeo.send(f"<r xmlns='{SM}'/>")
+        await romeo.expect_nothing()
     await romeo.expect(f"<a xmlns='{SM}' h='1'/>")
 
 

@@ -95,12 +95,11 @@ async def test_what_comes_and_goes_in_one_tick_leaves_nothing(world: World, outb
 
 
 async def test_a_position_is_durable_when_the_row_is_there(world: World, outbox: Outbox, db: MemoryDatabase) -> None:
-    db.hold()
-    outbox.keep(b"<w/>", None, 0)
-    position = outbox.position
-    await world.settle()
-    assert db.durable < position
-    db.release()
+    with db.held():
+        outbox.keep(b"<w/>", None, 0)
+        position = outbox.position
+        await world.settle()
+        assert db.durable < position
     await world.settle()
     assert db.durable >= position
     assert len((await left(world)).waiting) == 1
@@ -109,13 +108,12 @@ async def test_a_position_is_durable_when_the_row_is_there(world: World, outbox:
 async def test_counts_are_told_when_they_are_on_disk(world: World, outbox: Outbox, db: MemoryDatabase) -> None:
     key = outbox.begin("id-1", outgoing=False, pairs=PAIRS)
     await world.settle()
-    db.hold()
-    told: list[int] = []
-    outbox.handled(key, 1, lambda: told.append(1))
-    outbox.handled(key, 2)
-    await world.settle()
-    assert told == []
-    db.release()
+    with db.held():
+        told: list[int] = []
+        outbox.handled(key, 1, lambda: told.append(1))
+        outbox.handled(key, 2)
+        await world.settle()
+        assert told == []
     await world.settle()
     assert told == [1]
     assert (await left(world)).streams[0].handled == 2
@@ -215,16 +213,15 @@ async def test_a_database_that_takes_nothing_refuses_new_stanzas(
     key = outbox.begin("id-1", outgoing=True, pairs=PAIRS)
     known, gone = outbox.keep(b"<known/>", None, 0), outbox.keep(b"<gone/>", None, 0)
     await world.settle()
-    db.hold()
-    db._limit = 0
-    with pytest.raises(StanzaError) as error:
-        outbox.keep(b"<w/>", None, 0)
-    assert error.value.condition is Condition.RESOURCE_CONSTRAINT
-    assert outbox.keep(b"<known/>", key, 1, known) == known
-    assert outbox.keep(b"<gone/>", key, 2, gone) == gone
-    assert outbox.begin("id-2", outgoing=True, pairs=PAIRS) == 0
-    db._limit = 1000
-    db.release()
+    with db.held():
+        db._limit = 0
+        with pytest.raises(StanzaError) as error:
+            outbox.keep(b"<w/>", None, 0)
+        assert error.value.condition is Condition.RESOURCE_CONSTRAINT
+        assert outbox.keep(b"<known/>", key, 1, known) == known
+        assert outbox.keep(b"<gone/>", key, 2, gone) == gone
+        assert outbox.begin("id-2", outgoing=True, pairs=PAIRS) == 0
+        db._limit = 1000
     outbox.drop([gone])
     await world.pass_time(1.1)
     stored = await left(world)

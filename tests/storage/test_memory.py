@@ -27,15 +27,14 @@ async def test_nothing_is_committed_within_the_same_iteration() -> None:
 async def test_hold_keeps_commits_back_until_release() -> None:
     async with await prepared() as db:
         before = db.append("a", INSERT, ("before",))
-        db.hold()
-        position = db.append("a", INSERT, ("a",))
-        write = asyncio.ensure_future(db.write("w", lambda c: c.run(INSERT, "b")))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert db.durable < before
-        assert not write.done()
-        assert await db.fetch("SELECT text FROM item") == []
-        db.release()
+        with db.held():
+            position = db.append("a", INSERT, ("a",))
+            write = asyncio.ensure_future(db.write("w", lambda c: c.run(INSERT, "b")))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert db.durable < before
+            assert not write.done()
+            assert await db.fetch("SELECT text FROM item") == []
         assert db.durable < position
         assert await write == 1
         assert await db.fetch("SELECT text FROM item ORDER BY id") == [("before",), ("a",), ("b",)]

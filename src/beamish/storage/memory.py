@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -85,6 +86,15 @@ class MemoryDatabase(CommitQueue):
         if self._fresh or self._at_end:
             self._called = False
             self._call()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """`hold`, and `release` at the end of the block, also when a test fails in it."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
 
     def fail_next(self, exc: Exception, jobs: int = 1) -> None:
         """Let the next jobs to be committed fail with `exc`, as if the disk had refused them.

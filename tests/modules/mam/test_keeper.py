@@ -130,13 +130,12 @@ async def test_a_quota_holds_for_who_goes_away_while_asking() -> None:
         await world.settle()
         assert await world.db.fetch("SELECT 1 FROM mam_chunk") == []
         asking = asyncio.ensure_future(mam._keeper.merged("romeo@example.org"))
-        world.db.hold()
-        for _ in range(5):
+        with world.db.held():
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert mam._keeper._rounds
+            asking.cancel()
             await asyncio.sleep(0)
-        assert mam._keeper._rounds
-        asking.cancel()
-        await asyncio.sleep(0)
-        world.db.release()
         await world.settle()
         assert asking.cancelled()
         assert set(await world.db.fetch("SELECT messages FROM mam_account")) == {(3,)}

@@ -178,11 +178,10 @@ async def test_a_stanza_is_settled_only_when_its_rows_are(world: World) -> None:
     assert session is not None
     handled: list[Context] = []
     session.handled = lambda ctx: handled.append(ctx) if ctx is not None else None
-    world.db.hold()
-    say(romeo, "x")
-    await world.settle()
-    assert handled[0].settled > world.db.durable
-    world.db.release()
+    with world.db.held():
+        say(romeo, "x")
+        await world.settle()
+        assert handled[0].settled > world.db.durable
     await world.settle()
     assert handled[0].settled <= world.db.durable
 
@@ -210,15 +209,14 @@ async def test_senders_wait_before_the_queue_is_full(world: World, monkeypatch: 
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     nurse = await world.login("nurse@example.org/kitchen", presence=True)
-    world.db.hold()
-    for n in range(100):
-        say(romeo, str(n))
-    await world.settle()
-    assert 10 <= len(juliet.inbox) <= 11
-    say(nurse, "patience")
-    await world.settle()
-    assert len(juliet.inbox) <= 12
-    world.db.release()
+    with world.db.held():
+        for n in range(100):
+            say(romeo, str(n))
+        await world.settle()
+        assert 10 <= len(juliet.inbox) <= 11
+        say(nurse, "patience")
+        await world.settle()
+        assert len(juliet.inbox) <= 12
     await world.settle()
     assert [el.get("id") for el in juliet.inbox if el.get("id") != "patience"] == [str(n) for n in range(100)]
 

@@ -351,13 +351,12 @@ async def test_if_the_one_that_receives_breaks_off_the_other_one_gets_them(world
 async def test_a_login_while_the_store_is_slow_gets_everything(world: World, romeo: Client) -> None:
     """Rows in the queue, the count not known yet, and a presence in between: the delivery sees all of it."""
     juliet = await world.login("juliet@example.org/balcony")
-    world.db.hold()
-    say(romeo, "one")
-    say(romeo, "two")
-    juliet.send("<presence/>")
-    say(romeo, "three")
-    await world.settle()
-    world.db.release()
+    with world.db.held():
+        say(romeo, "one")
+        say(romeo, "two")
+        juliet.send("<presence/>")
+        say(romeo, "three")
+        await world.settle()
     await world.settle()
     messages, _ = take(juliet)
     assert bodies(messages) == ["one", "two", "three"]

@@ -281,11 +281,10 @@ async def test_a_box_of_which_something_is_under_way_is_not_forgotten(monkeypatc
         await migrate(db, "offline", store.MIGRATIONS)
         kept = made(db)
         accounts = [JID.parse(f"{name}@example.org") for name in ("a", "b", "c", "d")]
-        db.hold()
-        for account in accounts:
-            put(kept, kept.box(account), "x")
-        assert all(kept.known_box(account) is not None for account in accounts)
-        db.release()
+        with db.held():
+            for account in accounts:
+                put(kept, kept.box(account), "x")
+            assert all(kept.known_box(account) is not None for account in accounts)
         await db.flushed()
         for account in accounts[2:]:
             kept.box(account)

@@ -231,10 +231,9 @@ async def test_the_sender_is_not_acknowledged_before_the_commit(world: World, ro
             b"<message type='chat' from='romeo@example.org/orchard' to='juliet@example.org'><body>x</body></message>"
         )
     )
-    world.db.hold()
-    assert world.kernel.router.route(ctx) is None, "an account whose count is known makes nobody wait"
-    assert ctx.settled > world.db.durable
-    world.db.release()
+    with world.db.held():
+        assert world.kernel.router.route(ctx) is None, "an account whose count is known makes nobody wait"
+        assert ctx.settled > world.db.durable
     await world.settle()
     assert ctx.settled <= world.db.durable
     assert await stored(world) == ["first", "x"]

@@ -44,12 +44,11 @@ async def test_delivery_waits_for_no_commit_of_others(world: World, romeo: Clien
     say(romeo, "x")
     await world.settle()
     juliet = await world.login("juliet@example.org/balcony")
-    world.db.hold()
-    say(romeo, "y", to="nurse@example.org")
-    juliet.send("<presence/>")
-    await world.settle()
-    messages, _ = take(juliet)
-    world.db.release()
+    with world.db.held():
+        say(romeo, "y", to="nurse@example.org")
+        juliet.send("<presence/>")
+        await world.settle()
+        messages, _ = take(juliet)
     assert bodies(messages) == ["x"]
 
 
@@ -58,14 +57,13 @@ async def test_nobody_waits_for_the_removal_and_nothing_comes_twice_before_it(wo
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     _, pings = take(juliet)
     again = await world.login("juliet@example.org/phone")
-    world.db.hold()
-    answer(juliet, pings[0])
-    say(romeo, "live")
-    await world.settle()
-    assert bodies(take(juliet)[0]) == ["live"]
-    again.send("<presence/>")
-    await world.settle()
-    world.db.release()
+    with world.db.held():
+        answer(juliet, pings[0])
+        say(romeo, "live")
+        await world.settle()
+        assert bodies(take(juliet)[0]) == ["live"]
+        again.send("<presence/>")
+        await world.settle()
     await world.settle()
     assert take(again)[0] == []
     assert await stored(world) == []
@@ -75,13 +73,12 @@ async def test_what_comes_during_the_removal_stays(world: World, romeo: Client) 
     say(romeo, "old")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     _, pings = take(juliet)
-    world.db.hold()
-    answer(juliet, pings[0])
-    await world.settle()
-    await juliet.close()
-    say(romeo, "new")
-    await world.settle()
-    world.db.release()
+    with world.db.held():
+        answer(juliet, pings[0])
+        await world.settle()
+        await juliet.close()
+        say(romeo, "new")
+        await world.settle()
     await world.settle()
     assert await stored(world) == ["new"]
     assert module(world).store.box(JULIET).count == 1
@@ -140,13 +137,12 @@ async def test_who_sent_a_held_message_that_nobody_gets_is_told(
     say(romeo, "1")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     take(juliet)
-    world.db.hold()
-    world.db.fail_next(StorageUnavailable("the disk is full"))
-    say(romeo, "2")
-    await world.settle()
-    juliet.drop()
-    await world.settle()
-    world.db.release()
+    with world.db.held():
+        world.db.fail_next(StorageUnavailable("the disk is full"))
+        say(romeo, "2")
+        await world.settle()
+        juliet.drop()
+        await world.settle()
     await romeo.expect(
         "<message type='error' id='2'><error type='wait'>"
         "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"

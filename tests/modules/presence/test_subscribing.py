@@ -357,11 +357,10 @@ async def test_nothing_leaves_before_it_is_committed(wide_world: World, remote: 
     romeo = await wide_world.login(f"{ROMEO}/orchard", roster=True, presence=True)
     await remote.send(presence("subscribe", AWAY, ROMEO))
     await romeo.receive()
-    wide_world.db.hold()
-    romeo.send(f"<presence to='{AWAY}' type='subscribed'/>")
-    await romeo.expect_nothing()
-    await remote.expect()
-    wide_world.db.release()
+    with wide_world.db.held():
+        romeo.send(f"<presence to='{AWAY}' type='subscribed'/>")
+        await romeo.expect_nothing()
+        await remote.expect()
     await remote.expect(presence("subscribed", ROMEO, AWAY), f"<presence from='{ROMEO}/orchard' type='!'/>")
 
 
@@ -369,11 +368,10 @@ async def test_two_sessions_that_decide_at_once_decide_once(wide_world: World, r
     one = await wide_world.login(f"{ROMEO}/one", presence=True)
     two = await wide_world.login(f"{ROMEO}/two", presence=True)
     await remote.send(presence("subscribe", AWAY, ROMEO))
-    wide_world.db.hold()
-    one.send(f"<presence id='1' to='{AWAY}' type='subscribed'/>")
-    two.send(f"<presence id='2' to='{AWAY}' type='unsubscribed'/>")
-    await wide_world.settle()
-    wide_world.db.release()
+    with wide_world.db.held():
+        one.send(f"<presence id='1' to='{AWAY}' type='subscribed'/>")
+        two.send(f"<presence id='2' to='{AWAY}' type='unsubscribed'/>")
+        await wide_world.settle()
     await wide_world.settle()
     kinds = [stanza.type for stanza in remote.got]
     assert kinds.count("subscribed") == kinds.count("unsubscribed") == 1

@@ -209,10 +209,9 @@ async def test_the_limit_of_items(world: World) -> None:
 
 async def test_what_was_answered_is_in_the_database(world: World) -> None:
     romeo = await world.login("romeo@example.org/a", roster=True)
-    world.db.hold()
-    romeo.send(put("<item jid='a@b.c'/>"))
-    await romeo.expect_nothing()
-    world.db.release()
+    with world.db.held():
+        romeo.send(put("<item jid='a@b.c'/>"))
+        await romeo.expect_nothing()
     await romeo.expect("<iq type='result'/>")
     assert await world.db.fetch("SELECT owner, jid FROM roster") == [("romeo@example.org", "a@b.c")]
 
@@ -378,12 +377,11 @@ async def test_a_version_is_not_told_before_it_is_committed(world: World) -> Non
     romeo = await world.login("romeo@example.org/a")
     other = await world.login("romeo@example.org/b")
     await romeo.iq(put("<item jid='a@b.c'/>"))
-    world.db.hold()
-    romeo.send(put("<item jid='b@b.c'/>"))
-    await romeo.expect_nothing()
-    other.send(get())
-    await other.expect_nothing()
-    world.db.release()
+    with world.db.held():
+        romeo.send(put("<item jid='b@b.c'/>"))
+        await romeo.expect_nothing()
+        other.send(get())
+        await other.expect_nothing()
     assert set(items_of(await other.receive())) == {"a@b.c", "b@b.c"}
 
 

@@ -51,13 +51,12 @@ async def test_a_change_during_a_load_is_not_lost(rosters: RosterModule) -> None
 
 async def test_a_load_sees_changes_that_are_still_being_written(world: World, rosters: RosterModule) -> None:
     await rosters._load(ROMEO)
-    world.db.hold()
-    change = asyncio.ensure_future(rosters.change(ROMEO, RosterItem(contact(1))))
-    await asyncio.sleep(0)
-    rosters._forget(ROMEO)
-    load = asyncio.ensure_future(rosters._load(ROMEO))
-    await asyncio.sleep(0)
-    world.db.release()
+    with world.db.held():
+        change = asyncio.ensure_future(rosters.change(ROMEO, RosterItem(contact(1))))
+        await asyncio.sleep(0)
+        rosters._forget(ROMEO)
+        load = asyncio.ensure_future(rosters._load(ROMEO))
+        await asyncio.sleep(0)
     assert (await load).get(contact(1)) is not None
     await change
 

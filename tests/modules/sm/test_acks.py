@@ -100,11 +100,10 @@ async def test_every_stanza_is_counted_and_nothing_else(world: World) -> None:
 async def counts_with_the_commit(world: World, client: Client) -> None:
     """The first message of a client is acknowledged when it is stored, and not before."""
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    say(client, "romeo@example.org", "for later")
-    client.send(f"<r xmlns='{SM}'/>")
-    await client.expect_nothing()
-    world.db.release()
+    with world.db.held():
+        say(client, "romeo@example.org", "for later")
+        client.send(f"<r xmlns='{SM}'/>")
+        await client.expect_nothing()
     await client.expect(f"<a xmlns='{SM}' h='1'/>")
 
 
@@ -123,12 +122,11 @@ async def test_a_message_is_on_disk_before_its_receiver_sees_it(world: World) ->
     juliet, _ = await managed(world, JULIET)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    say(romeo, JULIET, "x")
-    romeo.send(f"<iq type='get' id='v' to='{JULIET}'><query xmlns='jabber:iq:version'/></iq>")
-    await world.settle()
-    assert not juliet.inbox
-    world.db.release()
+    with world.db.held():
+        say(romeo, JULIET, "x")
+        romeo.send(f"<iq type='get' id='v' to='{JULIET}'><query xmlns='jabber:iq:version'/></iq>")
+        await world.settle()
+        assert not juliet.inbox
     await juliet.expect("<message id='x'/>")
 
 
@@ -282,13 +280,12 @@ async def test_an_answer_covers_everything_handled_before_the_request(world: Wor
     juliet, _ = await managed(world, JULIET)
     assert isinstance(world.db, MemoryDatabase)
     await managed(world, "romeo@example.org/orchard")
-    world.db.hold()
-    say(juliet, "romeo@example.org", "x")
-    await world.settle()
-    juliet.send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
-    juliet.send(f"<r xmlns='{SM}'/>")
-    await juliet.expect("<iq type='result' id='p'/>")
-    world.db.release()
+    with world.db.held():
+        say(juliet, "romeo@example.org", "x")
+        await world.settle()
+        juliet.send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+        juliet.send(f"<r xmlns='{SM}'/>")
+        await juliet.expect("<iq type='result' id='p'/>")
     await juliet.expect(f"<a xmlns='{SM}' h='2'/>")
 
 

@@ -252,12 +252,11 @@ async def test_a_session_whose_row_was_refused_gets_one_before_its_messages_coun
 async def test_a_session_whose_row_was_refused_may_end_before_it_gets_one(world: World) -> None:
     juliet = await world.login(JULIET, presence=True)
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    await enable(juliet)
-    juliet.send("</stream:stream>")
-    await world.settle()
-    world.db.fail_next(FULL)
-    world.db.release()
+    with world.db.held():
+        await enable(juliet)
+        juliet.send("</stream:stream>")
+        await world.settle()
+        world.db.fail_next(FULL)
     await recovered(world)
     assert await world.db.fetch("SELECT jid FROM sm_session") == []
 
@@ -361,14 +360,13 @@ async def test_what_waits_for_the_disk_no_more_waits_for_its_turn(world: World) 
     await world.settle()
     assert isinstance(world.db, MemoryDatabase)
     outlet = module_of(world)._by_id[next(iter(module_of(world)._by_id))]
-    world.db.hold()
-    say(romeo, JULIET, "first")
-    await world.settle()
-    outlet._write(b"<message type='chat' id='second'/>", world.db.durable)
-    positions = [position for position, _ in outlet._held]
-    assert len(positions) == 2
-    assert positions == sorted(positions)
-    assert not juliet.inbox
-    world.db.release()
+    with world.db.held():
+        say(romeo, JULIET, "first")
+        await world.settle()
+        outlet._write(b"<message type='chat' id='second'/>", world.db.durable)
+        positions = [position for position, _ in outlet._held]
+        assert len(positions) == 2
+        assert positions == sorted(positions)
+        assert not juliet.inbox
     await world.settle()
     assert got(juliet) == ["first", "second"]

@@ -212,17 +212,16 @@ async def test_what_a_sender_repeats_after_a_crash_was_never_handled() -> None:
         await world.settle()
         assert bodies(juliet) == ["committed"]
         assert isinstance(world.db, MemoryDatabase)
-        world.db.hold()
-        say(romeo, JULIET, "lost")
-        await world.settle()
-        assert bodies(juliet) == []
-        async with after_crash(world) as new:
-            his = await resume(new, romeo, romeos, 0, expected=1)
-            say(his, JULIET, "lost")
-            again = await resume(new, juliet, id_, 1)
-            await new.settle()
-            assert bodies(again) == ["lost"]
-        world.db.release()
+        with world.db.held():
+            say(romeo, JULIET, "lost")
+            await world.settle()
+            assert bodies(juliet) == []
+            async with after_crash(world) as new:
+                his = await resume(new, romeo, romeos, 0, expected=1)
+                say(his, JULIET, "lost")
+                again = await resume(new, juliet, id_, 1)
+                await new.settle()
+                assert bodies(again) == ["lost"]
 
 
 async def test_other_modules_get_their_state_back() -> None:

@@ -440,11 +440,10 @@ async def test_acknowledgement_to_the_sender_covers_what_waits_for_a_receiver(wo
     romeo, _ = await managed(world, "romeo@example.org/orchard")
     await lose(world, juliet)
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    say(romeo, BARE, "x")
-    romeo.send(f"<r xmlns='{SM}'/>")
-    await romeo.expect_nothing()
-    world.db.release()
+    with world.db.held():
+        say(romeo, BARE, "x")
+        romeo.send(f"<r xmlns='{SM}'/>")
+        await romeo.expect_nothing()
     await romeo.expect(f"<a xmlns='{SM}' h='1'/>")
     assert len(await unconfirmed(world.db)) == 1
 
@@ -459,12 +458,11 @@ async def test_what_is_sent_again_is_on_disk_too(world: World) -> None:
     again.send(f"<resume xmlns='{SM}' h='0' previd='{id_}'/>")
     say(romeo, JULIET, "not yet")
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    await again.expect(f"<resumed xmlns='{SM}'/>")
-    await again.expect("<message id='stored'/>")
-    await world.settle()
-    assert bodies(again) == []
-    world.db.release()
+    with world.db.held():
+        await again.expect(f"<resumed xmlns='{SM}'/>")
+        await again.expect("<message id='stored'/>")
+        await world.settle()
+        assert bodies(again) == []
     await again.expect("<message id='not yet'/>")
 
 
