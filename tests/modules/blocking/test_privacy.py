@@ -355,14 +355,11 @@ async def test_an_active_list_is_acknowledged_when_it_will_outlive_the_server(wo
     await world.settle()
     juliet.inbox.clear()
     assert isinstance(world.db, MemoryDatabase)
-    world.db.hold()
-    juliet.send("<iq type='set' id='a'><query xmlns='jabber:iq:privacy'><active name='test'/></query></iq>")
-    try:
+    with world.db.held():
+        juliet.send("<iq type='set' id='a'><query xmlns='jabber:iq:privacy'><active name='test'/></query></iq>")
         await world.settle()
         romeo.send("<message to='juliet@example.org/balcony' type='headline'><body>x</body></message>")
         await juliet.expect_nothing()  # in force, and not acknowledged
-    finally:
-        world.db.release()
     await juliet.expect("<iq type='result' id='a'/>")
     (state,) = await world.db.fetch("SELECT state FROM sm_session")
     assert '"privacy.active": "test"' in state[0]
