@@ -245,9 +245,12 @@ async def test_search(rooms: Any) -> None:
     await rooms.full(romeo, juliet, roomname="Dark Cave", roomdesc="We three", lang="en")
     await rooms.full(romeo, room="secret@conference.example.org", roomname="Dark Secret", publicroom=False)
     form = await juliet.iq(f"<iq to='conference.example.org' type='get' id='s'><search xmlns='{SEARCH}'/></iq>")
-    assert {"q", "all", "sinname", "sindescription", "sinaddr", "key", "min_users", "types"} <= set(fields(form))
+    assert {"q", "all", "sinname", "sindescription", "sinaddress", "key", "min_users", "types"} <= set(fields(form))
     assert await found(juliet, q="dark") == ["cave"]
-    assert await found(juliet, q="WE", sinaddr="0") == ["cave", "heath"], "the larger one first"
+    assert await found(juliet, q="WE", sinaddress="0") == ["cave", "heath"], "the larger one first"
+    assert await found(juliet, q="conference") == ["cave", "heath"]
+    for var in ("sinaddress", "sinaddr"):  # the table of fields has the one, the example of a form the other
+        assert await found(juliet, q="conference", **{var: "0"}) == []
     assert await found(juliet, q="we", key="{urn:xmpp:channel-search:0:order}address") == ["cave", "heath"]
     assert await found(juliet, q="we", sindescription="0") == []
     assert await found(juliet, q="shall heath") == ["heath"]
@@ -268,17 +271,22 @@ async def test_search(rooms: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "expected", "app"),
+    ("values", "kind", "expected", "app"),
     [
-        ({}, "bad-request", "no-search-conditions"),
-        ({"q": "x"}, "bad-request", "invalid-search-terms"),
-        ({"q": ""}, "bad-request", "invalid-search-terms"),
-        ({"q": "xx", "all": "1"}, "bad-request", "conflicting-fields"),
-        ({"q": "xx", "key": "size"}, "feature-not-implemented", "invalid-sort-key"),
+        ({}, "cancel", "bad-request", "no-search-conditions"),
+        ({"q": "x"}, "modify", "bad-request", "invalid-search-terms"),
+        ({"q": ""}, "modify", "bad-request", "invalid-search-terms"),
+        ({"q": "xx", "all": "1"}, "modify", "bad-request", "conflicting-fields"),
+        ({"q": "xx", "key": "size"}, "modify", "feature-not-implemented", "invalid-sort-key"),
     ],
 )
-async def test_searches_that_cannot_be_done(rooms: Any, values: dict[str, str], expected: str, app: str) -> None:
+async def test_searches_that_cannot_be_done(
+    rooms: Any, values: dict[str, str], kind: str, expected: str, app: str
+) -> None:
+    """XEP-0433 §4.2.2."""
     (romeo,) = await rooms.login("romeo")
     answer = await romeo.iq(search(**values), type="error")
     assert condition(answer) == expected
+    error = answer.find("{*}error")
+    assert error is not None and error.get("type") == kind
     assert answer.find(f".//{{urn:xmpp:channel-search:0:error}}{app}") is not None

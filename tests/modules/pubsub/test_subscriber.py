@@ -79,14 +79,19 @@ async def test_example_presence_subscription_required(stages: Stage, example: st
 @pytest.mark.parametrize("example", ["032_subscribe", "090_retrieve"])
 async def test_example_not_in_roster_group(stages: Stage, example: str) -> None:
     romeo, juliet = await cast(stages, access_model="roster", roster_groups_allowed="Friends")
-    await stages.befriend(romeo, juliet)
     retrieving = example.endswith("retrieve")
     request = "<items node='musings'/>" if retrieving else f"<subscribe node='musings' jid='{juliet.jid.bare}'/>"
     type_ = "get" if retrieving else "set"
-    await stages.refused(juliet, type_, request, "not-authorized", "not-in-roster-group", kind="auth")
-    item = f"<item jid='{juliet.jid.bare}'><group>Friends</group></item>"
-    await romeo.iq(f"<iq type='set' id='r'><query xmlns='jabber:iq:roster'>{item}</query></iq>")
+    outside = "not-authorized", "not-in-roster-group"
+    await stages.refused(juliet, type_, request, *outside, kind="auth")
+    item = f"<item jid='{juliet.jid.bare}'><group>%s</group></item>"
+    await romeo.iq(f"<iq type='set' id='r'><query xmlns='jabber:iq:roster'>{item % 'Friends'}</query></iq>")
+    await stages.refused(juliet, type_, request, *outside, kind="auth")
+    await stages.befriend(romeo, juliet)
     await stages.iq(juliet, type_, request)
+    await romeo.iq(f"<iq type='set' id='r'><query xmlns='jabber:iq:roster'>{item % 'Foes'}</query></iq>")
+    if retrieving:
+        await stages.refused(juliet, type_, request, *outside, kind="auth")
 
 
 @pytest.mark.parametrize("example", ["033_subscribe", "091_retrieve"])

@@ -204,7 +204,7 @@ class Discovery:
         if every and words:
             raise _search_error(Condition.BAD_REQUEST, "conflicting-fields", "all rooms, or those that match?")
         if not every and "q" not in submitted:
-            raise _search_error(Condition.BAD_REQUEST, "no-search-conditions", "nothing was asked for")
+            raise _search_error(Condition.BAD_REQUEST, "no-search-conditions", "nothing was asked for", Kind.CANCEL)
         if not every and not any(len(word) > 1 for word in words):
             raise _search_error(Condition.BAD_REQUEST, "invalid-search-terms", "words have at least two characters")
         key = submitted.text("key") or f"{{{SEARCH_ORDER}}}nusers"
@@ -213,10 +213,11 @@ class Discovery:
         types = submitted.texts("types")
         rooms = () if types is not None and "xep-0045" not in types else self._muc.directory.listed(stanza.to.domain)
         least = submitted.integer("min_users", 0)
+        # the table of fields (§6.1) says `sinaddress`, the example of a form `sinaddr`, so that clients say either
         places = (
             submitted.boolean("sinname") is not False,
             submitted.boolean("sindescription") is not False,
-            submitted.boolean("sinaddr") is not False,
+            submitted.boolean("sinaddress") is not False and submitted.boolean("sinaddr") is not False,
         )
         most_first = key.endswith("nusers")
         found: dict[int, list[JID]] = {}
@@ -255,7 +256,7 @@ def _search_form() -> Element:
         forms.boolean("all", False, "Return all entries"),
         forms.boolean("sinname", True, "Search in name"),
         forms.boolean("sindescription", True, "Search in description"),
-        forms.boolean("sinaddr", True, "Search in address"),
+        forms.boolean("sinaddress", True, "Search in address"),
         Field("min_users", "text-single", ("0",), "Minimum number of users"),
         Field("types", "list-multi", ("xep-0045",), "Service types", (Option("xep-0045", "Rooms"),)),
         forms.choice(
@@ -268,8 +269,8 @@ def _search_form() -> Element:
     return Form.of("form", SEARCH_FORM, fields).to_xml()
 
 
-def _search_error(condition: Condition, app: str, text: str) -> StanzaError:
-    return StanzaError(condition, Kind.MODIFY, text, app=make(f"{{{SEARCH_ERROR}}}{app}"))
+def _search_error(condition: Condition, app: str, text: str, kind: Kind = Kind.MODIFY) -> StanzaError:
+    return StanzaError(condition, kind, text, app=make(f"{{{SEARCH_ERROR}}}{app}"))
 
 
 def _matches(room: Room, words: list[str], places: tuple[bool, bool, bool]) -> bool:

@@ -16,7 +16,7 @@ from beamish.xmpp.jid import JID
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What a node's owners' rosters say of an entity: whether it may see the presence of one, and its groups there."""
+    """What a node's owners' rosters say of an entity: whether it may see the presence of one, and if so its groups there."""
 
     sees_presence: bool = False
     groups: frozenset[str] = frozenset()
@@ -35,10 +35,12 @@ def needs_relation(node: Node, entity: JID) -> bool:
 
 def _check_relation(node: Node, relation: Relation) -> None:
     access = node.config.access
-    if access in (Access.PRESENCE, Access.ROSTER) and not relation.sees_presence:
+    if access is Access.PRESENCE and not relation.sees_presence:
         raise refused(Condition.NOT_AUTHORIZED, "presence-subscription-required")
     if access is Access.ROSTER and relation.groups.isdisjoint(node.config.roster_groups_allowed):
-        raise refused(Condition.NOT_AUTHORIZED, "not-in-roster-group")
+        raise refused(
+            Condition.NOT_AUTHORIZED, "not-in-roster-group"
+        )  # §6.1.3.3; who may not see presence has no groups
 
 
 def check_subscribe(node: Node, entity: JID, relation: Relation) -> State:
