@@ -169,6 +169,7 @@ async def test_what_is_archived(rooms: Any) -> None:
         "<composing xmlns='http://jabber.org/protocol/chatstates'/>",
         "<body>not</body><no-store xmlns='urn:xmpp:hints'/>",
         "<no-store xmlns='urn:xmpp:hints'/><body>nor this</body>",
+        "<subject>nor that</subject><no-store xmlns='urn:xmpp:hints'/>",
         "<encrypted xmlns='urn:xmpp:omemo:2'/>",
         "<reactions xmlns='urn:xmpp:reactions:0' id='x'/>",
         "<subject>topic</subject>",

@@ -250,7 +250,7 @@ class Talk:
         reflected = stanza.without(*parts.forged) if parts.forged else stanza
         reflected = reflected.with_child(occupant.id_bytes + mark).replace(sender=occupant.jid)
         kept: Kept | None = None
-        if subject or (parts.kept and not parts.no_store):
+        if (subject or parts.kept) and not parts.no_store:
             kept = Kept(uid, now, reflected, occupant.bare)
             self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK if parts.talk else ASIDE)
         if subject:
