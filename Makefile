@@ -19,7 +19,7 @@ BENCH     ?=
 run: $(VENV)/.installed
 	$(BIN)/beamish serve --demo
 
-test: $(VENV)/.installed-test clients check
+test: $(VENV)/.installed-test clients smack check
 
 # What `test` does once everything is installed.
 check: lint
@@ -75,3 +75,12 @@ clients:
 	/usr/bin/python3 -c 'import nbxmpp' 2>/dev/null || missing="$$missing python3-nbxmpp"; \
 	[ -z "$$missing" ] || ( $(call apt_install,$$missing) ) || \
 		echo "not installed, and their tests are skipped:$$missing (apt-get install$$missing)" >&2
+
+# Smack's integration tests, where there is Java to run them and Maven to fetch them (20 MB).
+SMACK := $(VENV)/smack
+.PHONY: smack
+smack:
+	@[ -e $(SMACK)/.complete ] || ! command -v java >/dev/null || ! command -v mvn >/dev/null || \
+		( mvn --quiet --batch-mode --file tests/interop/smack/pom.xml dependency:copy-dependencies \
+			-DoutputDirectory='$(CURDIR)/$(SMACK)' >/dev/null && touch $(SMACK)/.complete ) || \
+		echo "Smack's integration tests could not be fetched, and are skipped" >&2

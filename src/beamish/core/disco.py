@@ -49,10 +49,14 @@ class DiscoInfo:
 
 @dataclass(frozen=True, slots=True)
 class DiscoNode:
-    """A node that a module answers for: what it is, and what it holds."""
+    """A node that a module answers for: what it is, and what it holds.
+
+    `public`: whoever asked may know of it even as a stranger to the account; its being there is no secret.
+    """
 
     info: DiscoInfo
     items: tuple[DiscoItem, ...] = ()
+    public: bool = False
 
 
 def items_bytes(items: Iterable[DiscoItem], node: str = "") -> bytes:

@@ -98,16 +98,18 @@ class DiscoModule(Module):
 
     @iq(get=f"{{{ns.DISCO_INFO}}}query", scope=Scope.ACCOUNT)
     def info_of_account(self, ctx: Context) -> IqAnswer | Awaitable[IqAnswer]:
-        """Information about an account, or a node of it; `service-unavailable` for strangers (§8)."""
+        """Information about an account, or a node of it; `service-unavailable` for strangers (§8), but of public nodes."""
         stanza = ctx.stanza
         at, node, asker = _question(stanza)
 
         def answer(known: bool) -> IqAnswer | Awaitable[IqAnswer]:
+            if node:
+                return then(
+                    self._node(at, node, asker), lambda found: _node_info(stanza, node, found, stranger=not known)
+                )
             if not known:
                 raise StanzaError(Condition.SERVICE_UNAVAILABLE)
-            if not node:
-                return stanza.reply(self._account(at))
-            return then(self._node(at, node, asker), lambda found: _node_info(stanza, node, found))
+            return stanza.reply(self._account(at))
 
         return then(self._knows(asker, at), answer)
 
@@ -214,7 +216,10 @@ def _question(stanza: Stanza) -> tuple[JID, str, JID]:
     return at, stanza.el[0].get("node", ""), sender
 
 
-def _node_info(stanza: Stanza, node: str, found: DiscoNode | None) -> Stanza:
+def _node_info(stanza: Stanza, node: str, found: DiscoNode | None, *, stranger: bool = False) -> Stanza:
+    """`stranger`: the account looks as if it did not exist, unless the node is public."""
+    if stranger and (found is None or not found.public):
+        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
     if found is None:
         raise StanzaError(Condition.ITEM_NOT_FOUND)
     return stanza.reply(found.info.to_bytes(node))

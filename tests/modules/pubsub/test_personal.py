@@ -124,6 +124,19 @@ async def test_163_example_005_own_and_others_discovery(stages: Stage) -> None:
     assert got.find(f".//{{{info}}}identity[@category='pubsub'][@type='leaf']") is not None
 
 
+async def test_strangers_may_ask_about_nodes_that_are_open_to_them(stages: Stage) -> None:
+    juliet, _, mercutio = await cast(stages)
+    await stages.set(juliet, publish("x"), to="")
+    await stages.create(juliet, "open-one", to="juliet@example.org", access_model="open")
+    info = "http://jabber.org/protocol/disco#info"
+    question = f"<iq type='get' id='d' to='juliet@example.org'><query xmlns='{info}' node='{{}}'/></iq>"
+    got = await mercutio.iq(question.format("open-one"))
+    assert got.find(f".//{{{info}}}identity[@category='pubsub'][@type='leaf']") is not None
+    for hidden in (TUNE, "nothing"):
+        got = await mercutio.iq(question.format(hidden), "error")
+        assert got.find(".//{*}service-unavailable") is not None, hidden
+
+
 async def test_163_only_those_who_are_interested(stages: Stage) -> None:
     juliet, romeo, _ = await cast(stages)
     phone = await stages.login("juliet@example.org/phone")

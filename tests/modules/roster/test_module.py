@@ -190,8 +190,8 @@ async def test_2_5_2_a_removed_item_is_pushed_as_such(world: World) -> None:
     await romeo.iq(put("<item jid='a@b.c' name='A'/>"))
     romeo.inbox.clear()
     romeo.send(put("<item jid='a@b.c' subscription='remove'/>", "bye"))
-    await romeo.expect("<iq type='result' id='bye'/>")
     await romeo.expect(push("<item jid='a@b.c' subscription='remove'/>"))
+    await romeo.expect("<iq type='result' id='bye'/>")
     assert items_of(await romeo.iq(get())) == {}
 
 

@@ -491,9 +491,7 @@ class Room:
         statuses = tuple(statuses)
         if len(shown) > self.bounds.presence_bytes:
             shown = b""
-        if self.locked and len(self.seats) == 1:  # §10.1.3: nobody is left to configure it
-            own, others = self.remove(occupant, extra=b"<destroy/>", shown=shown, id=id)
-        elif len(occupant.seats) == 1:
+        if len(occupant.seats) == 1:
             own, others = self.remove(occupant, statuses=statuses, shown=shown, id=id)
         else:
             farewell = occupant.build(UNAVAILABLE, real=True, statuses=(Status.SELF, *statuses), shown=shown, id=id)

@@ -161,4 +161,4 @@ class Discovery:
             items = await self.items(host, node, who)
         except StanzaError:
             items = []
-        return DiscoNode(self.info(host, node), tuple(items))
+        return DiscoNode(self.info(host, node), tuple(items), public=True)

@@ -433,9 +433,10 @@ class RosterModule(Module):
             return None
         if item is None or not item.listed:
             raise StanzaError(Condition.ITEM_NOT_FOUND, Kind.MODIFY)  # the type of the example in §2.5.3
-        await self.remove(user, contact, first=done)
+        # the answer comes last (§2.5.2): whoever has it finds the item gone from the client, too, and the contact told
+        await self.remove(user, contact)
         await self._farewell(user, item)
-        return None
+        return ctx.stanza.reply()
 
     def _labels(self, asked: Element) -> tuple[str, tuple[str, ...]]:
         """Name and groups as asked for, within the limits (RFC 6121 §2.3.3)."""
