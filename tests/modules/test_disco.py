@@ -165,6 +165,30 @@ async def test_a_contact_sees_what_the_account_sees(world: World) -> None:
     assert items(await ask(juliet, ITEMS, "romeo@example.org")) == [("romeo@example.org/orchard", None, None)]
 
 
+async def test_an_anonymous_account_announces_nothing_that_is_kept() -> None:
+    """XEP-0163 §3.1 and its like: who reads the identity publishes, and was refused."""
+    async with World(settings={"c2s": {"anonymous": True}}) as world:
+        romeo, guest = await world.login("romeo@example.org/orchard"), world.connect()
+        await guest.open_stream("example.org")
+        guest.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'>=</auth>")
+        await guest.expect("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        await guest.open_stream("example.org")
+        await guest.bind()
+        kept = {
+            "http://jabber.org/protocol/pubsub#publish",
+            "urn:xmpp:mam:2",
+            "vcard-temp",
+            "urn:xmpp:bookmarks:1#compat",
+        }
+        for client, type_ in ((guest, "anonymous"), (romeo, "registered")):
+            query = await ask(client, INFO, str(client.jid.bare))
+            assert ("account", type_) in [each[:2] for each in identities(query)]
+            registered = type_ == "registered"
+            assert (("pubsub", "pep") in [each[:2] for each in identities(query)]) is registered
+            assert kept & set(map(str, features(query))) == (kept if registered else set())
+            assert "urn:xmpp:ping" in features(query)
+
+
 def content(answer: Element) -> list[tuple[str, dict[str, str], str | None]]:
     return [(str(el.tag), dict(el.attrib), el.text) for el in answer.iter() if el is not answer]
 

@@ -213,6 +213,8 @@ class Module:
     """Disco features of accounts (bare JIDs)."""
     identities: ClassVar[tuple[Identity, ...]] = ()
     account_identities: ClassVar[tuple[Identity, ...]] = ()
+    keeps_for_accounts: ClassVar[bool] = False
+    """What it announces for accounts is about things that it keeps for them: anonymous ones do not announce it."""
     stream_features: ClassVar[tuple[StreamFeature, ...]] = ()
     requires: ClassVar[tuple[type, ...]] = ()
     provides: ClassVar[tuple[type, ...]] = ()

@@ -77,7 +77,8 @@ class DiscoModule(Module):
         type_ = "anonymous" if any(s.anonymous for s in self.kernel.sessions.of(user).all) else "registered"
         made = self._accounts.get(type_)
         if made is None:
-            modules = self.kernel.registry.modules
+            running = self.kernel.registry.modules
+            modules = [m for m in running if type_ == "registered" or not m.keeps_for_accounts]
             info = DiscoInfo(
                 (Identity("account", type_), *(i for m in modules for i in m.account_identities)),
                 tuple({feature for m in modules for feature in m.account_features}),

@@ -42,6 +42,7 @@ class MdsModule(Module):
     """Publishes displayed states that come inside messages."""
 
     name = "mds"
+    keeps_for_accounts = True
     Config = ModuleConfig
     xeps = (Xep(490, "1.0.1"),)
 

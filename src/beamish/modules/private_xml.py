@@ -52,6 +52,7 @@ class PrivateXmlModule(Module):
     """Keeps clients' elements."""
 
     name = "private_xml"
+    keeps_for_accounts = True
     Config = Config
     xeps = (
         Xep(48, "1.2", note="in private storage; with the pubsub module also in its node, unified with XEP-0402"),

@@ -88,6 +88,7 @@ class MamModule(LegacyArchive):
     """The archive of accounts."""
 
     name = "mam"
+    keeps_for_accounts = True
     Config = Config
     xeps = (
         Xep(313, "1.1.3"),

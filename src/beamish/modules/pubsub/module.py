@@ -106,6 +106,7 @@ class PubsubModule(Module):
     """Services at subdomains, and nodes of accounts."""
 
     name = "pubsub"
+    keeps_for_accounts = True
     Config = Config
     requires = (RosterService,)
     provides = (PepService,)

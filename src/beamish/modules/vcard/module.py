@@ -59,6 +59,7 @@ class VcardModule(Module):
     """Keeps profiles, converts them, announces photos."""
 
     name = "vcard"
+    keeps_for_accounts = True
     Config = Config
     xeps = (
         Xep(54, "1.3.0"),
@@ -95,7 +96,10 @@ class VcardModule(Module):
 
     @iq(get=VCARD, scope=Scope.ACCOUNT)
     async def _get(self, ctx: Context) -> IqAnswer:
-        """XEP-0054 §3.1 and §3.3: no vCard and no account look the same to others."""
+        """XEP-0054 §3.1 and §3.3: no vCard and no account look the same to others.
+
+        To the owner, who fills in what is there, no vCard is an empty one: libraries take an error for the end of it.
+        """
         stanza = ctx.stanza
         sender = stanza.sender
         assert sender is not None
@@ -103,8 +107,8 @@ class VcardModule(Module):
         profile = await self._profiles.get(owner)
         mine = sender.bare == owner
         photo = profile.photo if mine or await self._may_see(owner, sender, profile) else None
-        if profile.card is None and photo is None:
-            raise StanzaError(Condition.ITEM_NOT_FOUND if mine else Condition.SERVICE_UNAVAILABLE)
+        if profile.card is None and photo is None and not mine:
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE)
         card = profile.card or _EMPTY
         if photo is not None:
             card = _with_photo(card, photo)
