@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from beamish.modules.muc.archive import OLD, SUBJECT_CHANGE, TALK, Archive, Query
+from beamish.modules.muc.archive import OLD, SUBJECT_CHANGE, TALK, TRIM, Archive, Query
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.hats import Hat
 from beamish.modules.muc.history import Kept, Subject
@@ -123,6 +123,13 @@ async def test_trim_and_expire(db: MemoryDatabase) -> None:
     assert uids == ["u0", "u1", "u4", "u5"], "what is archived stays, whatever the history needs"
     await archive.expire(4.5)
     assert [row[0] for row in await db.fetch("SELECT uid FROM muc_archive")] == ["u5"]
+
+
+async def test_what_is_kept_for_history_alone_is_trimmed_without_a_look_at_the_archive(db: MemoryDatabase) -> None:
+    """A room of a million archived messages whose owner ends that must not be read through for every fifty."""
+    plan = [row[3] for row in await db.fetch(f"EXPLAIN QUERY PLAN {TRIM}", str(ROOM), str(ROOM), TALK, 2)]
+    assert plan[0].startswith("SEARCH muc_archive USING") and "INDEX muc_archive_unlogged (room=?)" in plan[0], plan
+    assert not any(step.startswith("SCAN") or "TEMP B-TREE" in step for step in plan), plan
 
 
 async def test_old_messages_are_deleted_with_the_index_and_a_few_at_a_time(

@@ -33,6 +33,10 @@ EXPIRE_AT_ONCE: Final = 256
 """Messages deleted in one transaction because of their age, so that other writes are not kept waiting (about 3 ms)."""
 EXPIRE_ROOMS: Final = 500
 """Rooms looked at in one query for what is too old."""
+TRIM: Final = (
+    "DELETE FROM muc_archive WHERE room = ? AND logged = 0 AND id NOT IN "
+    "(SELECT id FROM muc_archive WHERE room = ? AND kind = ? ORDER BY id DESC LIMIT ?)"
+)
 OLD: Final = (
     "SELECT a.id FROM (SELECT room FROM muc_room WHERE room > ? ORDER BY room LIMIT ?) AS r "
     "CROSS JOIN muc_archive AS a WHERE a.room = r.room AND a.stamp < ? LIMIT ?"
@@ -260,14 +264,7 @@ class Archive:
         """Of messages that are stored for the history alone, keep only the last ones."""
 
         def txn(c: Cursor) -> None:
-            c.run(
-                "DELETE FROM muc_archive WHERE room = ? AND logged = 0 AND id NOT IN "
-                "(SELECT id FROM muc_archive WHERE room = ? AND kind = ? ORDER BY id DESC LIMIT ?)",
-                str(room),
-                str(room),
-                TALK,
-                keep,
-            )
+            c.run(TRIM, str(room), str(room), TALK, keep)
 
         self._db.submit("muc.trim", txn)
 

@@ -44,6 +44,8 @@ MIGRATIONS: Final = (
             "PRIMARY KEY (room, nick))",
         ),
     ),
+    # what is kept for the history alone is found without a look at the archive of a room that once had one
+    Migration(3, ("CREATE INDEX muc_archive_unlogged ON muc_archive (room, id) WHERE logged = 0",)),
 )
 
 
