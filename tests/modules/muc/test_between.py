@@ -7,6 +7,8 @@ from tests.modules.muc.conftest import ROOM
 
 from beamish.testing.match import condition, show
 
+PUBSUB = "http://jabber.org/protocol/pubsub"
+
 
 async def test_a_request_and_its_answer(rooms: Any) -> None:
     """§15.4 rule 3: neither side learns a real address, and any id will do."""
@@ -77,6 +79,49 @@ async def test_a_card_is_asked_of_the_account(rooms: Any) -> None:
     assert (answer.get("from"), answer.get("id")) == (f"{ROOM}/juliet", "v")
     assert answer.get("type") in ("result", "error")
     await juliet.expect_nothing()
+
+
+async def test_an_avatar_is_asked_of_the_account(rooms: Any) -> None:
+    """What everybody may see, and nothing in it says whose it is."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    info = "<metadata xmlns='urn:xmpp:avatar:metadata'><info bytes='3' id='ab' type='image/png'/></metadata>"
+    options = "".join(
+        f"<field var='pubsub#{name}'><value>{value}</value></field>"
+        for name, value in {"access_model": "open", "itemreply": "publisher"}.items()
+    )
+    await juliet.iq(
+        f"<iq type='set' id='p'><pubsub xmlns='{PUBSUB}'><publish node='urn:xmpp:avatar:metadata'><item id='ab'>{info}</item>"
+        "</publish><publish-options><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'>"
+        f"<value>{PUBSUB}#publish-options</value></field>{options}</x></publish-options></pubsub></iq>"
+    )
+    await rooms.clear(romeo, juliet)
+    asking = f"<pubsub xmlns='{PUBSUB}'><items node='urn:xmpp:avatar:metadata'/></pubsub>"
+    shown = await romeo.iq(f"<iq to='juliet@example.org' type='get' id='a'>{asking}</iq>")
+    assert "publisher='juliet@example.org'" in show(shown).replace('"', "'")
+    answer = await romeo.iq(f"<iq to='{ROOM}/juliet' type='get' id='a'>{asking}</iq>")
+    assert answer.get("from") == f"{ROOM}/juliet"
+    assert answer.find(".//{urn:xmpp:avatar:metadata}info") is not None
+    assert "juliet@" not in show(answer)
+    await juliet.expect_nothing()
+
+
+@pytest.mark.parametrize(
+    ("type_", "payload"),
+    [
+        ("get", "<items node='eu.siacs.conversations.axolotl.devicelist'/>"),
+        ("get", "<items/>"),
+        ("get", "<affiliations/>"),
+        ("set", "<publish node='urn:xmpp:avatar:metadata'><item/></publish>"),
+    ],
+)
+async def test_what_else_is_published_is_not(rooms: Any, type_: str, payload: str) -> None:
+    """Keys tell whose they are; the client is asked, as for anything else."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    romeo.send(f"<iq to='{ROOM}/juliet' type='{type_}' id='k'><pubsub xmlns='{PUBSUB}'>{payload}</pubsub></iq>")
+    (asked,) = await rooms.take(juliet)
+    assert (asked.get("from"), asked.get("type")) == (f"{ROOM}/romeo", type_)
 
 
 async def test_a_ping_of_oneself_does_not_reach_the_client(rooms: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import IQ, Stanza, content_bytes
+from beamish.xmpp.xml import Element
 
 if TYPE_CHECKING:
     from beamish.modules.muc.service import MucModule
@@ -29,8 +31,11 @@ PENDING_LIMIT: Final = 20_000
 
 _PING: Final = f"{{{ns.PING}}}ping"
 _DISCO: Final = (f"{{{ns.DISCO_INFO}}}query", f"{{{ns.DISCO_ITEMS}}}query")
-_OF_ACCOUNTS: Final = (f"{{{VCARD}}}vCard",)
-"""Requests that the server of the asked one answers in its place, so they go to the bare JID."""
+_CARD: Final = f"{{{VCARD}}}vCard"
+_PUBSUB: Final = "http://jabber.org/protocol/pubsub"
+_ITEMS: Final = f"{{{_PUBSUB}}}pubsub/{{{_PUBSUB}}}items/{{{_PUBSUB}}}item"
+_PROFILE: Final = frozenset({"urn:xmpp:avatar:metadata", "urn:xmpp:avatar:data", "urn:xmpp:vcard4"})
+"""Nodes of an account that occupants may ask for. Others, such as keys, would tell who is behind a nickname."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Between:
         if asked is seat.occupant and payload.tag == _PING:
             self._muc.kernel.router.answer(ctx, stanza.reply())  # XEP-0410 §3.3
             return None
-        self._ask(stanza, who, seat.occupant, asked, str(payload.tag) in _OF_ACCOUNTS)
+        self._ask(stanza, who, seat.occupant, asked, _is_of_account(stanza.type, payload))
         return None
 
     def _ask(self, stanza: Stanza, who: JID, asker: Occupant, asked: Occupant, of_account: bool) -> None:
@@ -97,8 +102,29 @@ class Between:
         if stanza.type == "error":
             passed = bare_error(stanza, pending.asked, pending.asker, pending.id)
         else:
-            content = b"".join(content_bytes(child) for child in stanza.el)
+            payload = stanza.el if pending.target.resource else _without_publishers(stanza.el)
+            content = b"".join(content_bytes(child) for child in payload)
             passed = Stanza.build(
                 IQ, "result", id=pending.id, sender=pending.asked, to=pending.asker, lang=stanza.lang, content=content
             )
         self._muc.fanout.send(pending.asker, passed)
+
+
+def _is_of_account(type_: str, payload: Element) -> bool:
+    """Whether the server of the asked one answers in its place, so that the request goes to the bare JID."""
+    if payload.tag == _CARD:
+        return True
+    if type_ != "get" or payload.tag != f"{{{_PUBSUB}}}pubsub":
+        return False
+    items = payload.find(f"{{{_PUBSUB}}}items")
+    return items is not None and items.get("node") in _PROFILE
+
+
+def _without_publishers(el: Element) -> Element:
+    """An answer in which items do not name who published them: that is a real address."""
+    if el.find(f"{_ITEMS}[@publisher]") is None:
+        return el
+    el = deepcopy(el)
+    for item in el.iterfind(_ITEMS):
+        item.attrib.pop("publisher", None)
+    return el
