@@ -126,5 +126,6 @@ def _without_publishers(el: Element) -> Element:
         return el
     el = deepcopy(el)
     for item in el.iterfind(_ITEMS):
-        item.attrib.pop("publisher", None)
+        if "publisher" in item.attrib:
+            del item.attrib["publisher"]
     return el
