@@ -370,3 +370,22 @@ async def test_what_waits_for_the_disk_no_more_waits_for_its_turn(world: World) 
         assert not juliet.inbox
     await world.settle()
     assert got(juliet) == ["first", "second"]
+
+
+async def test_what_the_stop_has_written_is_not_written_again() -> None:
+    """The time to try it again may come before the database is closed; twice there, it would keep the server from starting."""
+    database = MemoryDatabase()
+    async with World(database=database, settings=settings()) as world:
+        juliet, id = await managed(world, JULIET)
+        romeo = await world.login(ROMEO)
+        database.fail_next(FULL)
+        say(romeo, JULIET, "x")
+        await juliet.expect("<message id='x'/>")
+        clock = world.clock
+    clock.advance(RETRY_SECONDS)
+    await database.flushed()
+    assert await database.fetch("SELECT id FROM sm_log") == []
+    async with World(database=database, settings=settings()) as world:
+        again = await resume(world, juliet, id, 0)
+        await again.expect("<message id='x'/>")
+    await database.close()

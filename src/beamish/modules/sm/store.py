@@ -445,7 +445,9 @@ class Journal:
         gone = [*self._confirmed, *self._young_confirmed]
         self._confirmed, self._young_confirmed = [], []
         jobs, self._jobs = self._jobs, []
-        await self._db.write("sm.save", partial(_save, self._take_fold(), gone, jobs, counted, messages))
+        made = self._take_fold()
+        self._folding = None  # there is no other one: what still waits to be tried again is in it, and need not be
+        await self._db.write("sm.save", partial(_save, made, gone, jobs, counted, messages))
 
     async def recount(self, managed: Managed) -> None:
         """The messages of a session got new counts."""
