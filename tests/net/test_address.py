@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import socket
 
@@ -149,6 +150,24 @@ def test_every_address_means_both_protocols(text):
         assert sockets[0].getblocking() is False
         assert reaches("127.0.0.1", port)
         assert reaches("::1", port)
+    finally:
+        close_all(sockets)
+
+
+@pytest.mark.parametrize("text", ["[::]:0", "127.0.0.1:0", "localhost:0"])
+async def test_nothing_waits_for_acknowledgements_by_the_peers_kernel(text):
+    """With Nagle's algorithm the second of two small answers comes 40 ms late."""
+    prompt = asyncio.get_running_loop().create_future()
+
+    def accepted(_, writer):
+        prompt.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    sockets = bind_sockets(text)
+    try:
+        async with await asyncio.start_server(accepted, sock=sockets[0]):
+            with socket.create_connection(sockets[0].getsockname()[:2]):
+                assert await prompt
     finally:
         close_all(sockets)
 

@@ -195,7 +195,8 @@ def _bind_same_port(wanted: Address, targets: Sequence[tuple[int, Any]], backlog
 
 
 def _listen(family: int, name: Any, ipv6_only: bool, backlog: int) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Named, because asyncio's own loop switches Nagle's algorithm off only where the protocol says TCP; uvloop always does.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setblocking(False)
         # A restarted server must not wait until the kernel has forgotten the connections of the last one.
