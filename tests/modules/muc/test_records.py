@@ -57,6 +57,28 @@ async def talk(rooms: Any, *clients: Any, count: int = 6) -> list[str]:
     return uids
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<composing xmlns='http://jabber.org/protocol/chatstates'/>",
+        "<body>secret</body><no-store xmlns='urn:xmpp:hints'/>",
+        "",
+    ],
+)
+async def test_what_is_not_archived_has_no_id_in_the_archive(rooms: Any, inner: str) -> None:
+    """XEP-0313 §3.5: whoever goes on after the last id that it saw gets what came since."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    uids = await talk(rooms, romeo, count=2)
+    await rooms.clear(juliet)
+    romeo.send(f"<message to='{ROOM}' type='groupchat' id='u'>{inner}</message>")
+    (seen,) = await rooms.take(juliet)
+    uids += [el.get("id") for el in seen.iter("{urn:xmpp:sid:0}stanza-id")]
+    rooms.say(romeo, "later")
+    await rooms.clear(romeo, juliet)
+    assert await Reader(rooms, juliet).bodies(f"<after>{uids[-1]}</after>") == ["later"]
+
+
 async def test_a_result(rooms: Any, codes: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet)

@@ -246,11 +246,14 @@ class Talk:
         room.check_message(seat, len(stanza.body), parts.body, now)
         occupant = seat.occupant
         uid = new_archive_id(now)
-        mark = f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{uid}'/>".encode()
+        filed = (subject or parts.kept) and not parts.no_store
+        mark = occupant.id_bytes
+        if filed:  # only then: clients go on after the last one that they saw, and the archive has to know it
+            mark += f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{uid}'/>".encode()
         reflected = stanza.without(*parts.forged) if parts.forged else stanza
-        reflected = reflected.with_child(occupant.id_bytes + mark).replace(sender=occupant.jid)
+        reflected = reflected.with_child(mark).replace(sender=occupant.jid)
         kept: Kept | None = None
-        if (subject or parts.kept) and not parts.no_store:
+        if filed:
             kept = Kept(uid, now, reflected, occupant.bare)
             self._store(ctx, room, kept, who, SUBJECT_CHANGE if subject else TALK if parts.talk else ASIDE)
         if subject:
