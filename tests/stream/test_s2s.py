@@ -284,6 +284,22 @@ def test_nothing_is_authenticated_before_tls(early: str) -> None:
     assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
 
 
+@pytest.mark.parametrize("name", ["enable", "resume"])
+def test_stream_management_before_authentication_fails_without_ending_the_stream(name: str) -> None:
+    """XEP-0198 §3, of dialback as well."""
+    machine = into()
+    assert machine.receive(f"<{name} xmlns='urn:xmpp:sm:3'/>".encode()) == []
+    sent = machine.data_to_send()
+    assert sent == (
+        b"<failed xmlns='urn:xmpp:sm:3'><unexpected-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+    )
+    [asked] = machine.receive(b"<db:result from='a.example' to='b.example'>abc</db:result>")
+    assert isinstance(asked, KeyToVerify)
+    for off in (into(secure=False), into(resumption=False)):
+        [failed] = off.receive(f"<{name} xmlns='urn:xmpp:sm:3'/>".encode())
+        assert isinstance(failed, StreamFailed)
+
+
 def test_what_follows_starttls_in_the_clear_is_refused() -> None:
     machine = into(secure=False)
     [failed] = machine.receive((STARTTLS + HEADER).encode())

@@ -33,6 +33,7 @@ from beamish.stream.s2s import (
     fail,
     supports_version,
 )
+from beamish.stream.s2s_acks import failed_element
 from beamish.stream.sasl import SaslFailure, decode_payload
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StreamErrorCondition
@@ -42,6 +43,7 @@ _AUTH: Final = f"{{{ns.SASL}}}auth"
 _ABORT: Final = f"{{{ns.SASL}}}abort"
 _STARTTLS: Final = f"{{{ns.TLS}}}starttls"
 _BIDI: Final = f"{{{BIDI}}}bidi"
+_EARLY_SM: Final = frozenset((f"{{{SM}}}enable", f"{{{SM}}}resume"))
 _MAX_FAILURES: Final = 5
 
 
@@ -199,6 +201,9 @@ class S2SIn(ServerStream):
             return self._auth(item)
         if tag == _ABORT:
             return self._sasl_failed("aborted", "aborted")
+        if tag in _EARLY_SM and self._settings.resumption:
+            self._out.append(failed_element("unexpected-request"))  # XEP-0198 §3: too early is no stream error
+            return []
         return self._nonza(item)
 
     def _nonza(self, item: Nonza) -> list[Event]:
