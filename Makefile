@@ -19,7 +19,7 @@ BENCH     ?=
 run: $(VENV)/.installed
 	$(BIN)/beamish serve --demo
 
-test: $(VENV)/.installed-test clients smack check
+test: $(VENV)/.installed-test clients smack suites check
 
 # What `test` does once everything is installed.
 check: lint
@@ -84,3 +84,8 @@ smack:
 		( mvn --quiet --batch-mode --file tests/interop/smack/pom.xml dependency:copy-dependencies \
 			-DoutputDirectory='$(CURDIR)/$(SMACK)' >/dev/null && touch $(SMACK)/.complete ) || \
 		echo "Smack's integration tests could not be fetched, and are skipped" >&2
+
+# The test suites of slixmpp and aioxmpp (10 MB, of which nearly all is apt's list of sources); the script says what it cannot get.
+.PHONY: suites
+suites: $(VENV)/.installed-test
+	@sh tests/interop/suites.sh $(VENV)/suites

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-
-from beamish.testing import LiveServer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what foreign code does at import is not ours to mend
@@ -28,12 +27,12 @@ class Verifier(aioxmpp.security_layer.CertificateVerifier):
         pass
 
 
-def security(server: LiveServer, password: str) -> Any:
-    """TLS whose certificate is the server's, and one attempt with a password."""
+def security(ca: Path, password: str) -> Any:
+    """TLS with the certificate of a PEM file, and one attempt with a password."""
 
     def context() -> Any:
         made = aioxmpp.security_layer.default_ssl_context()
-        made.load_verify_locations(str(server.ca))
+        made.load_verify_locations(str(ca))
         return made
 
     async def provide(_jid: Any, attempt: int) -> str | None:

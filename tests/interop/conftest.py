@@ -208,7 +208,7 @@ class AioxmppPeer(Peer):
         # it connects anew whenever a stream ends, also by `conflict`: the log tells the first stream's end
         self.client = client = aioxmpp.Client(
             aioxmpp.JID.fromstr(self.address),
-            security(self.server, password),
+            security(self.server.ca, password),
             override_peer=[(self.server.host, port, connector)],
             max_initial_attempts=1,
         )

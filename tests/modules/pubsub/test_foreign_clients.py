@@ -191,7 +191,7 @@ def aio(server: LiveServer, address: str, *services: Any) -> Any:
 
     client = aioxmpp.PresenceManagedClient(
         aioxmpp.JID.fromstr(address),
-        security(server, server.password),
+        security(server.ca, server.password),
         override_peer=[(server.host, server.port, aioxmpp.connector.STARTTLSConnector())],
         max_initial_attempts=1,
     )
