@@ -287,6 +287,21 @@ async def test_a_malformed_address_is_an_error_from_the_server(kind: str, world:
     await romeo.expect_nothing()
 
 
+@pytest.mark.parametrize("room", ["cave@conference.example.org", "cave@rooms.example"])
+async def test_a_nickname_that_cannot_be_is_an_error_from_the_room(room: str, world: World) -> None:
+    """RFC 6120 §8.3.1 rule 2: not from the malformed address, but clients find what they asked for by the bare one."""
+    romeo = await world.login("romeo@example.org/orchard")
+    muc = "<x xmlns='http://jabber.org/protocol/muc'/>"
+    romeo.send(
+        f"<presence to='{room}/heart\u2764\ufe0f' id='1'>{muc}</presence><presence to='{room}/' id='2'>{muc}</presence>"
+    )
+    for id_ in "12":
+        await romeo.expect(
+            f"<presence type='error' id='{id_}' from='{room}' to='{romeo.jid}'><error type='modify'>"
+            "<jid-malformed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></presence>"
+        )
+
+
 async def test_where_there_is_no_federation_a_remote_domain_is_not_found() -> None:
     from beamish.core.registry import discover
 

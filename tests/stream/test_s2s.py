@@ -194,6 +194,16 @@ def test_a_stanza_to_nowhere_is_answered(namespace: str) -> None:
     assert isinstance(silent, Unaddressable) and silent.reply is None
 
 
+@pytest.mark.parametrize(("to", "sender"), [("room@b.example", "room@b.example"), ("room@c.example", "b.example")])
+def test_a_stanza_to_a_resource_that_cannot_be_is_answered_by_whoever_has_it(to: str, sender: str) -> None:
+    """By the bare address, if that is ours on this stream."""
+    pair = Pair()
+    pair.open()
+    (answered,) = pair.into.receive(f"<presence from='x@a.example/r' to='{to}/a\u200db' id='1'/>".encode())
+    assert isinstance(answered, Unaddressable) and answered.reply is not None
+    assert (answered.reply.sender, answered.reply.to) == (sender, "x@a.example/r")
+
+
 @pytest.mark.parametrize(
     ("sender", "condition"),
     [

@@ -103,7 +103,8 @@ class C2SConnection(C2SStream):
         self._tell(logging.INFO, "jid_malformed", reason=event.reason)
         if event.reply is not None:
             # RFC 6120 §8.1.2.1 rule 2: the server speaks for itself, not for an address that cannot be
-            session.send(event.reply.replace(sender=JID.of("", session.jid.domain), to=session.jid))
+            sender = event.reply.sender or JID.of("", session.jid.domain)
+            session.send(event.reply.replace(sender=sender, to=session.jid))
         if session.handled is not None:
             session.handled(None)
 

@@ -312,7 +312,9 @@ class ServerStream:
         local = self._talks_to(reply.to.domain)
         if not local:
             raise fail(StreamErrorCondition.INVALID_FROM, f"this stream is not authenticated for {reply.to.domain}")
-        return Unaddressable(reply.replace(sender=JID.of("", local)), reason)
+        if reply.sender is None or (reply.sender.domain, reply.to.domain) not in self.pairs:
+            reply = reply.replace(sender=JID.of("", local))
+        return Unaddressable(reply, reason)
 
     def _talks_to(self, remote: str) -> str:
         """Our domain that the peer may send to in the name of `remote`; "" if there is none."""

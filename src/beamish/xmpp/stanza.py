@@ -43,7 +43,7 @@ _WRITTEN_ATTRIBUTES = re.compile(rb" ([\w:.-]+)='([^']*)'")
 
 class AddressMalformed(Exception):
     """The `to` of a received stanza is no JID; `reply` is the `jid-malformed` error (RFC 6120 §8.3.3.8), to the stanza's
-    `from` if it has one, and without a `from` of its own.
+    `from` if it has one, and with a `from` only where nothing but the resource was malformed: the bare JID.
 
     `reply` is None where no error may be sent: for errors and IQ results.
     """
@@ -414,7 +414,7 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
         try:
             to = JID.parse(to_text)
         except JidMalformed as exc:
-            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, sender, str(exc))) from exc
+            raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, sender, to_text, str(exc))) from exc
     return Stanza(name, type_, id_, sender, to, lang or "", head.encode(), raw[cut:], el)
 
 
@@ -483,9 +483,17 @@ def _write(el: Element, scope: dict[str | None, str], out: list[str], content: s
     out.append(f"</{name}>")
 
 
-def _malformed_reply(name: str, type_: str, id_: str, to: JID | None, text: str) -> Stanza | None:
-    # RFC 6120 §8.3.1 rule 2: the addresses are not swapped, as that would put the malformed one into `from`
+def _malformed_reply(name: str, type_: str, id_: str, to: JID | None, addressed: str, text: str) -> Stanza | None:
+    # RFC 6120 §8.3.1 rule 2: the addresses are not swapped, as that would put the malformed one into `from`. The bare one is as
+    # near as can be: clients that asked for a nickname which cannot be look for the answer of the room.
     if type_ == "error" or (name == IQ and type_ == "result"):
         return None
+    bare, slash, _ = addressed.partition("/")
+    sender: JID | None = None
+    if slash:
+        try:
+            sender = JID.parse(bare)
+        except JidMalformed:
+            sender = None
     error = StanzaError(Condition.JID_MALFORMED, text=text)
-    return Stanza.build(name, "error", id=id_, to=to, content=error.to_bytes())
+    return Stanza.build(name, "error", id=id_, sender=sender, to=to, content=error.to_bytes())
