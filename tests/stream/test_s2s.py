@@ -28,7 +28,7 @@ def settings(*served: str, **changes: Any) -> S2SSettings:
     values: dict[str, Any] = {
         "serves": lambda domain: domain in served,
         "new_id": lambda: f"id-{served[0]}-{next(count)}",
-        "ledger": NameLedger(),
+        "ledger": NameLedger(unauthenticated=0),
         "secret": DialbackSecret(f"the secret of {served[0]}".encode()),
         "limits": LIMITS,
     }
@@ -328,6 +328,7 @@ def test_what_follows_starttls_in_the_clear_is_refused() -> None:
         (("to='b.example'", "to='unknown.example'"), StreamErrorCondition.HOST_UNKNOWN),
         (("to='b.example'", ""), StreamErrorCondition.IMPROPER_ADDRESSING),
         ((" version='1.0'>", ">"), StreamErrorCondition.UNSUPPORTED_VERSION),
+        (("'1.0'>", f"'{'0' * 5_000}.9'>"), StreamErrorCondition.UNSUPPORTED_VERSION),
         (("from='a.example'", "from='me@a.example'"), StreamErrorCondition.INVALID_FROM),
         (("xmlns='jabber:server'", "xmlns='jabber:client'"), StreamErrorCondition.INVALID_NAMESPACE),
     ],
@@ -348,6 +349,55 @@ def test_data_without_end_before_authentication() -> None:
         events += machine.receive(b"<db:verify from='a.example' to='b.example' id='1'>k</db:verify>")
     assert [type(event) for event in events] == [StreamFailed]
     assert events[0].error.condition is StreamErrorCondition.POLICY_VIOLATION
+
+
+FEATURES = (
+    "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+    "<c xmlns='urn:example:new' brandnew='1'/></stream:features>"
+)
+
+
+@pytest.mark.parametrize("before", [HEADER, HEADER.replace("xmlns:db", "xmlns:new='urn:example:new' xmlns:db")])
+def test_names_of_strangers_cost_nothing(before: str) -> None:
+    """What they name in the clear is kept by nobody, so nobody can use up what honest servers need to be understood."""
+    shared = settings("b.example", ledger=NameLedger(unauthenticated=5))
+    known = set(shared.ledger.known), set(shared.ledger.spaces)
+    for round_ in range(20):
+        machine = S2SIn(shared, admitted)
+        names = "".join(f"<e{round_}-{n} a{n}='1' xmlns='urn:{n}'/>" for n in range(50))
+        [_, failed] = machine.receive(f"{before}<x>{names}</x>".encode())
+        assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
+    assert (shared.ledger.known, shared.ledger.spaces) == known
+    ours = S2SOut(shared, "b.example", "a.example")
+    ours.start()
+    assert ours.receive((before.replace("from=", "id='1' from=") + FEATURES).encode()) == []
+    assert b"<starttls" in ours.data_to_send()
+
+
+@pytest.mark.parametrize("cut", [1, 12, 50, 60])
+def test_what_is_begun_when_a_key_has_proved_right_is_not_lost(cut: int) -> None:
+    """The rest of an element that had begun comes after the answer about the first domain; prefixes of the header stay."""
+    shared = settings("b.example", ledger=NameLedger(unauthenticated=0))
+    machine = S2SIn(shared, admitted, secure=True)
+    header = HEADER.replace("xmlns:db", "xmlns:n='urn:example:new' xmlns:db")
+    machine.receive(f"{header}<db:result from='a.example' to='b.example'>key</db:result>".encode())
+    more = "<db:result from='c.example' to='b.example'>another key</db:result>"
+    machine.receive(more[:cut].encode())
+    assert machine.verified("b.example", "a.example", ok=True) == [Authenticated("b.example", "a.example", "dialback")]
+    message = "<message from='x@a.example' to='y@b.example'><n:thing/></message>"
+    [asked, stanza] = machine.receive(f"{more[cut:]}{message}</stream:stream>".encode())[:2]
+    assert (type(asked), asked.remote) == (KeyToVerify, "c.example")
+    assert stanza.el[0].tag == "{urn:example:new}thing"
+
+
+def test_a_header_whose_names_are_too_many_is_refused_when_it_counts() -> None:
+    """Who has authenticated answers for the names in the header."""
+    machine = S2SIn(settings("b.example", ledger=NameLedger(per_account=3)), admitted, secure=True)
+    header = HEADER.replace("xmlns:db", "xmlns:n='urn:1' xmlns:m='urn:2' xmlns:db")
+    machine.receive(f"{header}<db:result from='a.example' to='b.example'>key</db:result>".encode())
+    [failed] = machine.verified("b.example", "a.example", ok=True)
+    assert isinstance(failed, StreamFailed)
+    assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
 
 
 def test_domains_of_one_stream_are_bounded() -> None:
@@ -394,6 +444,17 @@ def test_external_that_is_refused_falls_back_to_dialback() -> None:
     assert machine.data_to_send() == f"<db:result from='a.example' to='b.example'>{key}</db:result>".encode()
     [ready] = machine.receive(b"<db:result from='b.example' to='a.example' type='valid'/>")
     assert ready == Ready("dialback", False, False)
+
+
+def test_stream_management_is_known_after_external_was_refused() -> None:
+    """What was offered together with EXTERNAL still holds when dialback takes its place."""
+    machine, _ = secured(
+        "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
+        "<sm xmlns='urn:xmpp:sm:3'/>"
+    )
+    machine.receive(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
+    answer = b"<db:result from='b.example' to='a.example' type='valid'/>"
+    assert machine.receive(answer) == [Ready("dialback", False, True)]
 
 
 def test_external_that_is_refused_where_dialback_is_off() -> None:

@@ -93,8 +93,6 @@ class ComponentStream(ServerStream):
             return [HandshakeFailed(self.domain), self.fail(failed)]
         self._out.append(b"<handshake/>")
         self._open_up()
-        if (owner := self._owner()) is not None:
-            self._parser.owned_by(owner)
         return [ComponentReady(self.domain)]
 
     def _nonza(self, item: Nonza) -> list[Event]:

@@ -136,6 +136,11 @@ class Gate:
         self._expat(f"<stream:stream{spaces}>".encode())
         self._out.clear()
 
+    @property
+    def between(self) -> bool:
+        """Whether the header was seen, and nothing is begun behind it or behind the last element."""
+        return self._depth == 1 and self._size == 0
+
     def feed(self, segment: bytes) -> bytes:
         """Look at bytes that end at or before the next `>`. Returns what the parser is to be given; raises `StreamError`."""
         if not self._begun:

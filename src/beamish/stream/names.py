@@ -51,6 +51,11 @@ _SPACES: Final = frozenset(
 )
 
 
+def _spaces_of(names: Iterable[str]) -> set[str]:
+    """The namespaces of names in Clark notation."""
+    return {name[1:].partition("}")[0] for name in names if name.startswith("{")}
+
+
 class NameLedger:
     """Names known to the process, and who brought how many of them.
 
@@ -61,7 +66,7 @@ class NameLedger:
 
     def __init__(self, total: int = 300_000, per_account: int = 5_000, unauthenticated: int = 10_000) -> None:
         self.known: set[str] = set(_SEED)
-        self.spaces: set[str] = set(_SPACES)
+        self.spaces: set[str] = {*_SPACES, *_spaces_of(_SEED)}
         self.readers: dict[Hashable, object] = {}
         """What readers keep that depends on these names, by their limits (`stream.quick`)."""
         self._lost = 0
@@ -72,7 +77,9 @@ class NameLedger:
 
     def learn(self, names: Iterable[str]) -> None:
         """Make names known at nobody's expense, in Clark notation: what a feature expects before authentication."""
-        self.known.update(names)
+        names = frozenset(names)
+        self.known |= names
+        self.spaces |= _spaces_of(names)
 
     def charge(self, name: str, account: Hashable | None) -> bool:
         """Note an element or attribute that is not in `known`. False: the sender must be cut, its share is used up."""

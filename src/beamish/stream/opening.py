@@ -14,7 +14,7 @@ from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.xml import escape_attr
 
 
-def _is_one_or_more(version: str) -> bool:
+def is_one_or_more(version: str) -> bool:
     """Whether a version is at least 1.0 (RFC 6120 §4.7.5). The numbers may be of any length."""
     major, dot, minor = version.partition(".")
     return bool(dot) and (major + minor).isascii() and major.isdigit() and minor.isdigit() and major.strip("0") != ""
@@ -74,7 +74,7 @@ class Opening:
             raise StreamError(StreamErrorCondition.IMPROPER_ADDRESSING, "a stream header to a server needs a 'to'")
         if domain is None or (self.jid is not None and domain != self.jid.domain):
             raise StreamError(StreamErrorCondition.HOST_UNKNOWN)
-        if not _is_one_or_more(header.version):
+        if not is_one_or_more(header.version):
             raise StreamError(StreamErrorCondition.UNSUPPORTED_VERSION)
         if wrong:
             raise StreamError(StreamErrorCondition.INVALID_FROM)

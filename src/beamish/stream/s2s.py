@@ -17,7 +17,9 @@ from beamish.stream import dialback
 from beamish.stream import features as feat
 from beamish.stream.dialback import DialbackSecret
 from beamish.stream.names import NameLedger
+from beamish.stream.opening import is_one_or_more
 from beamish.stream.parser import Gate, Item, Nonza, ParserLimits, StreamEnd, StreamHeader, StreamParser, Unaddressable
+from beamish.stream.sasl import FailureCondition
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID, JidMalformed
@@ -34,6 +36,15 @@ _SM_TAGS: Final = frozenset(
     f"{{{SM}}}{name}" for name in ("r", "a", "enable", "enabled", "resume", "resumed", "failed")
 )
 _SERVER_STANZAS: Final = {f"{{{ns.SERVER}}}{name}": name for name in ("message", "presence", "iq")}
+
+EARLY_NAMES: Final = frozenset(
+    {f"{{{SM}}}sm", f"{{{DIALBACK_FEATURE}}}errors", f"{{{ns.SASL}}}challenge", f"{{{ns.DIALBACK}}}error"}
+    | {f"{{{ns.LIMITS}}}{name}" for name in ("limits", "max-bytes", "idle-seconds")}
+    | {f"{{{ns.STANZAS}}}{condition.value}" for condition in Condition}
+    | {f"{{{ns.STANZAS}}}remote-connection-failed"}  # of XEP-0220 §2.5 alone
+    | {f"{{{ns.SASL}}}{condition.value}" for condition in FailureCondition}
+)
+"""What is understood before a domain is authenticated, besides what every `NameLedger` knows."""
 
 Pair: TypeAlias = tuple[str, str]
 """Our domain and the remote one."""
@@ -101,6 +112,10 @@ class S2SSettings:
     failed_claims: int = 20
     """Domains that a peer may say it speaks for in vain before its stream is closed."""
 
+    def __post_init__(self) -> None:
+        """Make known what is understood before authentication; strangers' other names come to nothing."""
+        self.ledger.learn(EARLY_NAMES)
+
     def own_limits(self) -> bytes:
         """What this server bears, as XEP-0478 announces it."""
         return feat.limits(self.limits.stanza_bytes, self.idle_seconds or None)
@@ -125,12 +140,14 @@ class ServerStream:
     __slots__ = (
         "_early_bytes",
         "_gate",
+        "_head",
         "_header_sent",
         "_held",
         "_out",
         "_parser",
         "_restarting",
         "_settings",
+        "_unfinished",
         "closed_by_us",
         "pairs",
         "peer_bytes",
@@ -160,6 +177,10 @@ class ServerStream:
 
     def _new_stream(self) -> None:
         self.stage = Stage.HEADER
+        self._head = b""
+        """The peer's header as it came."""
+        self._unfinished = bytearray()
+        """What came of the top-level element that is not complete yet."""
         self._parser = StreamParser(self._settings.limits, self._settings.ledger, self._owner())
         self._gate: Gate | None = Gate(self._settings.limits, self._settings.ledger, self._owner())
 
@@ -343,9 +364,14 @@ class ServerStream:
             cut = self._held.find(b">") + 1 or len(self._held)
             segment, self._held = self._held[:cut], self._held[cut:]
             try:
-                assert self._gate is not None
-                self._gate.feed(segment)
-                for item in self._parser.feed(segment):
+                gate = self._gate
+                assert gate is not None
+                taken = gate.feed(segment)
+                self._unfinished += segment
+                if gate.between:
+                    self._head = self._head or bytes(self._unfinished)
+                    self._unfinished.clear()
+                for item in self._parser.feed(taken):
                     events += self._item(item)
             except StreamError as error:
                 events.append(self.fail(error))
@@ -374,12 +400,20 @@ class ServerStream:
             self.peer_idle = _number(found.findtext(f"{{{ns.LIMITS}}}idle-seconds"))
 
     def _open_up(self) -> None:
-        """Stanzas may flow: from now on input is parsed as it comes."""
+        """Stanzas may flow: from now on input is parsed as it comes. Raises `StreamError`.
+
+        So far the parser has seen what the gate made of the stream. The one that takes its place reads the header as it
+        was, at the expense of who has authenticated, and then what was begun behind it.
+        """
         self.stage = Stage.OPEN
         self._gate = None
-        owner = self._owner()
-        if owner is not None:
-            self._parser.owned_by(owner)
+        self._parser.discard()
+        self._parser = StreamParser(self._settings.limits, self._settings.ledger, self._owner())
+        self._parser.feed(self._head)
+        self._parser.rebase()
+        self._held = bytes(self._unfinished) + self._held
+        self._unfinished.clear()
+        self._head = b""
 
     def _restart(self) -> None:
         """The peer opens a new stream after SASL (RFC 6120 §6.4.6)."""
@@ -455,5 +489,4 @@ def read_stream_error(el: Element) -> StreamError:
 
 def supports_version(header: StreamHeader) -> bool:
     """Whether the peer speaks XMPP 1.0 or newer (RFC 6120 §4.7.5)."""
-    major, _, minor = header.version.partition(".")
-    return major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit() and int(major) >= 1
+    return is_one_or_more(header.version)

@@ -36,7 +36,7 @@ from beamish.stream.s2s import (
 from beamish.stream.s2s_acks import failed_element
 from beamish.stream.sasl import SaslFailure, decode_payload
 from beamish.xmpp import ns
-from beamish.xmpp.errors import Condition, StreamErrorCondition
+from beamish.xmpp.errors import Condition, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JidMalformed
 
 _AUTH: Final = f"{{{ns.SASL}}}auth"
@@ -310,6 +310,9 @@ class S2SIn(ServerStream):
         self.methods[local, remote] = "dialback"
         events: list[Event] = [Authenticated(local, remote, "dialback")]
         if self.stage is not Stage.OPEN:
-            self._open_up()
+            try:
+                self._open_up()
+            except StreamError as error:
+                return [self.fail(error)]
             events += self._advance()
         return events

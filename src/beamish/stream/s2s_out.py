@@ -243,6 +243,7 @@ class S2SOut(ServerStream):
         if self._question is not None:
             self._out.append(dialback.verify(self.local, self.remote, *self._question))
             return []
+        self._sm_offered = el.find(f"{{{SM}}}sm") is not None
         settings = self._settings
         if settings.bidi and self._trusted and el.find(f"{{{BIDI_FEATURE}}}bidi") is not None:
             self._out.append(b"".join((f"<bidi xmlns='{BIDI}'>".encode(), settings.own_limits(), b"</bidi>")))
@@ -253,7 +254,6 @@ class S2SOut(ServerStream):
             auth = f"<auth xmlns='{ns.SASL}' mechanism='EXTERNAL'>{self._authzid()}</auth>"
             self._out.append(auth.encode())
             return []
-        self._sm_offered = el.find(f"{{{SM}}}sm") is not None
         offered = el.find(f"{{{DIALBACK_FEATURE}}}dialback") is not None
         return self._dialback("" if offered or not mechanisms else "the server offers no way to authenticate")
 
