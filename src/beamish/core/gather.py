@@ -119,6 +119,11 @@ class Gathering(Generic[T]):
         return self.rows >= self.most or self.bytes > self.most_bytes
 
     @property
+    def refused(self) -> T | None:
+        """The oldest row that waits to be handed over again: neither it nor any later one is on disk, or on its way there."""
+        return self._again[0].rows[0] if self._again and self._again[0].rows else None
+
+    @property
     def owed(self) -> int:
         """How many ticks wait to be handed over again; they are part of `Database.owed`."""
         return len(self._again)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from tests.modules.sm.conftest import CALM, SM, enable, handled, managed, resume, say, settings
-from tests.modules.sm.play import after_a_crash, unconfirmed
+from tests.modules.sm.play import after_a_crash, after_crash, unconfirmed
 
 from beamish.core import events
 from beamish.core.events import Context
 from beamish.core.gather import RETRY_SECONDS
+from beamish.modules.sm import store
 from beamish.modules.sm.module import StreamManagementModule
 from beamish.storage.api import Cursor, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
@@ -247,6 +248,93 @@ async def test_a_session_whose_row_was_refused_gets_one_before_its_messages_coun
     async with after_a_crash(world.db) as start:
         assert await start.fetch("SELECT COUNT(*) FROM sm_message JOIN sm_session ON key = session") == [(1,)]
         assert await start.fetch("SELECT jid FROM sm_session ORDER BY jid") == [(JULIET,), (ROMEO,)]
+
+
+async def test_a_session_whose_row_was_refused_keeps_what_came_after_it(
+    world: World, expected_errors: ExpectedErrors
+) -> None:
+    """Its presence and its count, though they wait for the same commit as the row, and the log is folded in that."""
+    expected_errors.add("offline_message_not_stored")
+    juliet = await world.login(JULIET)
+    await world.settle()
+    async with refusing(world.db):
+        id = await enable(juliet)
+        juliet.send("<presence><status>here</status></presence>")
+        say(juliet, ROMEO, "x")
+        ask(juliet)
+        await world.settle()
+        module_of(world).journal._fold_due = True
+        await world.pass_time(RETRY_SECONDS)
+    await recovered(world)
+    assert acknowledged(juliet) == [2]
+    async with after_crash(world) as again:
+        new = await resume(again, juliet, id, 0)
+        assert new.jid is not None
+        session = again.kernel.sessions.get(new.jid)
+        assert session is not None
+        assert session.presence is not None
+        assert module_of(again)._by_id[id].acknowledged == 2
+
+
+async def test_so_many_sessions_may_wait_for_their_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_OWED_MOST", 3)
+    one, two, more = [await world.login(f"juliet@example.org/{name}") for name in ("one", "two", "more")]
+    async with refusing(world.db):
+        for client in (one, two):
+            await enable(client)
+            await world.settle()
+        two.send("</stream:stream>")
+        await world.settle()
+        more.send(f"<enable xmlns='{SM}' resume='true'/>")
+        await more.expect(
+            f"<failed xmlns='{SM}'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+        )
+    await recovered(world)
+    await enable(more)
+    await world.settle()
+    assert await world.db.fetch("SELECT jid FROM sm_session ORDER BY jid") == [
+        ("juliet@example.org/more",),
+        ("juliet@example.org/one",),
+    ]
+
+
+async def test_what_is_confirmed_before_the_disk_takes_it_leaves_no_trace(world: World) -> None:
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login(ROMEO, presence=True)
+    await world.settle()
+    journal = module_of(world).journal
+    async with refusing(world.db):
+        for number in range(20):
+            say(romeo, JULIET, str(number))
+            await world.settle()
+            juliet.send(f"<a xmlns='{SM}' h='{number + 1}'/>")
+            await world.settle()
+        assert (journal._young, journal._young_confirmed, journal._confirmed) == ({}, [], [])
+        await recovered(world)
+        assert journal.waiting == (0, 0)
+    say(romeo, JULIET, "last")
+    await recovered(world)
+    assert got(juliet) == [*map(str, range(20)), "last"]
+    [wire] = await unconfirmed(world.db)
+    assert b"last" in wire
+
+
+async def test_what_can_never_be_written_of_a_session_keeps_nobody_else(
+    world: World, expected_errors: ExpectedErrors
+) -> None:
+    """A database that is damaged in one place: the same key twice."""
+    expected_errors.add("session_statement_lost")
+    juliet, id = await managed(world, JULIET)
+    romeo, _ = await managed(world, ROMEO)
+    await world.settle()
+    insert = "INSERT INTO sm_ended (id, account, handled, forget) VALUES (?, 'other@example.org', 0, 1e12)"
+    await world.db.write("damage", lambda c: c.run(insert, id))
+    juliet.drop()
+    await world.pass_time(601.0)
+    assert await handled(romeo) == 0
+    say(romeo, "juliet@example.org", "x")
+    assert await handled(romeo) == 1
+    assert await world.db.fetch("SELECT jid FROM sm_session") == [(ROMEO,)]
 
 
 async def test_a_session_whose_row_was_refused_may_end_before_it_gets_one(world: World) -> None:

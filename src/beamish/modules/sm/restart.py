@@ -16,8 +16,8 @@ from beamish.core.events import SessionNotes
 from beamish.core.later import is_later
 from beamish.core.services import AccountsService
 from beamish.core.sessions import Session
+from beamish.modules.sm.batch import StoredSession
 from beamish.modules.sm.outlet import Managed, Sent
-from beamish.modules.sm.store import StoredSession
 from beamish.stream.resume import WRAP
 from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import Stanza

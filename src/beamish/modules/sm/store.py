@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -21,8 +20,9 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from beamish.core.clock import Clock, Timer
-from beamish.core.gather import Gathering, in_pieces
-from beamish.modules.sm.log import MESSAGE, Fold, Folding, Message, read, write_counts, write_messages
+from beamish.core.gather import Gathering
+from beamish.modules.sm.batch import SESSION, Batch, Job, StoredSession, load, save
+from beamish.modules.sm.log import Fold, Folding, Message, write_messages
 from beamish.storage.api import (
     Cursor,
     Database,
@@ -61,12 +61,10 @@ MIGRATIONS: Final = (
     ),
 )
 
-_SESSION: Final = (
-    "INSERT INTO sm_session (key, id, jid, created, seconds, expires, handled, sent, exact, state) "
-    "VALUES (?, ?, ?, ?, ?, NULL, 0, 0, 0, ?)"
-)
 _RETRY: Final = 1.0
 """Seconds until a commit that failed is tried again; acknowledgements wait that long."""
+_OWED_MOST: Final = 20_000
+"""Beginnings and ends of sessions that may wait for a disk that takes nothing; no other session comes under management then."""
 _ENDED_PER_ACCOUNT: Final = 20
 """Ended sessions that are remembered for one account."""
 _MESSAGES_MOST: Final = 50_000
@@ -79,26 +77,6 @@ FOLD_ENTRIES: Final = 20_000
 FOLD_BYTES: Final = 8 * 1024 * 1024
 FOLD_SECONDS: Final = 10.0
 """How much of what is how old the log may hold before it is folded."""
-
-Job = tuple[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSession:
-    """A session as it was written down; `expires` is None if it had a connection when the server died."""
-
-    key: int
-    id: str
-    jid: str
-    created: float
-    seconds: float
-    expires: float | None
-    handled: int
-    sent: int
-    exact: bool
-    state: dict[str, Any]
-    messages: list[tuple[int, int | None, float, bytes]]
-    """Row id, count on the stream (None: never sent), time, bytes."""
 
 
 class Journal:
@@ -113,6 +91,8 @@ class Journal:
         self._states: dict[Managed, None] = {}
         self._confirmed: list[int] = []
         self._jobs: list[Job] = []
+        self._begins: list[tuple[Any, ...]] = []
+        """Rows of sessions that the disk did not take: they come before all that is written about these."""
         self._messages: Gathering[Message] = Gathering(
             db, clock, "sm.messages", write_messages, _MESSAGES_MOST, _BYTES_MOST, self._messages_logged, self._to_log
         )
@@ -144,19 +124,21 @@ class Journal:
         return self._last_session
 
     def begin(self, managed: Managed) -> None:
-        """A session came under management. Raises `StorageError`."""
+        """A session came under management. Raises `StorageError`, also if the disk owes too many of them already."""
+        if len(self._begins) + len(self._jobs) >= _OWED_MOST:
+            raise StorageBusy(f"{len(self._begins)} sessions wait to be stored")
         row = (
             *(managed.key, managed.id, str(managed.session.jid), managed.session.created, managed.seconds),
             json.dumps(managed.state()),
         )
-        self._db.append("sm.begin", _SESSION, row, partial(self._not_begun, managed, row))
+        self._db.append("sm.begin", SESSION, row, partial(self._not_begun, managed, row))
 
     def _not_begun(self, managed: Managed, row: tuple[Any, ...], exc: Exception) -> None:
         """A start would drop the messages of a session that has no row, so nothing is acknowledged before that is stored."""
         if not isinstance(exc, StorageUnavailable):
             managed.not_stored(exc)
         elif not managed.over:
-            self._jobs.insert(0, (_SESSION, row))  # before what was to be done about it
+            self._begins.append(row)
             self._join()
 
     def message(self, managed: Managed, sent: Sent, count: int | None) -> int:
@@ -247,9 +229,11 @@ class Journal:
     def confirmed(self, rows: Iterable[int]) -> None:
         """Messages that need not be kept any more. They are deleted with the next commit, at the latest by `tidy`."""
         young, folding = self._young, self._folding
+        refused = self._messages.refused
         for row in rows:
             if young.pop(row, None) is not None:
-                self._young_confirmed.append(row)
+                if refused is None or row < refused[0]:  # else it never gets into the log (`_to_log`)
+                    self._young_confirmed.append(row)
                 continue
             self._confirmed.append(row)
             if folding is not None:
@@ -326,14 +310,16 @@ class Journal:
         self._under_way = False
         counts = [(managed, managed.count) for managed in self._counts]
         states = list(_rows(self._states))
-        batch = _Batch(
+        batch = Batch(
             [(managed.key, count) for managed, count in counts if managed.resumable],
             [(seconds, expires, state, managed.key) for managed, seconds, expires, state in states],
             self._confirmed,
             self._young_confirmed,
             self._jobs,
+            self._begins,
         )
-        self._counts, self._states, self._confirmed, self._young_confirmed, self._jobs = {}, {}, [], [], []
+        self._counts, self._states, self._confirmed, self._young_confirmed = {}, {}, [], []
+        self._jobs, self._begins = [], []
         then: list[asyncio.Future[None]] = []
         self._handled.update(batch.handled)
         # one after the other: a second would delete what the first may owe
@@ -342,7 +328,9 @@ class Journal:
             then, self._then = self._then, []
         elif batch.handled or batch.young_confirmed:
             self._logged(len(batch.handled) + len(batch.young_confirmed))
-        if batch.fold is None and not (counts or states or batch.confirmed or batch.young_confirmed or batch.jobs):
+        if batch.fold is None and not (
+            counts or states or batch.confirmed or batch.young_confirmed or batch.jobs or batch.begins
+        ):
             return
         again = partial(self._again, batch, [m for m, _ in counts], [m for m, *_ in states], then)
         try:
@@ -366,7 +354,7 @@ class Journal:
         return made
 
     def _committed(
-        self, batch: _Batch, counts: list[tuple[Managed, int]], then: list[asyncio.Future[None]]
+        self, batch: Batch, counts: list[tuple[Managed, int]], then: list[asyncio.Future[None]]
     ) -> None:  # fmt: skip
         if batch.failed:
             return
@@ -385,7 +373,7 @@ class Journal:
 
     def _again(
         self,
-        batch: _Batch,
+        batch: Batch,
         counts: list[Managed],
         states: list[Managed],
         then: list[asyncio.Future[None]],
@@ -398,6 +386,7 @@ class Journal:
         self._confirmed += batch.confirmed
         self._young_confirmed += batch.young_confirmed
         self._jobs = batch.jobs + self._jobs
+        self._begins = batch.begins + self._begins
         self._counts |= dict.fromkeys(m for m in counts if not m.over)
         self._states |= dict.fromkeys(m for m in states if not m.over)
         self._then = then + self._then
@@ -418,7 +407,7 @@ class Journal:
 
     async def load(self, now: float) -> list[StoredSession]:
         """Everything there is, at start."""
-        found, self._last_session, self._last_message = await self._db.write("sm.load", partial(_load, now))
+        found, self._last_session, self._last_message = await self._db.write("sm.load", partial(load, now))
         return found
 
     async def save(self, sessions: list[Managed]) -> None:
@@ -445,9 +434,10 @@ class Journal:
         gone = [*self._confirmed, *self._young_confirmed]
         self._confirmed, self._young_confirmed = [], []
         jobs, self._jobs = self._jobs, []
+        begins, self._begins = self._begins, []
         made = self._take_fold()
         self._folding = None  # there is no other one: what still waits to be tried again is in it, and need not be
-        await self._db.write("sm.save", partial(_save, made, gone, jobs, counted, messages))
+        await self._db.write("sm.save", partial(save, begins, made, gone, jobs, counted, messages))
 
     async def recount(self, managed: Managed) -> None:
         """The messages of a session got new counts."""
@@ -501,86 +491,3 @@ def _rows(sessions: Iterable[Managed]) -> Iterator[tuple[Managed, float, float |
             yield managed, *managed.row()
         except Exception:
             log.exception("session_state_not_stored", jid=str(managed.session.jid))
-
-
-class _Batch:
-    """What one commit writes; run on the database's thread, so it owns everything it holds."""
-
-    def __init__(
-        self,
-        handled: list[tuple[int, int]],
-        states: list[tuple[float, float | None, str, int]],
-        confirmed: list[int],
-        young_confirmed: list[int],
-        jobs: list[Job],
-    ) -> None:
-        self.handled = handled
-        self.states = states
-        self.confirmed = confirmed
-        self.young_confirmed = young_confirmed
-        self.jobs = jobs
-        self.fold: Fold | None = None
-        """The log is replaced instead of continued."""
-        self.failed = False
-
-    def run(self, c: Cursor) -> None:
-        """Write it all."""
-        if self.failed:
-            return
-        if self.fold is not None:
-            self.fold.run(c)
-        else:
-            write_counts(c, self.handled, self.young_confirmed)
-        if self.states:
-            c.many("UPDATE sm_session SET seconds = ?, expires = ?, state = ? WHERE key = ?", self.states)
-        for rows, places in in_pieces(self.confirmed):
-            c.run(f"DELETE FROM sm_message WHERE id IN ({', '.join('?' * places)})", *rows)
-        for sql, params in self.jobs:
-            c.run(sql, *params)
-
-
-def _load(now: float, c: Cursor) -> tuple[list[StoredSession], int, int]:
-    read(c).run(c)
-    c.run("DELETE FROM sm_ended WHERE forget < ?", now)
-    c.run("DELETE FROM sm_message WHERE session NOT IN (SELECT key FROM sm_session)")
-    messages: dict[int, list[tuple[int, int | None, float, bytes]]] = {}
-    last_message = 0
-    for id_, session, sent, when, wire in c.rows("SELECT id, session, sent, stamp, wire FROM sm_message ORDER BY id"):
-        messages.setdefault(int(session), []).append((int(id_), sent, float(when), bytes(wire)))
-        last_message = int(id_)
-    found = []
-    last_session = 0
-    for row in c.rows(
-        "SELECT key, id, jid, created, seconds, expires, handled, sent, exact, state FROM sm_session ORDER BY key"
-    ):
-        key, id_, jid, created, seconds, expires, handled, sent, exact, state = row
-        last_session = int(key)
-        own = messages.get(last_session, [])
-        found.append(
-            StoredSession(
-                last_session, id_, jid, created, seconds, expires, handled, sent, bool(exact), json.loads(state), own
-            )
-        )
-    c.run("UPDATE sm_session SET exact = 0")  # from now on memory is ahead of it
-    return found, last_session, last_message
-
-
-def _save(
-    made: Fold,
-    gone: list[int],
-    jobs: list[Job],
-    counted: list[tuple[Any, ...]],
-    messages: list[Message],
-    c: Cursor,
-) -> None:
-    made.run(c)
-    c.many("DELETE FROM sm_message WHERE id = ?", [(row,) for row in gone])
-    for sql, params in jobs:
-        c.run(sql, *params)
-    for key, handled, sent, exact, seconds, expires, state in counted:
-        c.run(
-            "UPDATE sm_session SET handled = ?, sent = ?, exact = ?, seconds = ?, expires = ?, state = ? WHERE key = ?",
-            *(handled, sent, int(exact), seconds, expires, state, key),
-        )
-    if messages:
-        c.many(MESSAGE, messages)
