@@ -38,7 +38,8 @@ _SM_TAGS: Final = frozenset(
 _SERVER_STANZAS: Final = {f"{{{ns.SERVER}}}{name}": name for name in ("message", "presence", "iq")}
 
 EARLY_NAMES: Final = frozenset(
-    {f"{{{SM}}}sm", f"{{{DIALBACK_FEATURE}}}errors", f"{{{ns.SASL}}}challenge", f"{{{ns.DIALBACK}}}error"}
+    _SM_TAGS
+    | {f"{{{SM}}}sm", f"{{{DIALBACK_FEATURE}}}errors", f"{{{ns.SASL}}}challenge", f"{{{ns.DIALBACK}}}error"}
     | {f"{{{ns.LIMITS}}}{name}" for name in ("limits", "max-bytes", "idle-seconds")}
     | {f"{{{ns.STANZAS}}}{condition.value}" for condition in Condition}
     | {f"{{{ns.STANZAS}}}remote-connection-failed"}  # of XEP-0220 §2.5 alone
