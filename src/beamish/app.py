@@ -36,6 +36,7 @@ from beamish.net.tls import CertificateStore
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
 from beamish.net.wirelog import WireLog
+from beamish.storage.sole import DirectoryInUse, sole_user
 from beamish.storage.sqlite import SqliteDatabase
 from beamish.stream import features
 from beamish.stream.dialback import DialbackSecret
@@ -51,6 +52,8 @@ CommandFailed = ControlError
 
 _CONTROL: Final = "control.sock"
 _DAY: Final = 86_400.0
+_STARTING_SECONDS: Final = 10.0
+"""How long a command waits for a server that has the data but does not listen for commands (yet, or any more)."""
 
 
 def c2s_server(
@@ -189,12 +192,19 @@ def chosen_modules(config: Config) -> list[type[Module]]:
 
 
 @asynccontextmanager
-async def open_kernel(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Kernel]:
+async def open_kernel(config: Config, *, clock: Clock | None = None, patience: float = 3.0) -> AsyncIterator[Kernel]:
     """Storage, kernel and modules, without any listener; everything is stopped and stored on the way out.
 
-    `clock` is for tests; the machine's own if there is none.
+    `clock` is for tests; the machine's own if there is none. Raises `DirectoryInUse` when another process has the data for
+    longer than `patience` seconds, before anything is read or changed.
     """
     make_data_dir(config.server.data_dir)
+    async with sole_user(config.server.data_dir, patience), _opened(config, clock) as kernel:
+        yield kernel
+
+
+@asynccontextmanager
+async def _opened(config: Config, clock: Clock | None) -> AsyncIterator[Kernel]:
     database = await SqliteDatabase.open(config.database, synchronous=config.storage.synchronous)
     try:
         kernel = Kernel(
@@ -226,14 +236,21 @@ async def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
     Raises `CommandFailed`, and what `open_kernel` raises.
     """
     make_data_dir(config.server.data_dir)
-    with suppress(ControlUnavailable):
-        return await call(config.server.data_dir / _CONTROL, name, args)
     logging.configure("warning", config.server.log.format)
-    async with open_kernel(config) as kernel:
-        command = kernel.commands.get(name)
-        if command is None or command.live:
-            raise CommandFailed(f"{name} needs a running server")
-        return await _command(kernel, name, args)
+    until = asyncio.get_running_loop().time() + _STARTING_SECONDS
+    while True:
+        with suppress(ControlUnavailable):
+            return await call(config.server.data_dir / _CONTROL, name, args)
+        try:
+            async with open_kernel(config, patience=0) as kernel:
+                command = kernel.commands.get(name)
+                if command is None or command.live:
+                    raise CommandFailed(f"{name} needs a running server")
+                return await _command(kernel, name, args)
+        except DirectoryInUse:  # by a server that starts or stops, or by another command
+            if asyncio.get_running_loop().time() >= until:
+                raise
+            await asyncio.sleep(0.1)
 
 
 async def _command(kernel: Kernel, name: str, args: dict[str, Any]) -> Any:
@@ -288,8 +305,7 @@ async def serve(
         kernel = await up.enter_async_context(open_kernel(config))
         kernel.ask_to_stop = asked_to_stop
         certificates = CertificateStore(config.tls, config.server.domains, config.server.data_dir)
-        for problem in certificates.load():
-            log.warning("certificate_problem", problem=str(problem))
+        certificates.load()
         server = c2s_server(kernel, config, certificates)
         control = ControlServer(config.server.data_dir / _CONTROL, lambda name, args: _command(kernel, name, args))
         await up.enter_async_context(control)
@@ -315,7 +331,8 @@ async def serve(
             up.callback(task.cancel)  # the stop waits for tasks to end by themselves
         await stop.wait()
         systemd.stopping()
-        log.info("stopping", restart=again)
+        log.info("stopping", and_start_again=again)
+    log.info("stopped")
     return again
 
 
@@ -406,8 +423,7 @@ class _Reloadable:
                 log.error("config_problem", problem=str(problem))
             systemd.ready("configuration not reloaded: it has errors")
             return
-        for flaw in self._certificates.reload(fresh.tls):
-            log.warning("certificate_problem", problem=str(flaw))
+        self._certificates.reload(fresh.tls)
         if fresh.server.log != self._config.server.log:
             logging.configure(fresh.server.log.level, fresh.server.log.format)
             self._server.wire_log.enabled = fresh.server.log.wire

@@ -141,6 +141,8 @@ class CertificateStore:
         table, problems = self._read(make=True, previous=self._current())
         if table is not None:
             self._take(table, problems)
+        else:
+            _report(problems)
         return problems
 
     def server_context(self, *alpn: str) -> ssl.SSLContext:
@@ -184,9 +186,7 @@ class CertificateStore:
 
     def _take(self, table: "_Table", problems: Sequence[Problem]) -> None:
         self._table = table
-        for problem in problems:
-            report = log.warning if problem.severity is Severity.WARNING else log.error
-            report("certificate_problem", file=str(problem.file), domains=problem.domains, problem=problem.text)
+        _report(problems)
         for certificate in table.certificates:
             log.info("certificate_in_use", file=str(certificate.source), until=certificate.not_after.isoformat())
 
@@ -361,3 +361,9 @@ def _offered_alpn(hello: bytes) -> list[bytes]:
                 offered.append(hello[begin:name])
             return offered
     return []
+
+
+def _report(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        report = log.warning if problem.severity is Severity.WARNING else log.error
+        report("certificate_problem", file=str(problem.file), domains=problem.domains, problem=problem.text)
