@@ -6,6 +6,7 @@ without that state is a leftover and means nothing, a state without a row is del
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import structlog
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 REQUEST_BYTES: Final = 16_384
 """Largest request that is kept; `not-acceptable` above."""
 _ROWS: Final = 10_000  # more requests than a roster keeps
+_LATELY: Final = 4_096
+"""Accounts seen last whose time is in memory: its row takes its time to the disk."""
 
 MIGRATIONS: Final = (
     Migration(
@@ -37,6 +40,7 @@ class PresenceStore:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._lately: OrderedDict[JID, float] = OrderedDict()
 
     def keep(self, owner: JID, request: Stanza) -> None:
         """Queue a request for storage, in front of the change of the roster that refers to it. Raises `StorageBusy`."""
@@ -65,6 +69,10 @@ class PresenceStore:
 
     def seen(self, owner: JID, at: float) -> None:
         """Note when the last session of an account became unavailable."""
+        self._lately[owner] = at
+        self._lately.move_to_end(owner)
+        if len(self._lately) > _LATELY:
+            self._lately.popitem(last=False)
         self._append(
             "presence.seen",
             "INSERT INTO presence_last (owner, seen) VALUES (?, ?)"
@@ -75,6 +83,9 @@ class PresenceStore:
 
     async def last_seen(self, owner: JID) -> float | None:
         """When the account was last available, in seconds since 1970; None if it never was."""
+        lately = self._lately.get(owner)
+        if lately is not None:
+            return lately
         rows = await self._db.fetch("SELECT seen FROM presence_last WHERE owner = ? LIMIT 1", str(owner))
         return float(rows[0][0]) if rows else None
 
@@ -85,6 +96,7 @@ class PresenceStore:
             cursor.run("DELETE FROM presence_request WHERE owner = ?", str(owner))
             cursor.run("DELETE FROM presence_last WHERE owner = ?", str(owner))
 
+        self._lately.pop(owner, None)
         await self._db.write("presence.delete", delete)
 
     def _append(self, name: str, sql: str, params: tuple[object, ...], *, lazy: bool = False) -> None:
