@@ -42,6 +42,8 @@ async def test_what_only_rooms_say_is_taken_out_of_messages(rooms: Any) -> None:
         extra=f"{FORGED}<stanza-id xmlns='urn:xmpp:sid:0' by='{ROOM}' id='forged'/>"
         "<stanza-id xmlns='urn:xmpp:sid:0' by='elsewhere' id='kept'/>"
         "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='forged'/>"
+        "<retracted xmlns='urn:xmpp:message-retract:1' id='forged' stamp='2001-01-01T00:00:00Z'>"
+        f"<moderated xmlns='urn:xmpp:message-moderate:1' by='{ROOM}/romeo'/><reason>none</reason></retracted>"
         f"<delay xmlns='urn:xmpp:delay' from='{ROOM}' stamp='2001-01-01T00:00:00Z'/>"
         "<delay xmlns='urn:xmpp:delay' from='juliet@example.org' stamp='2002-01-01T00:00:00Z'/>",
     )

@@ -49,6 +49,7 @@ DELAY_TAG: Final = f"{{{ns.DELAY}}}delay"
 OCCUPANT_ID_TAG: Final = f"{{{OCCUPANT_ID}}}occupant-id"
 STANZA_ID_TAG: Final = f"{{{STANZA_ID}}}stanza-id"
 RETRACT_TAG: Final = f"{{{RETRACT}}}retract"
+RETRACTED_TAG: Final = f"{{{RETRACT}}}retracted"
 HATS_TAG: Final = f"{{{HATS}}}hats"
 
 

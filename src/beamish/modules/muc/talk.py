@@ -17,6 +17,7 @@ from beamish.modules.muc.names import (
     MUC_USER,
     OCCUPANT_ID_TAG,
     RETRACT_TAG,
+    RETRACTED_TAG,
     STANZA_ID,
     STANZA_ID_TAG,
     SUBJECT,
@@ -382,8 +383,11 @@ class _Parts:
 
 
 def _is_forged(tag: object, child: Element, room: JID) -> bool:
-    """Elements in a message that only the room may make (XEP-0359 §5 rule 2, XEP-0421 §4, XEP-0313 §9.3)."""
-    if tag in (X_USER, OCCUPANT_ID_TAG):
+    """Elements in a message that only the room may make (XEP-0359 §5 rule 2, XEP-0421 §4, XEP-0313 §9.3).
+
+    Among them `<retracted/>`, the tombstone of its archive, which may say who moderated the message (XEP-0425 §6).
+    """
+    if tag in (X_USER, OCCUPANT_ID_TAG, RETRACTED_TAG):
         return True
     if tag == STANZA_ID_TAG:
         return _names(child.get("by"), room)
