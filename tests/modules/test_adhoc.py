@@ -89,6 +89,34 @@ async def test_a_form_is_filled_in_and_the_command_carried_out(court: World) -> 
     refused(await romeo.iq(step(form, node=ADD, sessionid=session), "error"), "not-allowed", "session-expired")
 
 
+@pytest.mark.parametrize("to", ["romeo@example.org", None])
+async def test_the_own_account_is_as_good_as_its_domain(court: World, to: str | None) -> None:
+    """There some administration clients look for commands."""
+    romeo = await court.login("romeo@example.org/orchard")
+
+    def addressed(xml: str) -> str:
+        return xml.replace("to='example.org'", f"to='{to}'" if to else "", 1)
+
+    listed = (await romeo.iq(addressed(ITEMS)))[0]
+    assert (ADD, "romeo@example.org") in {(item.get("node"), item.get("jid")) for item in listed}
+    asked = (await romeo.iq(addressed(step(node=ADD))))[0]
+    filled = (
+        "<x xmlns='jabber:x:data' type='submit'><field var='accountjid'><value>tybalt@example.org</value></field>"
+        "<field var='password'><value>prince of cats</value></field></x>"
+    )
+    done = await romeo.iq(addressed(step(filled, node=ADD, sessionid=asked.get("sessionid", ""))))
+    assert done[0].get("status") == "completed"
+    tybalt = court.connect()
+    await tybalt.open_stream("example.org")
+    await tybalt.authenticate("tybalt", "prince of cats")
+
+
+async def test_commands_of_others_are_nobody_elses(court: World) -> None:
+    romeo = await court.login("romeo@example.org/orchard")
+    for somebody in ("juliet@example.org", "nobody@example.org"):
+        refused(await romeo.iq(step(node=ADD).replace("to='example.org'", f"to='{somebody}'"), "error"), "forbidden")
+
+
 async def test_a_mistake_in_the_form_can_be_corrected(court: World) -> None:
     romeo = await court.login("romeo@example.org/orchard")
     session = (await romeo.iq(step(node=ADD)))[0].get("sessionid", "")

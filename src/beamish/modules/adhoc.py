@@ -1,4 +1,4 @@
-"""XEP-0050: the command catalogue as ad-hoc commands of our domains.
+"""XEP-0050: the command catalogue as ad-hoc commands of our domains, and for each user at the own account as well.
 
 Whoever may run a command sees it in the list and may run it; its form is made from its parameters. Every command has
 one stage: a form to fill in, if it wants to know anything, then the result. Not here: what the commands do, and
@@ -75,7 +75,7 @@ class AdhocModule(Module):
 
     def disco_node(self, at: JID, node: str, asker: JID) -> DiscoNode | None:
         """The list of commands (§3.2), or one of them. Raises `StanzaError(forbidden)` for one that is not for the asker."""
-        if at.local:
+        if at.local and at != asker.bare:
             return None
         caller = Caller(asker, at.domain)
         if node == COMMANDS:
@@ -95,11 +95,11 @@ class AdhocModule(Module):
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
-    @iq(set=f"{{{COMMANDS}}}command", scope=Scope.SERVER)
+    @iq(set=f"{{{COMMANDS}}}command", scope=Scope.SERVER | Scope.OWN)
     async def command(self, ctx: Context) -> Stanza:
-        """One step of a command (§3.4)."""
+        """One step of a command (§3.4), for the domain that was asked, or that of the own account."""
         stanza = ctx.stanza
-        assert stanza.sender is not None and stanza.to is not None
+        assert stanza.sender is not None
         el = stanza.el[0]
         node, action, session = el.get("node", ""), el.get("action", "execute"), el.get("sessionid", "")
         if action not in _ACTIONS:
@@ -109,7 +109,7 @@ class AdhocModule(Module):
         command = self.kernel.commands.at(node)
         if command is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such command")
-        caller = Caller(stanza.sender, stanza.to.domain)
+        caller = Caller(stanza.sender, (stanza.to or stanza.sender).domain)
         if not self.kernel.commands.permitted(command, caller):
             raise StanzaError(Condition.FORBIDDEN)
         if session:
