@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from tests.net.federated import UNLIMITED, Two, both_ways, exchange, pair, reason
 
+from beamish.modules.presence import reunion
 from beamish.net import s2s
 from beamish.stream.s2s_out import Unreachable
+from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
+from beamish.testing.match import mismatch
 from beamish.testing.names import Directory
 from beamish.testing.plugin import ExpectedErrors
 from beamish.xmpp.jid import JID
@@ -160,3 +163,45 @@ async def test_every_kind_of_end_at_random(ca: Authority, names: Directory, bidi
 
         await both_ways(romeo, juliet, 1_500, 150, end_sometimes)
         assert ends > 10
+
+
+async def awaited(client: Client, xml: str) -> None:
+    """Read until this has come."""
+    while mismatch(xml, await client.receive()):
+        pass
+
+
+async def subscribed(user: Client, contact: Client) -> None:
+    assert user.jid is not None and contact.jid is not None
+    user.send(f"<presence to='{contact.jid.bare}' type='subscribe'/>")
+    await awaited(contact, f"<presence from='{user.jid.bare}' type='subscribe'/>")
+    contact.send(f"<presence to='{user.jid.bare}' type='subscribed'/>")
+    await awaited(user, f"<presence from='{contact.jid}' type='!'/>")
+
+
+async def test_after_a_break_both_sides_see_each_other_again(
+    ca: Authority, names: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither user does anything: when the servers talk again, for whatever reason, everybody is online again."""
+    monkeypatch.setattr(reunion, "SETTLING", 0.01)
+    a, b = pair(ca, names, settings={"s2s": {"retry_seconds": 0.1, "resume_seconds": 0.1}})
+    async with a, b, Relay(a.s2s_port) as to_a, Relay(b.s2s_port) as to_b:
+        for domain, relay in (("a.example", to_a), ("b.example", to_b)):
+            names.move(domain, relay.port)
+        romeo = await a.client("romeo@a.example/x", presence=True, roster=True)
+        juliet = await b.client("juliet@b.example/y", presence=True, roster=True)
+        await subscribed(romeo, juliet)
+        await subscribed(juliet, romeo)
+        to_a.broken = to_b.broken = True
+        for relay in (to_a, to_b):
+            relay.cut()
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+        juliet.send("<message to='romeo@a.example/x' type='chat' id='1'><body>Ho</body></message>")
+        await awaited(romeo, "<presence from='juliet@b.example/y' type='unavailable'/>")
+        await awaited(juliet, "<presence from='romeo@a.example/x' type='unavailable'/>")
+        juliet.send("<presence><show>away</show></presence>")
+        await awaited(juliet, "<presence type='error'/>")
+        to_a.broken = to_b.broken = False
+        await a.kernel.commands.run("s2s.test", {"domain": "b.example"})
+        await awaited(romeo, "<presence from='juliet@b.example/y' type='!'><show>away</show></presence>")
+        await awaited(juliet, "<presence from='romeo@a.example/x' type='!'/>")

@@ -149,6 +149,13 @@ class RemoteLost:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteFound:
+    """A remote domain that was lost can be reached again."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class AccountEvent:
     """An account was made or is being removed."""
 
@@ -297,6 +304,11 @@ remote_lost: Final = HookPoint[RemoteLost](
     "The server of a remote domain (or a component) is gone. Unavailable presence of its users was routed already. "
     "Whoever keeps state of remote entities.",
 )
+remote_found: Final = HookPoint[RemoteFound](
+    "remote_found",
+    HookKind.OBSERVER,
+    "The server of a remote domain that was lost is there again; what was sent to it or from it meanwhile is lost. Presence.",
+)
 server_presence: Final = HookPoint[Context](
     "server_presence",
     HookKind.GUARD,
@@ -331,6 +343,7 @@ CATALOGUE: Final = (
     pep_published,
     remote,
     remote_lost,
+    remote_found,
     server_message,
     server_presence,
 )

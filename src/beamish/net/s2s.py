@@ -13,7 +13,7 @@ import structlog
 
 from beamish.core import events
 from beamish.core.commands import Command, CommandError
-from beamish.core.events import Context, RemoteLost
+from beamish.core.events import Context, RemoteFound, RemoteLost
 from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
@@ -74,6 +74,8 @@ class Federation:
     _pinged: dict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=dict)
     _verifying: int = 0
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
+    _lost: dict[str, None] = field(default_factory=dict)
+    """Domains that could not be reached and have not been heard from since, the latest last."""
     _sweeper: Any = None
 
     def __post_init__(self) -> None:
@@ -264,6 +266,11 @@ class Federation:
             if domain == remote:
                 route.failures = 0
                 route.not_before = 0.0
+        if remote in self._lost:
+            del self._lost[remote]
+            outcome = self.kernel.hooks[events.remote_found].run(RemoteFound(remote))
+            if is_later(outcome):
+                self.kernel.tasks.spawn(_wait(outcome), "remote_found")
 
     def keep(self, _link: S2SInLink) -> bool:
         """Whether one more stream may be made resumable."""
@@ -480,6 +487,9 @@ class Federation:
         """A remote domain is gone: its users are offline to whoever saw them online."""
         if any(domain == remote and route.link is not None for (_, domain), route in self.routes.items()):
             return
+        self._lost[remote] = None
+        if len(self._lost) > self.limits.routes:
+            del self._lost[next(iter(self._lost))]
         goodbyes = self.presences.lost(remote)
         for stanza in goodbyes:
             self.kernel.router.post(stanza)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from beamish.core import events
-from beamish.core.events import Context, Delivery, PresenceChanged
+from beamish.core.events import Context, Delivery, PresenceChanged, RemoteFound
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.services import PresenceService, RosterItem, RosterService
 from beamish.testing import Client, World
@@ -93,6 +93,40 @@ async def test_4_3_1_contacts_elsewhere_are_probed_from_the_bare_address(wide_wo
     )
     romeo.send("<presence/>")
     await remote.expect(f"<presence type='!' from='{ROMEO}/orchard' to='{AWAY}'/>")
+
+
+async def test_both_sides_learn_who_is_there_when_a_lost_server_comes_back(wide_world: World, remote: Remote) -> None:
+    """Several that come back together are dealt with together; others, and who is blocked, hear nothing."""
+    blocked = "mercutio@elsewhere.example"
+    for contact in (AWAY, "tybalt@other.example", "rosaline@third.example", blocked):
+        await know(wide_world, ROMEO, contact, to=True, from_=True)
+    await know(wide_world, NURSE, AWAY, from_=True)
+    await know(wide_world, JULIET, AWAY, to=True, from_=True)
+    romeo = await wide_world.login(f"{ROMEO}/orchard", presence=True)
+    await romeo.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='{blocked}'/></block></iq>")
+    await wide_world.login(f"{ROMEO}/street")
+    await wide_world.login(f"{NURSE}/kitchen", presence=True)
+    await wide_world.login(f"{JULIET}/balcony")
+    await wide_world.settle()
+    remote.got.clear()
+    found = wide_world.kernel.hooks[events.remote_found]
+    for domain in ("elsewhere.example", "third.example", "elsewhere.example"):
+        found.run(RemoteFound(domain))
+    await remote.expect()
+    await wide_world.pass_time(3)
+    await remote.expect(
+        f"<presence type='probe' from='{ROMEO}' to='{AWAY}'/>",
+        f"<presence type='probe' from='{ROMEO}' to='rosaline@third.example'/>",
+        f"<presence type='!' from='{ROMEO}/orchard' to='{AWAY}'><delay xmlns='urn:xmpp:delay'/></presence>",
+        f"<presence type='!' from='{ROMEO}/orchard' to='rosaline@third.example'/>",
+        f"<presence type='!' from='{NURSE}/kitchen' to='{AWAY}'/>",
+    )
+    found.run(RemoteFound("other.example"))
+    await wide_world.pass_time(3)
+    await remote.expect(
+        f"<presence type='probe' from='{ROMEO}' to='tybalt@other.example'/>",
+        f"<presence type='!' from='{ROMEO}/orchard' to='tybalt@other.example'/>",
+    )
 
 
 async def test_rosters_that_came_apart_are_set_right(world: World) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.clock import Timer
-from beamish.core.events import AccountEvent, Context, PresenceChanged, SessionClosed, SubscriptionChanged
+from beamish.core.events import AccountEvent, Context, PresenceChanged, RemoteFound, SessionClosed, SubscriptionChanged
 from beamish.core.hooks import Hook
 from beamish.core.later import is_later
 from beamish.core.module import Module, ModuleConfig, on
@@ -23,6 +23,7 @@ from beamish.core.sessions import Session
 from beamish.modules.presence import store
 from beamish.modules.presence.broadcast import Broadcast
 from beamish.modules.presence.probes import Probes, new_id
+from beamish.modules.presence.reunion import Reunion
 from beamish.modules.presence.store import PresenceStore
 from beamish.modules.presence.subscribing import Subscribing
 from beamish.modules.presence.subscriptions import KINDS, SUBSCRIBE
@@ -85,6 +86,7 @@ class PresenceModule(Module):
         self.store = PresenceStore(self.db)
         self.broadcast = Broadcast(self.kernel)
         self.probes = Probes(self.kernel, self.rosters, accounts, self.store, self.broadcast)
+        self.reunion = Reunion(self.kernel, self.rosters, self.probes)
         self.subscribing = Subscribing(self.kernel, self.rosters, accounts, self.store, self.broadcast)
         self.visible = Visible(self.db, self.kernel.clock, self.kernel.sessions, self._died)
         self._changed = self.kernel.hooks[events.presence_changed]
@@ -319,6 +321,7 @@ class PresenceModule(Module):
     async def stop(self) -> None:
         """Write down who is visible beyond this."""
         self._declaring.cancel()
+        self.reunion.stop()
         self.visible.write()
 
     # ---- what happens elsewhere -------------------------------------------------------------------------------------
@@ -354,6 +357,10 @@ class PresenceModule(Module):
     @on(events.subscription_changed)
     async def _subscription_changed(self, event: SubscriptionChanged) -> None:
         await self.subscribing.changed(event)
+
+    @on(events.remote_found)
+    def _remote_found(self, event: RemoteFound) -> None:
+        self.reunion.found(event.domain)
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:

@@ -97,12 +97,12 @@ class Probes:
         others = roster.subscriptions_elsewhere()
         if len(accounts) > SLICE or len(others) > SLICE:
             return self._introduce_slowly(session, tuple(accounts), others)
-        self._probe(session, others)
+        self.probe(session, others)
         return self._introduce(session, accounts)
 
     async def _introduce_slowly(self, session: Session, accounts: tuple[JID, ...], others: tuple[JID, ...]) -> None:
         for at in range(0, max(len(accounts), len(others)), SLICE):
-            self._probe(session, others[at : at + SLICE])
+            self.probe(session, others[at : at + SLICE])
             rest = self._introduce(session, accounts[at : at + SLICE])
             if rest is not None:
                 await rest
@@ -110,7 +110,7 @@ class Probes:
             if not session.available:
                 return
 
-    def _probe(self, session: Session, contacts: Iterable[JID]) -> None:
+    def probe(self, session: Session, contacts: Iterable[JID]) -> None:
         """RFC 6121 §4.3.1; not those with whom the user has nothing to do (XEP-0191), who would learn of the login."""
         blocking = self._kernel.service_or_none(BlockingService)
         asks = blocking.asks(session) if blocking is not None else None
@@ -134,7 +134,7 @@ class Probes:
         """Probe the contacts of a session's user at other servers (§4.3.1)."""
         others = roster.subscriptions_elsewhere()
         for at in range(0, len(others), SLICE):
-            self._probe(session, others[at : at + SLICE])
+            self.probe(session, others[at : at + SLICE])
             await asyncio.sleep(0)
 
     async def name_absent(self, session: Session, roster: Roster) -> None:
