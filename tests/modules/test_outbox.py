@@ -174,6 +174,52 @@ async def test_a_count_is_refused_with_what_it_stands_for(
     assert (await left(world)).streams[0].handled == 3
 
 
+@pytest.mark.parametrize("rest", [1, 1_000])
+async def test_a_stream_is_there_before_its_counts_and_its_end(
+    world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors, rest: int
+) -> None:
+    """The disk refuses its beginning, and takes again what comes behind it: by itself, that would change nothing."""
+    expected_errors.add("outbox_not_stored")
+    await world.settle()
+    told: list[MemoryDatabase] = []
+
+    db.fail_next(StorageUnavailable("disk full"), jobs=rest)
+    keys = [outbox.begin(f"id-{n}", outgoing=False, pairs=PAIRS) for n in (1, 2)]
+    await world.settle()
+    db.fail_no_more()
+    for key in keys:
+        outbox.handled(key, 5, lambda: told.append(db.copy()))
+    outbox.joined(keys[0], [*PAIRS, ("example.org", "c.example")])
+    outbox.ended(keys[1])
+    await world.settle()
+    for _ in range(3):
+        await world.pass_time(1.1)
+    assert len(told) == 2
+    for crashed in told:
+        async with crashed:
+            assert await crashed.fetch("SELECT handled FROM outbox_stream") == [(5,), (5,)]
+    [stream] = (await left(world)).streams
+    assert (stream.id, len(stream.pairs)) == ("id-1", 2)
+    assert await outbox.ended_count("id-2", ["b.example"]) == 5
+
+
+async def test_streams_that_wait_for_the_disk_are_bounded(
+    world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_errors.add("outbox_not_stored")
+    monkeypatch.setattr("beamish.modules.outbox._UNDONE", 3)
+    db.fail_next(StorageUnavailable("disk full"), jobs=1_000)
+    keys = []
+    for n in range(5):
+        keys.append(outbox.begin(f"id-{n}", outgoing=False, pairs=PAIRS))
+        await world.settle()
+    assert [bool(key) for key in keys] == [True, True, True, False, False]
+    await world.pass_time(2.2)
+    db.fail_no_more()
+    await world.pass_time(1.1)
+    assert [stream.key for stream in (await left(world)).streams] == keys[:3]
+
+
 async def test_of_counts_that_were_refused_the_later_holds(
     world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.net.federated import Two, exchange, pair
 from tests.watched import until
 
+from beamish.core.services import Outbox
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.names import Directory
@@ -275,6 +276,40 @@ async def test_streams_to_be_resumed_are_bounded(ca: Authority, b: FederatedServ
         await stream.closed()
         assert stream.heard.count("<item-not-found") == 10
         assert "too many streams to be resumed" in stream.heard
+
+
+@pytest.mark.parametrize("resume", ["", " resume='true'"])
+async def test_confirmations_wait_for_what_the_disk_owes_and_are_bounded(
+    ca: Authority, b: FederatedServer, resume: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a stream that cannot be resumed; however often the peer asks, one answer waits, and one goes behind it."""
+    juliet = await b.client("juliet@b.example/y", presence=True)
+    db = b.kernel.db
+    counts: list[int] = []
+    outbox = b.kernel.service(Outbox)
+    handled = outbox.handled
+
+    def counted(key: int, count: int, then: Any = None, after: int = 0) -> None:
+        if then is not None:
+            counts.append(count)
+        handled(key, count, then, after)
+
+    monkeypatch.setattr(outbox, "handled", counted)
+    async with peer(b, "a.example", ca.issue("a.example")) as stream:
+        await stream.external()
+        stream.send(f"<enable xmlns='urn:xmpp:sm:3'{resume}/>")
+        await stream.hear("<enabled")
+        db.owed += 1
+        for n in range(1, 6):
+            stream.send(message("x@a.example", str(n)) + "<r xmlns='urn:xmpp:sm:3'/>" * 10)
+            await heard_by(juliet, "x@a.example", str(n))
+        await db.flushed()
+        assert counts == [1]
+        stream.send("<message to='juliet@b.example/y' from='x@a.example' id='6'/>")
+        db.owed -= 1
+        assert "<a xmlns='urn:xmpp:sm:3' h='1'/>" in await stream.hear("h='1'/>")
+        assert "<a xmlns='urn:xmpp:sm:3' h='6'/>" in await stream.hear("h='6'/>")
+        assert counts == [1, 6]
 
 
 async def test_a_stream_of_somebody_else_is_not_told_about(ca: Authority, b: FederatedServer) -> None:

@@ -461,7 +461,7 @@ class Outbox(Protocol):
         """The stream serves other pairs now."""
 
     def handled(self, key: int, count: int, then: Callable[[], None] | None = None, after: int = 0) -> None:
-        """So many stanzas of the peer were handled on a stream. It is written with this tick's commit.
+        """So many stanzas of the peer were handled on a stream. It is written with this tick's commit (not with key 0).
 
         `then` is called when that is on disk, and everything up to the position `after`.
         """

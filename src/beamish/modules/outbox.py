@@ -18,7 +18,7 @@ from pydantic import Field
 
 from beamish.core.module import Module, ModuleConfig, command
 from beamish.core.services import Outbox, StoredOutbox, StoredStream
-from beamish.storage.api import Cursor, Database, Migration, StorageClosed, StorageError
+from beamish.storage.api import Cursor, Database, Migration, StorageClosed, StorageError, StorageUnavailable
 from beamish.stream.resume import after as later
 from beamish.xmpp.errors import Condition, StanzaError
 
@@ -37,7 +37,11 @@ _ENDED: Final = 20_000
 _PRUNE: Final = 500
 """Streams that end until those before them are looked through for what may be forgotten."""
 
+_UNDONE: Final = 20_000
+"""Changes of streams that may wait for a disk that takes nothing; streams that begin then are not written down."""
+
 Then = Callable[[], None]
+Job = tuple[str, tuple[Any, ...]]
 StanzaRow = tuple[int, int | None, int, float, bytes]
 
 
@@ -55,23 +59,37 @@ class Config(ModuleConfig):
 class _Batch:
     """What one commit writes. It grows during its tick and is the database thread's afterwards."""
 
-    __slots__ = ("gone", "jobs", "new", "rows")
+    __slots__ = ("gone", "new", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[int, StanzaRow] = {}
         self.new: list[int] = []
         """Those of the rows that were never written before."""
-        self.jobs: list[tuple[str, tuple[Any, ...]]] = []
         self.gone: list[int] = []
+
+    def run(self, c: Cursor) -> None:
+        """Write it all."""
+        if self.rows:
+            c.many(_KEEP, list(self.rows.values()))
+        if self.gone:
+            c.many("DELETE FROM outbox_stanza WHERE id BETWEEN ? AND ?", list(_ranges(self.gone)))
+
+
+class _Streams:
+    """What one commit writes about beginnings, changes and ends of streams, in order; it grows during its tick.
+
+    It is refused together with what was refused before it, so that no change comes before the beginning of its stream.
+    """
+
+    __slots__ = ("jobs",)
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
 
     def run(self, c: Cursor) -> None:
         """Write it all."""
         for sql, params in self.jobs:
             c.run(sql, *params)
-        if self.rows:
-            c.many(_KEEP, list(self.rows.values()))
-        if self.gone:
-            c.many("DELETE FROM outbox_stanza WHERE id BETWEEN ? AND ?", list(_ranges(self.gone)))
 
 
 class _Counts:
@@ -130,6 +148,9 @@ class OutboxModule(Module):
         self.position = 0
         self._batch: _Batch | None = None
         self._counts: _Counts | None = None
+        self._streams: _Streams | None = None
+        self._undone: list[Job] = []
+        """Changes of streams that the disk did not take, and all that came since. No count is written before them."""
         self._gone: list[int] = []
         self._late: dict[int, StanzaRow] = {}
         """Rows of stanzas that are on disk, but could not be written anew with their places on streams."""
@@ -146,9 +167,12 @@ class OutboxModule(Module):
         self._stored, self._last_key, self._last_row = await self._db.write("outbox.load", partial(_load, since))
 
     async def stop(self) -> None:
-        """Delete what is only waiting to be deleted."""
+        """Delete what is only waiting to be deleted; what the disk has refused gets its last chance."""
+        if self._undone:
+            self._redo()
         if self._gone:
             self._tidy()
+        if self._undone or self._gone or self._streams is not None or self._batch is not None:
             await self._db.flushed()
 
     def take_stored(self) -> StoredOutbox:
@@ -213,7 +237,7 @@ class OutboxModule(Module):
 
     def joined(self, key: int, pairs: Iterable[tuple[str, str]]) -> None:
         """See `Outbox.joined`."""
-        self._do("UPDATE outbox_stream SET pairs = ? WHERE key = ?", _packed(pairs), key)
+        self._change("UPDATE outbox_stream SET pairs = ? WHERE key = ?", _packed(pairs), key)
 
     def handled(self, key: int, count: int, then: Then | None = None, after: int = 0) -> None:
         """See `Outbox.handled`."""
@@ -224,7 +248,8 @@ class OutboxModule(Module):
             except StorageClosed:
                 return  # nobody is told
             counts = self._counts = _Counts()
-        counts.handled[key] = count
+        if key:
+            counts.handled[key] = count
         if then is not None:
             counts.thens.append(then)
             if after > counts.after:
@@ -234,7 +259,9 @@ class OutboxModule(Module):
         counts = self._counts
         if counts is None:
             return
-        if self._db.owed:  # they may stand for what the disk has refused; what comes meanwhile joins them
+        if (
+            self._db.owed or self._undone
+        ):  # they may stand for what the disk has refused; what comes meanwhile joins them
             self._later(self._write_counts)
             return
         self._counts = None
@@ -264,11 +291,11 @@ class OutboxModule(Module):
     def ended(self, key: int) -> None:
         """See `Outbox.ended`."""
         now = self._clock.now()
-        self._do("UPDATE outbox_stream SET ended = ? WHERE key = ?", now, key)
+        self._change("UPDATE outbox_stream SET ended = ? WHERE key = ?", now, key)
         self._ended += 1
         if self._ended % _PRUNE == 0:
             oldest = now - self.config.remember_seconds
-            self._do("DELETE FROM outbox_stream WHERE ended < ? OR (key <= ? AND ended > 0)", oldest, key - _ENDED)
+            self._change("DELETE FROM outbox_stream WHERE ended < ? OR (key <= ? AND ended > 0)", oldest, key - _ENDED)
 
     async def ended_count(self, id: str, remotes: Iterable[str]) -> int | None:
         """See `Outbox.ended_count`."""
@@ -285,12 +312,49 @@ class OutboxModule(Module):
     # ---- batches ----------------------------------------------------------------------------------------------------
 
     def _do(self, sql: str, *params: Any) -> bool:
-        batch = self._batch or self._open()
-        if batch is None:
-            log.error("outbox_not_stored", statement=sql)
-            return False
-        batch.jobs.append((sql, params))
+        """Write a change of a stream, behind all that were asked for before. False: the database takes no more."""
+        if self._undone:
+            if len(self._undone) >= _UNDONE:
+                return False
+            self._undone.append((sql, params))
+            return True
+        streams = self._streams
+        if streams is None:
+            streams = _Streams()
+            try:
+                self._db.at_tick_end(self._seal)
+                self.position = self._db.submit(
+                    "outbox.streams", streams.run, partial(self._streams_failed, streams), whole=True
+                )
+            except StorageError as exc:
+                log.error("outbox_not_stored", statement=sql, error=repr(exc))
+                return False
+            self._streams = streams
+        streams.jobs.append((sql, params))
         return True
+
+    def _change(self, sql: str, *params: Any) -> None:
+        """The same for a stream that has begun: there are no more of these than may wait."""
+        if not self._do(sql, *params):
+            self._wait_for_disk([(sql, params)])
+
+    def _streams_failed(self, streams: _Streams, exc: Exception) -> None:
+        log.error("outbox_not_stored", changes=len(streams.jobs), error=repr(exc))
+        if streams is self._streams:
+            self._streams = None
+        if isinstance(exc, StorageUnavailable):
+            self._wait_for_disk(streams.jobs)
+
+    def _wait_for_disk(self, jobs: Sequence[Job]) -> None:
+        if not self._undone:
+            self._later(self._redo)
+        self._undone += jobs
+
+    def _redo(self) -> None:
+        undone, self._undone = self._undone, []
+        self._streams = None
+        for sql, params in undone:
+            self._change(sql, *params)
 
     def _open(self) -> _Batch | None:
         """The batch of this tick, None if the database takes no more."""
@@ -307,7 +371,7 @@ class OutboxModule(Module):
 
     def _seal(self) -> None:
         """What the database is given now must not change any more."""
-        self._batch = None
+        self._batch = self._streams = None
 
     def _failed(self, batch: _Batch, exc: Exception) -> None:
         """The database refused. Stanzas that are not on disk do not go out; those that are do, and their places on streams are
@@ -317,7 +381,7 @@ class OutboxModule(Module):
         self._gone += batch.gone
         new = set(batch.new)
         self._late = {row: entry for row, entry in batch.rows.items() if row not in new} | self._late
-        self._later(partial(self._again, batch))
+        self._later(self._again)
         if new:
             self.refused(batch.new, _not_kept())
 
@@ -331,10 +395,8 @@ class OutboxModule(Module):
         batch.rows = self._late | batch.rows
         self._late = {}
 
-    def _again(self, batch: _Batch) -> None:
+    def _again(self) -> None:
         self._write_late()
-        for sql, params in batch.jobs:
-            self._do(sql, *params)
         if self._gone and self._batch is None and self._open() is None:
             self._later(self._tidy)
 

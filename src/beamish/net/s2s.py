@@ -385,7 +385,7 @@ class Federation:
             if not done.done():
                 done.set_result(None)
 
-        if acks.key and self.outbox is not None:
+        if self.outbox is not None:
             self.outbox.handled(acks.key, acks.handled, tell, after)
         else:
             self.kernel.db.when_durable(after, tell)

@@ -36,6 +36,8 @@ class Carrier(HeldConnection):
     __slots__ = (
         "_ask_timer",
         "_asked",
+        "_asked_again",
+        "_confirming",
         "_counted",
         "_outbox",
         "_parting",
@@ -75,6 +77,9 @@ class Carrier(HeldConnection):
         self._counted = 0
         """Stanzas of the peer whose handling is on disk."""
         self._outbox: Outbox | None = getattr(federation, "outbox", None)
+        self._confirming = False
+        """The peer has asked what was handled, and its answer waits for the disk."""
+        self._asked_again = False
         self._parting = False
         """We have said goodbye: nothing may be written behind it."""
         self._settled = 0
@@ -199,11 +204,21 @@ class Carrier(HeldConnection):
             self._outbox.drop(rows, soon=not acks.key)
 
     def _confirm_then(self, then: Any) -> None:
-        """Confirm what was handled up to now, once that is on disk; then, behind all that waits, go on with `then`."""
+        """Confirm what was handled up to now, once that is on disk; then, behind all that waits, go on with `then`.
+
+        Without `then`, the peer only asks: while one answer is under way, those to all further questions are one, the next.
+        """
+        if then is None:
+            if self._confirming:
+                self._asked_again = True
+                return
+            self._confirming = True
         acks = self.acks
         h = 0 if acks is None else acks.handled
 
         def confirm() -> None:
+            if then is None:
+                self._confirming = False
             if self.gone:
                 return
             if acks is not None:
@@ -212,14 +227,16 @@ class Carrier(HeldConnection):
                     self.write(f"<a xmlns='{SM}' h='{h}'/>".encode())
             if then is not None:
                 self.behind(then)
+            elif self._asked_again:
+                self._asked_again = False
+                self._confirm_then(None)
 
-        db = self.federation.kernel.db
         if acks is None:
             confirm()
-        elif acks.key and self._outbox is not None and h != self._counted:
+        elif self._outbox is not None and h != self._counted:
             self._outbox.handled(acks.key, h, confirm, self._settled)
         else:
-            db.when_durable(self._settled, confirm)
+            self.federation.kernel.db.when_durable(self._settled, confirm)
 
     def resend(self, *, renumber: bool = False) -> None:
         """Send again what the peer has not got, in the order it had. `renumber`: its numbers have changed."""
