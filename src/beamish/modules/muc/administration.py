@@ -335,11 +335,11 @@ def apply_config(room: Room, config: RoomConfig, changes: Sequence[Change], acto
 def _config_codes(before: RoomConfig, after: RoomConfig) -> list[Status]:
     """§10.2.1. The first configuration counts, too: the creator asked the room what it is before it was anything.
 
-    104 goes first, because some clients look at no other code to ask the room again.
+    104 goes first, and goes along with the changes that have codes of their own: some clients look at no other code to ask
+    the room again, and would not learn that they may encrypt there.
     """
     codes: list[Status] = []
-    same = {"logging": after.logging, "whois": after.whois}
-    if before.model_copy(update=same) != after:
+    if before != after:
         codes.append(Status.CONFIGURATION)
     if before.logging != after.logging:
         codes.append(Status.LOGGING if after.logging else Status.NO_LOGGING)
