@@ -36,6 +36,7 @@ from beamish.net.tls import CertificateStore
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
 from beamish.net.wirelog import WireLog
+from beamish.storage.api import StorageError
 from beamish.storage.sole import DirectoryInUse, sole_user
 from beamish.storage.sqlite import SqliteDatabase
 from beamish.stream import features
@@ -52,6 +53,11 @@ CommandFailed = ControlError
 
 _CONTROL: Final = "control.sock"
 _DAY: Final = 86_400.0
+_NEEDED: Final = {
+    "s2s": "there are no streams with other servers: s2s.enabled is false",
+    "component": "there are no components: the configuration has none ([components])",
+}
+"""What groups of commands need in order to be there."""
 _STARTING_SECONDS: Final = 10.0
 """How long a command waits for a server that has the data but does not listen for commands (yet, or any more)."""
 
@@ -254,10 +260,16 @@ async def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
 
 
 async def _command(kernel: Kernel, name: str, args: dict[str, Any]) -> Any:
+    missing = _NEEDED.get(name.partition(".")[0])
+    if missing is not None and kernel.commands.get(name) is None:
+        raise CommandFailed(missing)
     try:
         return await kernel.commands.run(name, args)
     except CommandError as error:
         raise CommandFailed(str(error)) from error
+    except StorageError as error:
+        log.error("command_not_stored", command=name, error=str(error))
+        raise CommandFailed(f"it could not be stored: {error}") from error
 
 
 class _Signals:
@@ -422,6 +434,7 @@ class _Reloadable:
             for problem in found.problems:
                 log.error("config_problem", problem=str(problem))
             systemd.ready("configuration not reloaded: it has errors")
+            log.error("not_reloaded", reason="the configuration has errors")
             return
         self._certificates.reload(fresh.tls)
         if fresh.server.log != self._config.server.log:

@@ -134,3 +134,7 @@ def test_results_as_json(asked: Server, runner: CliRunner) -> None:
 def test_results_for_people(result: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     tell(result, as_json=False)
     assert capsys.readouterr().out == said
+
+
+def test_every_group_says_what_it_is_about(server: Any, runner: CliRunner) -> None:
+    assert "Commands of" not in runner.invoke(commands, ["--help"]).stdout

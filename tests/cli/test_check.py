@@ -123,3 +123,35 @@ def test_a_module_that_lacks_another_is_found_before_the_start(
     result = runner.invoke(commands, ["config", "check", "-c", str(file)])
     assert result.exit_code == 1
     assert f"{file}:2: modules: module user requires Service" in result.stdout
+
+
+def test_a_data_directory_that_cannot_be_used_is_an_error(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'\n")
+    assert runner.invoke(commands, ["config", "check", "-c", str(file)]).exit_code == 0  # it will be made
+    (tmp_path / "data").write_text("")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert (result.exit_code, result.stdout) == (1, f"{file}:2: server.data_dir: {tmp_path}/data is not a directory\n")
+
+
+def test_a_data_directory_of_somebody_else_is_an_error(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'\n")
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "data")  # as for one who is not root
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 1
+    assert f"{file}:2: server.data_dir: {tmp_path}/data may not be read and written by this user" in result.stdout
+
+
+def test_the_summary_names_the_ports_for_other_servers(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[s2s]\nlisten = ['127.0.0.1:5369']\ndirect_tls = ['127.0.0.1:5370']\n")
+    assert (
+        "servers   127.0.0.1:5369, 127.0.0.1:5370 (TLS)"
+        in runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout
+    )
+    file.write_text("[s2s]\nenabled = false\n")
+    assert "servers" not in runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout

@@ -44,7 +44,7 @@ def test_a_server_that_cannot_start_says_why(server: Any, runner: CliRunner) -> 
     server.cannot_start = OSError(98, "Address already in use")
     result = runner.invoke(commands, ["serve"])
     assert result.exit_code == 1
-    assert "Address already in use" in result.stderr
+    assert result.stderr == "beamish: Address already in use\n"
 
 
 def test_a_broken_configuration_is_not_served(server: Any, runner: CliRunner, tmp_path: Path) -> None:

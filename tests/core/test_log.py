@@ -16,11 +16,13 @@ from beamish.core.log import configure
 def untouched() -> Iterator[None]:
     """Leave logging as it was."""
     root = logging.getLogger()
-    kept, level, asyncio_level = root.handlers[:], root.level, logging.getLogger("asyncio").level
+    kept, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("asyncio", "aiosqlite")}
     settings = structlog.get_config()
     yield
     root.handlers[:], root.level = kept, level
-    logging.getLogger("asyncio").setLevel(asyncio_level)
+    for name, of in levels.items():
+        logging.getLogger(name).setLevel(of)
     structlog.configure(**settings)
 
 
@@ -52,3 +54,20 @@ def test_keys_that_name_secrets_are_masked(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().err
     assert "romeo" in shown
     assert not any(each in shown for each in ("abc", "def", "ghi"))
+
+
+@pytest.mark.usefixtures("untouched")
+def test_people_are_not_told_what_there_is_not_and_programs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    formats: dict[Literal["text", "json"], bool] = {"text": False, "json": True}
+    for format, shown in formats.items():
+        configure("info", format)
+        structlog.get_logger("test").info("disconnected", error=None, peer="there")
+        told = capsys.readouterr().err
+        assert "there" in told and ("error" in told) is shown
+
+
+@pytest.mark.usefixtures("untouched")
+def test_no_level_shows_what_goes_into_the_database(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("debug", "text")
+    logging.getLogger("aiosqlite").debug("executing INSERT of a private letter")
+    assert capsys.readouterr().err == ""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from beamish.storage.api import DatabaseTooNew, Migration, MigrationChanged, StorageError
 from beamish.storage.migrate import checksum, migrate
@@ -97,3 +98,10 @@ async def test_two_programs_may_migrate_at_once(tmp_path: Path) -> None:
         applied = await asyncio.gather(migrate(one, "notes", [ONE, TWO]), migrate(two, "notes", [ONE, TWO]))
         assert sum(applied) == 2
         assert len(await two.fetch("SELECT version FROM beamish_schema")) == 2
+
+
+async def test_new_tables_are_no_news_and_changed_ones_are(db: Any) -> None:
+    with structlog.testing.capture_logs() as told:
+        await migrate(db, "notes", [ONE])
+        await migrate(db, "notes", [ONE, TWO])
+    assert [(event["version"], event["log_level"]) for event in told] == [(1, "debug"), (2, "info")]

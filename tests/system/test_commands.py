@@ -6,7 +6,11 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from beamish.testing import Client
+import pytest
+
+from beamish import app
+from beamish.storage.api import StorageUnavailable
+from beamish.testing import Client, World
 
 if TYPE_CHECKING:
     from tests.system.conftest import Daemon
@@ -73,3 +77,19 @@ async def test_restart_begins_anew_in_the_same_process(daemon: Daemon) -> None:
     begun = daemon.events("ready")
     assert len(begun) == 2 and begun[0]["pid"] == begun[1]["pid"]
     assert await daemon.stop() == 0
+
+
+async def test_commands_for_what_is_not_configured_say_so(daemon: Daemon) -> None:
+    daemon.config = daemon.config.replace("[s2s]", "[s2s]\nenabled = false")
+    await daemon.start()
+    status, out, err = await daemon.command("component", "list")
+    assert (status, out) == (1, "") and "the configuration has none ([components])" in err
+    status, out, err = await daemon.command("s2s", "list")
+    assert (status, out) == (1, "") and "s2s.enabled is false" in err
+
+
+async def test_a_command_that_the_disk_refuses_tells_why(world: World, expected_errors: set[str]) -> None:
+    expected_errors.add("command_not_stored")
+    world.db.fail_next(StorageUnavailable("database or disk is full"))
+    with pytest.raises(app.CommandFailed, match="could not be stored: database or disk is full"):
+        await app._command(world.kernel, "user.add", {"jid": "tybalt@example.org", "password": "prince of cats"})

@@ -1,5 +1,6 @@
 """`beamish config check`: is this configuration usable, and if not, what is wrong where."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         errors = found.problems
     else:
         errors += _modules_that_do_not_fit(path, loaded)
+        errors += _data_dir(path, loaded)
         for is_error, problem in _certificates(path, loaded):
             (errors if is_error else warnings).append(problem)
     if as_json:
@@ -60,6 +62,21 @@ def _modules_that_do_not_fit(path: Path | None, config: Config) -> Iterator[Prob
         start_order(select(discover(), config.modules.enable, config.modules.disable))
     except ModuleError as error:
         yield _problem(path, ("modules",), str(error))
+
+
+def _data_dir(path: Path | None, config: Config) -> Iterator[Problem]:
+    """A data directory that is there, but not for this user. One that is missing is made at the start."""
+    directory = config.server.data_dir
+    try:
+        if not directory.exists():
+            return
+    except PermissionError:
+        pass
+    else:
+        if directory.is_dir() and os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            return
+    kind = "may not be read and written by this user" if directory.is_dir() else "is not a directory"
+    yield _problem(path, ("server", "data_dir"), f"{directory} {kind}")
 
 
 def _certificates(path: Path | None, config: Config) -> Iterator[tuple[bool, Problem]]:
@@ -105,11 +122,14 @@ def _problem(path: Path | None, key: KeyPath, message: str) -> Problem:
 def _summary(path: Path | None, config: Config) -> list[str]:
     active = config.modules.active
     idle = [name for name in config.modules.known if name in config.modules.model_fields_set and name not in active]
+    servers = ", ".join((*config.s2s.listen, *(f"{each} (TLS)" for each in config.s2s.direct_tls)))
     lines = [
         f"ok: {path}" if path else "ok: no configuration file, the defaults apply",
         f"  domains   {', '.join(config.server.domains)}",
         f"  database  {config.database}",
         f"  clients   {', '.join((*config.c2s.listen, *(f'{each} (TLS)' for each in config.c2s.direct_tls)))}",
+        *([f"  servers   {servers}"] if config.s2s.enabled and servers else []),
+        *([f"  components  {', '.join(config.component_listener.listen)}"] if config.components else []),
         f"  modules   {', '.join(active) or 'none'}",
     ]
     if idle:

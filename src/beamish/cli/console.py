@@ -74,6 +74,13 @@ def screen() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, for a person: the system's errors without their number, and with the file they are about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 def expected_failures() -> tuple[type[Exception], ...]:
     """What a start or a command may fail with for reasons outside the program; the message is enough, without traceback.
 
@@ -101,7 +108,7 @@ def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
     try:
         return asyncio.run(run())
     except expected_failures() as error:
-        fail(str(error))
+        fail(reason(error))
 
 
 def run_server(main: Coroutine[Any, Any, T]) -> T:
@@ -111,7 +118,7 @@ def run_server(main: Coroutine[Any, Any, T]) -> T:
     try:
         return uvloop.run(main)
     except expected_failures() as error:
-        fail(str(error))
+        fail(reason(error))
     except KeyboardInterrupt:  # before the server had its own handler in place
         raise typer.Exit(130) from None
 

@@ -181,7 +181,8 @@ def commands_markdown(modules: Sequence[Any]) -> str:
 
 
 def _about(command: Command) -> str:
-    return " ".join(inspect.cleandoc(command.run.__doc__ or "").split())
+    about = " ".join(inspect.cleandoc(command.run.__doc__ or "").split())
+    return "" if about.rstrip(".") == command.summary else about
 
 
 def _who(command: Command) -> str:

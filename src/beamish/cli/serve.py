@@ -16,6 +16,7 @@ from beamish.cli.console import (
     fail,
     load_or_exit,
     module_classes,
+    reason,
     run_server,
     screen,
 )
@@ -40,7 +41,7 @@ def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOp
         try:
             accounts = asyncio.run(demonstration.prepare(loaded, app.run_command))
         except expected_failures() as error:
-            fail(f"the demo accounts cannot be made: {error}")
+            fail(f"the demo accounts cannot be made: {reason(error)}")
 
     def reload() -> Config:
         """The configuration as it stands now; raises `ConfigProblems`, upon which the server keeps what it has."""

@@ -17,13 +17,19 @@ def _hide_secrets(_logger: Any, _method: str, event: Any) -> Any:
     return event
 
 
+def _drop_what_is_none(_logger: Any, _method: str, event: Any) -> Any:
+    return {key: value for key, value in event.items() if value is not None}
+
+
 def configure(level: str = "info", format: Literal["text", "json"] = "text") -> None:
     """Set up logging to standard error for a process: `text` for people and the journal, `json` for collectors."""
     renderer: Any
+    shaped: list[Any] = []
     if format == "json":
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        shaped.append(_drop_what_is_none)  # `error=None` tells a person nothing
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -32,13 +38,14 @@ def configure(level: str = "info", format: Literal["text", "json"] = "text") -> 
                 structlog.processors.TimeStamper("iso"),
                 structlog.processors.format_exc_info,  # else the renderer shows local variables, passwords among them
             ],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shaped, renderer],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in ("asyncio", "aiosqlite"):  # aiosqlite would write every statement with what is stored
+        logging.getLogger(name).setLevel(logging.WARNING)
     configure_events([structlog.stdlib.ProcessorFormatter.wrap_for_formatter])
 
 

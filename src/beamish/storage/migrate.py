@@ -74,10 +74,12 @@ async def migrate(
         return True
 
     applied = 0
-    for version in range(await db.write("schema.check", begin) + 1, len(migrations) + 1):
+    found = await db.write("schema.check", begin)
+    for version in range(found + 1, len(migrations) + 1):
         if await db.write("schema.migrate", partial(step, version=version)):
             applied += 1
-            log.info("migration_applied", owner=owner, version=version)
+            tell = log.info if found else log.debug  # new tables are nothing that an administrator need know of
+            tell("migration_applied", owner=owner, version=version)
     return applied
 
 

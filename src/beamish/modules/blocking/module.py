@@ -10,12 +10,13 @@ its session for what it sends, and one failed look-up in a dictionary for what i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import structlog
 from pydantic import Field
 
 from beamish.core import events
+from beamish.core.commands import Param
 from beamish.core.events import AccountEvent, Context, Delivery, SessionClosed, SessionEvent
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.later import then
@@ -288,13 +289,13 @@ class BlockingModule(Module):
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     @command("report.list", "Reports of abuse, newest first")
-    async def list_reports(self, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_reports(self, limit: Annotated[int, Param("How many at most")] = 100) -> list[dict[str, Any]]:
         """Reports of abuse that users made when blocking (XEP-0377)."""
         return await self.reports.list(min(max(limit, 1), 1000))
 
     @command("report.remove", "Remove a report of abuse")
-    async def remove_report(self, id: int) -> dict[str, int]:
-        """Remove a report. Raises `StanzaError(item-not-found)`."""
+    async def remove_report(self, id: Annotated[int, Param("Number of the report")]) -> dict[str, int]:
+        """One that has been dealt with; its number is in the list."""
         await self.reports.remove(id)
         return {"id": id}
 

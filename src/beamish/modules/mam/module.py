@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import structlog
 from pydantic import Field
 
 from beamish.core import events
+from beamish.core.commands import Param
 from beamish.core.content import HINTS, RETRACT, RETRACT_TAG, SID, STANZA_ID_TAG, Holds, content_of
 from beamish.core.events import AccountEvent, Context
 from beamish.core.gather import Gathering
@@ -38,7 +39,7 @@ from beamish.modules.mam.rules import NEVER_TYPES, REFUSED, WORTH, without_forge
 from beamish.storage.api import Cursor, StorageBusy, StorageError
 from beamish.stream.features import StreamFeature
 from beamish.xmpp.errors import Condition, StanzaError
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, PersonalStanza, Stanza
 
 log = structlog.get_logger(__name__)
@@ -459,12 +460,9 @@ class MamModule(LegacyArchive):
     # ---- commands ------------------------------------------------------------------------------------------------------------
 
     @command("mam.usage", "How many messages an account's archive holds, and how large they are")
-    async def command_usage(self, jid: str) -> dict[str, int | str]:
+    async def command_usage(self, jid: Annotated[JID, Param("Account or room")]) -> dict[str, int | str]:
         """Messages and bytes; zero for an account without an archive."""
-        try:
-            owner = str(JID.parse(jid).bare)
-        except JidMalformed as exc:
-            raise StanzaError(Condition.JID_MALFORMED, text=f"{jid}: {exc}") from exc
+        owner = str(jid.bare)
         await self._keeper.merged(owner)
         found = await self.db.fetch("SELECT messages, bytes FROM mam_account WHERE jid = ?", owner)
         messages, size = found[0] if found else (0, 0)

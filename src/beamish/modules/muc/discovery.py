@@ -301,11 +301,3 @@ def _search_item(room: Room) -> Element:
             "{urn:xmpp:channel-search:0:anonymity}none" if config.non_anonymous else "muc_semianonymous",
         ),
     )
-
-
-def address_of(text: str) -> JID:
-    """An address from a command's argument. Raises `StanzaError(jid-malformed)`."""
-    try:
-        return JID.parse(text)
-    except ValueError as exc:
-        raise StanzaError(Condition.JID_MALFORMED, text=f"{text}: {exc}") from exc

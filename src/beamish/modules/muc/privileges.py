@@ -57,7 +57,7 @@ def parse_affiliation(text: str) -> Affiliation:
     """The affiliation of that name. Raises `StanzaError(bad-request)`."""
     found = AFFILIATIONS.get(text)
     if found is None:
-        raise StanzaError(Condition.BAD_REQUEST, text="there is no such affiliation")
+        raise StanzaError(Condition.BAD_REQUEST, text=f"an affiliation is one of {', '.join(AFFILIATIONS)}")
     return found
 
 

@@ -7,13 +7,15 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
 import structlog
 from pydantic import Field
 
 from beamish.core import events
+from beamish.core.clock import stamp
+from beamish.core.commands import Param
 from beamish.core.disco import DiscoItem
 from beamish.core.events import AccountEvent, Context, RemoteLost, SessionNotes
 from beamish.core.iq import check_request
@@ -34,7 +36,7 @@ from beamish.modules.muc.archive import Archive
 from beamish.modules.muc.between import Between
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.directory import Directory
-from beamish.modules.muc.discovery import Discovery, address_of
+from beamish.modules.muc.discovery import Discovery
 from beamish.modules.muc.fanout import FanOut
 from beamish.modules.muc.ghosts import Ghosts
 from beamish.modules.muc.history import History
@@ -56,6 +58,8 @@ from beamish.xmpp.stanza import IQ, MESSAGE
 from beamish.xmpp.xml import Element
 
 log = structlog.get_logger(__name__)
+
+RoomAddress = Annotated[JID, Param("The room")]
 
 
 class MucConfig(ModuleConfig):
@@ -444,7 +448,7 @@ class MucModule(Module):
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     @command("muc.list", "List rooms")
-    def command_list(self, domain: str | None = None) -> list[dict[str, Any]]:
+    def command_list(self, domain: Annotated[str | None, Param("Only this service's")] = None) -> list[dict[str, Any]]:
         """Rooms with their names and occupants, sorted."""
         return [
             {
@@ -459,14 +463,14 @@ class MucModule(Module):
         ]
 
     @command("muc.info", "Tell everything about a room but its messages")
-    def command_info(self, room: str) -> dict[str, Any]:
+    def command_info(self, room: RoomAddress) -> dict[str, Any]:
         """Configuration (without the password), affiliations and occupants of a room."""
         found = self._room(room)
         config = found.config.model_dump(mode="json")
         del config["secret"]
         return {
             "room": str(found.jid),
-            "created": found.created,
+            "created": stamp(found.created),
             "creator": str(self.creators[found.jid]),
             "subject": found.subject.text,
             "config": config,
@@ -478,9 +482,9 @@ class MucModule(Module):
         }
 
     @command("muc.create", "Make a persistent room with an owner")
-    async def command_create(self, room: str, owner: str) -> dict[str, str]:
+    async def command_create(self, room: RoomAddress, owner: Annotated[JID, Param("Its owner")]) -> dict[str, str]:
         """Make a room that stays."""
-        jid, creator = address_of(room), address_of(owner).bare
+        jid, creator = room, owner.bare
         if jid.resource or not jid.local or jid.domain not in self.hosts:
             raise StanzaError(Condition.NOT_ACCEPTABLE, text=f"a room's address is name@{self.hosts[0]}")
         if jid in self.rooms:
@@ -497,19 +501,25 @@ class MucModule(Module):
         return {"room": str(jid)}
 
     @command("muc.destroy", "Destroy a room")
-    async def command_destroy(self, room: str, reason: str = "", alternate: str | None = None) -> dict[str, str]:
+    async def command_destroy(
+        self,
+        room: RoomAddress,
+        reason: Annotated[str, Param("Reason, which those concerned are told")] = "",
+        alternate: Annotated[JID | None, Param("Another room, to go to instead")] = None,
+    ) -> dict[str, str]:
         """Remove everybody from a room, and the room with its archive."""
         found = self._room(room)
-        venue = None if alternate is None else address_of(alternate)
         async with self.exclusive(found):
             await self.store.delete(found.jid)
-            rest = self.carry_out(found, destroy(found, venue, reason))
+            rest = self.carry_out(found, destroy(found, alternate, reason))
         if rest is not None:
             await rest
         return {"room": str(found.jid)}
 
     @command("muc.affiliations", "List the affiliations of a room")
-    def command_affiliations(self, room: str, affiliation: str | None = None) -> list[dict[str, str]]:
+    def command_affiliations(
+        self, room: RoomAddress, affiliation: Annotated[str | None, Param("Only this one")] = None
+    ) -> list[dict[str, str]]:
         """Who is what in a room."""
         wanted = None if affiliation is None else parse_affiliation(affiliation)
         return [
@@ -519,9 +529,15 @@ class MucModule(Module):
         ]
 
     @command("muc.affiliate", "Change somebody's affiliation with a room")
-    async def command_affiliate(self, room: str, jid: str, affiliation: str, reason: str = "") -> dict[str, str]:
+    async def command_affiliate(
+        self,
+        room: RoomAddress,
+        jid: Annotated[JID, Param("Whose")],
+        affiliation: Annotated[str, Param("owner, admin, member, outcast or none")],
+        reason: Annotated[str, Param("Reason, which those concerned are told")] = "",
+    ) -> dict[str, str]:
         """Make somebody owner, admin, member, outcast or none of these; the last owner stays."""
-        found, user, wanted = self._room(room), address_of(jid).bare, parse_affiliation(affiliation)
+        found, user, wanted = self._room(room), jid.bare, parse_affiliation(affiliation)
         async with self.exclusive(found):
             actor = next((owner for owner in found.owners if owner != user), found.owners[0])
             changes = plan_affiliations(found, actor, [AffiliationItem(user, wanted, None, reason)])
@@ -531,8 +547,8 @@ class MucModule(Module):
             await rest
         return {"room": str(found.jid), "jid": str(user), "affiliation": wanted.label}
 
-    def _room(self, address: str) -> Room:
-        jid = address_of(address).bare
+    def _room(self, address: JID) -> Room:
+        jid = address.bare
         room = self.rooms.get(jid)
         if room is None or room.locked:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no room {jid}")

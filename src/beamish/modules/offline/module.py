@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from functools import partial
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import structlog
 from pydantic import Field
 
 from beamish.core import events
+from beamish.core.commands import Param
 from beamish.core.events import (
     AccountEvent,
     Context,
@@ -42,8 +43,8 @@ from beamish.core.sessions import Session
 from beamish.modules.offline.store import MIGRATIONS, Box, Page, Store, StoredMessage, unable
 from beamish.modules.offline.worth import NEVER, archived_receipt, worth_keeping
 from beamish.storage.api import StorageError
-from beamish.xmpp.errors import Condition, StanzaError
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, Stanza
 
 log = structlog.get_logger(__name__)
@@ -395,12 +396,9 @@ class OfflineModule(Module):
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     @command("offline.count", "How many messages are stored for an account")
-    async def command_count(self, jid: str) -> dict[str, int | str]:
+    async def command_count(self, jid: Annotated[JID, Param("Account")]) -> dict[str, int | str]:
         """Messages and bytes stored for an account; zero for one that does not exist."""
-        try:
-            account = JID.parse(jid).bare
-        except JidMalformed as exc:
-            raise StanzaError(Condition.JID_MALFORMED, text=f"{jid}: {exc}") from exc
+        account = jid.bare
         count, size = await self.store.count(account)
         return {"jid": str(account), "messages": count, "bytes": size}
 
