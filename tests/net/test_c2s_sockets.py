@@ -241,3 +241,15 @@ def test_clients_of_the_kit_are_real(run: Run) -> None:
             await client.expect_closed("not-authorized")
 
     run(play())
+
+
+@pytest.mark.parametrize("direct_tls", [False, True], ids=["starttls", "direct"])
+async def test_both_types_of_channel_binding_are_offered(direct_tls: bool) -> None:
+    """XEP-0440; clients that do not read it take tls-exporter for granted (RFC 9266 §3)."""
+    async with LiveServer() as server:
+        client = await server.connect("example.org", direct_tls=direct_tls)
+        features = await client.open_stream("example.org")
+        if not direct_tls:
+            features = await client.start_tls("example.org")
+        types = [el.get("type") for el in features.iter("{urn:xmpp:sasl-cb:0}channel-binding")]
+        assert types == ["tls-exporter", "tls-server-end-point"]

@@ -282,11 +282,15 @@ class C2SMachine(Opening):
         """The transport begins with a handshake (XEP-0368); `tls_established` follows, nothing is read before."""
         self.state = State.TLS
 
-    def tls_established(self, binding: bytes | None) -> None:
-        """The handshake is done; `binding` is the `tls-server-end-point` value or None. A new stream begins."""
+    def tls_established(self, binding: bytes | None, exporter: bytes | None = None) -> None:
+        """The handshake is done; `binding` is the `tls-server-end-point` value, `exporter` that of `tls-exporter`, or None.
+
+        A new stream begins.
+        """
         if self._intake is None:
             return  # closed meanwhile
         self._binding = binding
+        self._exporter = exporter
         self.secure = True
         self._intake.drop()
         self._new_stream()

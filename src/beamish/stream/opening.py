@@ -6,7 +6,7 @@ from beamish.stream import features as feat
 from beamish.stream.events import Event, StreamOpened
 from beamish.stream.features import Has, StreamFeature
 from beamish.stream.items import StreamHeader
-from beamish.stream.sasl import Offer, binding_types, offered
+from beamish.stream.sasl import TLS_EXPORTER, TLS_SERVER_END_POINT, Offer, binding_types, offered
 from beamish.stream.settings import C2SSettings, State
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -29,6 +29,7 @@ class Opening:
     __slots__ = (
         "_binding",
         "_claimed",
+        "_exporter",
         "_header_sent",
         "_out",
         "_peer",
@@ -45,6 +46,7 @@ class Opening:
     def __init__(self, settings: C2SSettings, *, secure: bool, binding: bytes | None) -> None:
         self._settings = settings
         self._binding = binding
+        self._exporter: bytes | None = None
         self._tls_offered = not secure
         self._peer: JID | None = None
         self._claimed: JID | None = None
@@ -104,7 +106,8 @@ class Opening:
 
     def _send_features(self) -> None:
         domain = self.domain or self._settings.default_domain
-        key = (domain, self.secure, self.authenticated, self._tls_offered, self._binding is not None)
+        bound = self._binding is not None, self._exporter is not None
+        key = (domain, self.secure, self.authenticated, self._tls_offered, bound)
         offers = self._settings.offers
         parts = offers.get(key)
         if parts is None:
@@ -136,9 +139,10 @@ class Opening:
         return self._tls_offered and not self.secure and not self.authenticated
 
     def _offer(self) -> Offer:
+        bindings = (TLS_SERVER_END_POINT, self._binding), (TLS_EXPORTER, self._exporter)
         return Offer(
             tls=self.secure,
-            bindings={"tls-server-end-point": self._binding} if self._binding is not None else {},
+            bindings={kind: data for kind, data in bindings if data is not None},
             plain_without_tls=not self._settings.require_tls,
             anonymous=self._settings.anonymous,
             enabled=self._settings.mechanisms,

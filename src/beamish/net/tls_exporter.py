@@ -1,0 +1,56 @@
+"""RFC 9266: the `tls-exporter` binding of a connection of the standard library's `ssl`, which has no function for it.
+
+OpenSSL has one. It wants the connection as OpenSSL knows it, a pointer that CPython keeps in the object behind `ssl.SSLObject`,
+after the (weak) owner and before the context. That it is there is seen by the context, whose address is known, before
+anything is called; where it is not, or where `ssl` does not let OpenSSL be called, there is no such binding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+_LABEL: Final = b"EXPORTER-Channel-Binding"
+_BYTES: Final = 32
+_POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
+_OWNER: Final = object.__basicsize__
+_CONNECTION: Final = _OWNER + _POINTER
+_CONTEXT: Final = _CONNECTION + _POINTER
+
+
+def _found() -> Callable[..., int] | None:
+    if sys.implementation.name != "cpython":
+        return None
+    try:
+        import _ssl
+
+        export: Any = ctypes.CDLL(_ssl.__file__).SSL_export_keying_material
+    except (ImportError, AttributeError, OSError):
+        return None
+    export.restype = ctypes.c_int
+    text, size = ctypes.c_char_p, ctypes.c_size_t
+    export.argtypes = (ctypes.c_void_p, text, size, text, size, text, size, ctypes.c_int)
+    return export  # type: ignore[no-any-return]
+
+
+_EXPORT: Final = _found()
+
+
+def tls_exporter(connection: ssl.SSLObject | None) -> bytes | None:
+    """The 32 bytes of a connection after its handshake; None before TLS 1.3, where they bind nothing without more."""
+    if _EXPORT is None or connection is None or connection.version() != "TLSv1.3":
+        return None
+    inner: Any = getattr(connection, "_sslobj", None)
+    if inner is None or type(inner).__basicsize__ < _CONTEXT + _POINTER:
+        return None
+    if ctypes.c_void_p.from_address(id(inner) + _CONTEXT).value != id(inner.context):
+        return None
+    pointer = ctypes.c_void_p.from_address(id(inner) + _CONNECTION).value
+    if not pointer:
+        return None
+    made = ctypes.create_string_buffer(_BYTES)
+    done = _EXPORT(pointer, made, _BYTES, _LABEL, len(_LABEL), b"", 0, 1)
+    return made.raw if done == 1 else None

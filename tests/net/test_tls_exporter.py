@@ -1,0 +1,74 @@
+"""The binding of a connection, against pyOpenSSL, which has a function for it."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from OpenSSL import SSL
+
+from beamish.net import tls_exporter as module
+from beamish.net.certificate import keep_self_signed
+from beamish.net.tls_exporter import tls_exporter
+
+LABEL = b"EXPORTER-Channel-Binding"
+
+
+def shaken(directory: Path, most: int = SSL.TLS1_3_VERSION) -> tuple[ssl.SSLObject, SSL.Connection]:
+    """A server of the standard library and a client of pyOpenSSL, in memory, their handshake done."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keep_self_signed(directory, ["example.org"], (), datetime.now(UTC)))
+    theirs = SSL.Context(SSL.TLS_METHOD)
+    theirs.set_max_proto_version(most)
+    client = SSL.Connection(theirs, None)
+    client.set_connect_state()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(incoming, outgoing, server_side=True)
+    for _ in range(4):
+        for step in (client.do_handshake, server.do_handshake):
+            with contextlib.suppress(SSL.WantReadError, ssl.SSLWantReadError):
+                step()
+            with contextlib.suppress(SSL.WantReadError):
+                incoming.write(client.bio_read(65536))
+            if outgoing.pending:
+                client.bio_write(outgoing.read())
+    return server, client
+
+
+def test_both_ends_export_the_same(tmp_path: Path) -> None:
+    """RFC 9266 §2: the label, an empty context, 32 bytes."""
+    seen = set()
+    for _ in range(3):
+        server, client = shaken(tmp_path)
+        assert server.version() == "TLSv1.3"
+        exported = tls_exporter(server)
+        assert exported == client.export_keying_material(LABEL, 32, b"")
+        seen.add(exported)
+    assert len(seen) == 3
+
+
+def test_there_is_none_before_tls_1_3(tmp_path: Path) -> None:
+    server, _ = shaken(tmp_path, SSL.TLS1_2_VERSION)
+    assert server.version() == "TLSv1.2"
+    assert tls_exporter(server) is None
+
+
+def test_there_is_none_where_openssl_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, _ = shaken(tmp_path)
+    monkeypatch.setattr(module, "_EXPORT", None)
+    assert tls_exporter(server) is None
+    assert tls_exporter(None) is None
+
+
+@pytest.mark.parametrize("place", [16, 10_000])
+def test_nothing_is_called_where_the_context_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Another CPython may keep things elsewhere."""
+    server, _ = shaken(tmp_path)
+    monkeypatch.setattr(module, "_CONTEXT", place)
+    monkeypatch.setattr(module, "_EXPORT", lambda *_: pytest.fail("called"))
+    assert tls_exporter(server) is None
