@@ -180,6 +180,30 @@ def test_every_address_is_checked(addresses: str, condition: StreamErrorConditio
 
 
 @pytest.mark.parametrize("namespace", ["", " xmlns='jabber:server'"])
+@pytest.mark.parametrize("address", ["room@a.example/ Bob", "room@a.example/\u0378", "a b@a.example", "a.example/"])
+def test_a_sender_that_is_no_address_costs_its_stanza_only(address: str, namespace: str) -> None:
+    """One occupant of a room whose nickname only its own server bears must not part two servers."""
+    pair = Pair()
+    pair.open()
+    good = f"<message{namespace} from='x@a.example/y' to='z@b.example'/>"
+    bad = f"<message{namespace} type='groupchat' from='{address}' to='z@b.example'><body>Hi</body></message>"
+    [first, dropped, second] = pair.into.receive((good + bad + good).encode())
+    assert isinstance(first, Stanza) and isinstance(second, Stanza)
+    assert isinstance(dropped, Unaddressable) and dropped.reply is None
+
+
+@pytest.mark.parametrize("namespace", ["", " xmlns='jabber:server'"])
+@pytest.mark.parametrize("address", ["room@evil.example/ Bob", "a b@sub.a.example", "x@/y", "-a.example", ""])
+def test_a_sender_that_is_no_address_of_the_peers_ends_the_stream(address: str, namespace: str) -> None:
+    pair = Pair()
+    pair.open()
+    bad = f"<message{namespace} from='{address}' to='z@b.example'><body>Hi</body></message>"
+    [failed] = pair.into.receive(bad.encode())
+    assert isinstance(failed, StreamFailed)
+    assert failed.error.condition is StreamErrorCondition.INVALID_FROM
+
+
+@pytest.mark.parametrize("namespace", ["", " xmlns='jabber:server'"])
 def test_a_stanza_to_nowhere_is_answered(namespace: str) -> None:
     """By our domain, because the malformed address cannot be a `from` (RFC 6120 §8.3.1)."""
     pair = Pair()

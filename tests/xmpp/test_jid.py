@@ -184,6 +184,27 @@ def test_texts_beyond_three_parts_are_refused_unread() -> None:
         assert caught.value.part == "address"
 
 
+def test_symbols_of_a_later_unicode_may_stand_in_resources() -> None:
+    """What is kept for pictographs is taken as one: rooms of other servers have occupants called so."""
+    new, other = "\U0001faff", "\U0001fffd"
+    stand_ins = "".join(map(chr, range(0x1F600, 0x1F640)))
+    for text, prepared in (
+        (new, new),
+        (f"{other}e\u0301 {new}\u00a0{new}", f"{other}\u00e9 {new} {new}"),
+        (stand_ins + new + other, stand_ins + new + other),
+    ):
+        jid = JID.parse(f"room@a.example/{text}")
+        assert jid.resource == prepared
+        assert JID.parse(str(jid)) == jid
+    for refused in (
+        f"a{new}@a.example",
+        f"a.example/{new}\u0378",
+        "a.example/" + "".join(map(chr, range(0x1FC00, 0x1FC80))),
+    ):
+        with pytest.raises(JidMalformed):
+            JID.parse(refused)
+
+
 def test_it_is_a_string_and_a_key() -> None:
     jid = JID.parse("Romeo@Example.org/x")
     assert isinstance(jid, str)

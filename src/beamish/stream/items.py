@@ -41,10 +41,14 @@ class StreamEnd:
 
 @dataclass(frozen=True, slots=True)
 class Unaddressable:
-    """A stanza whose `to` is no JID; `reply` is the error, to its `from` if it has one, None where none may be sent."""
+    """A stanza whose `to` is no JID; `reply` is the error, to its `from` if it has one, None where none may be sent.
+
+    Between servers also one whose `from` is none, and whom nobody can answer: `claimed` is the domain of that.
+    """
 
     reply: Stanza | None
     reason: str
+    claimed: str | None = None
 
 
 Item: TypeAlias = "Stanza | Nonza | StreamHeader | StreamEnd | Unaddressable"

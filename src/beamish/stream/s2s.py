@@ -289,7 +289,7 @@ class ServerStream:
                     return events
             elif isinstance(item, Unaddressable):
                 try:
-                    events.append(self._unaddressable(item.reply, item.reason))
+                    events.append(self._unaddressable(item))
                 except StreamError as error:
                     return [*events, self.fail(error)]
         if failed is not None:
@@ -313,9 +313,9 @@ class ServerStream:
             # without its tree, which is in another namespace than the rest of the server expects
             stanza = take(el, self._parser.lang, name).detached()
         except AddressMalformed as exc:
-            return [self._unaddressable(exc.reply, str(exc))]
+            return [self._unaddressable(Unaddressable(exc.reply, str(exc)))]
         except SenderMalformed as exc:
-            raise fail(StreamErrorCondition.INVALID_FROM, str(exc)) from exc
+            return [self._unaddressable(Unaddressable(None, str(exc), exc.domain))]
         if not self._welcome(stanza):
             raise self._unwelcome(stanza)
         return [stanza]
@@ -325,10 +325,17 @@ class ServerStream:
         to, sender = stanza.to, stanza.sender
         return to is not None and sender is not None and (to.domain, sender.domain) in self.pairs
 
-    def _unaddressable(self, reply: Stanza | None, reason: str) -> Unaddressable:
-        """A stanza whose `to` is no JID; the answer, if there may be one, says which of our domains it came to."""
+    def _unaddressable(self, item: Unaddressable) -> Unaddressable:
+        """A stanza whose `to` or `from` is no JID; the answer, if there may be one, says which of our domains it came to.
+
+        A `from` that is none costs its stanza and not the stream, if it is of a domain that the peer speaks for: whom other
+        servers let in, with newer or older tables of Unicode, is nothing that all their users should be cut off for.
+        """
+        reply, reason = item.reply, item.reason
+        if item.claimed is not None and not self._talks_to(item.claimed):
+            raise fail(StreamErrorCondition.INVALID_FROM, reason)
         if reply is None:
-            return Unaddressable(None, reason)
+            return item
         if reply.to is None:
             raise fail(StreamErrorCondition.IMPROPER_ADDRESSING, "a stanza between servers has a 'to' and a 'from'")
         local = self._talks_to(reply.to.domain)

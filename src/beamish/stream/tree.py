@@ -45,6 +45,7 @@ class TreeReader:
         "_prefix",
         "_pull",
         "_quick",
+        "_rebased",
         "_root",
         "lang",
         "taken",
@@ -63,6 +64,7 @@ class TreeReader:
         self._root: Element | None = None
         self._prefix: str | None = "stream"
         self._nsmap: dict[str | None, str] = {}
+        self._rebased = False
         self._quick: QuickReader | None = None
         """For stanzas that need no parser, where they mean what they mean to a client."""
         self.lang = ""
@@ -111,6 +113,7 @@ class TreeReader:
         Server and component streams use another content namespace for the same stanzas (RFC 6120 §4.8.3); this way
         they come out as everywhere else. To be called when the header was taken, before anything behind it is fed.
         """
+        self._rebased = True
         self._nsmap = {**self._nsmap, None: ns.CLIENT}
         self._choose()
         self._pull = None
@@ -255,7 +258,9 @@ class TreeReader:
             except AddressMalformed as exc:
                 taken.append(Unaddressable(exc.reply, str(exc)))
             except SenderMalformed as exc:
-                raise refuse(StreamErrorCondition.INVALID_FROM, str(exc)) from exc
+                if not self._rebased:
+                    raise refuse(StreamErrorCondition.INVALID_FROM, str(exc)) from exc
+                taken.append(Unaddressable(None, str(exc), exc.domain))  # of one among the many users of a server
         else:
             for node in el.iter():
                 self._blank(node.text or "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Final, Never
 
@@ -40,6 +41,10 @@ _ASCII_LOCAL = re.compile(r"[!#-%(-.0-9;=?A-Z\[-~]+")
 # one of the reserved names; these take the long way).
 _ASCII_LABEL = r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _ASCII_DOMAIN = re.compile(rf"{_ASCII_LABEL}(?:\.{_ASCII_LABEL})*")
+# Where every code point that is not assigned is kept for pictographic symbols (UTS #51, Extended_Pictographic), and some
+# that are assigned.
+_PICTOGRAPHS = re.compile("[\U0001f000-\U0001faff\U0001fc00-\U0001fffd]")
+_STAND_INS: Final = tuple(map(chr, range(0x1F600, 0x1F650)))
 _MAX_DOMAIN_LENGTH: Final = 253  # RFC 1034 §3.1 (255 octets with the length octets and the root), in A-label form
 
 
@@ -248,11 +253,23 @@ def _prepare_ip_literal(text: str) -> str:
 
 
 def _prepare_resource_unicode(text: str) -> str:
-    """The rules as written, for any text; `prepare_resource` has a short cut for ASCII."""
+    """The rules as written, for any text; `prepare_resource` has a short cut for ASCII.
+
+    Only that symbols which Unicode has in store, and newer tables than ours may know, are taken for symbols: people call
+    themselves so in rooms of other servers. They are prepared as any symbol is, and one that is assigned stands in for each.
+    """
+    missing = {c for c in _PICTOGRAPHS.findall(text) if unicodedata.category(c) == "Cn"}
+    if missing:
+        free = [c for c in _STAND_INS if c not in text]
+        if len(missing) > len(free):
+            raise JidMalformed("resourcepart", "unassigned")
+        stands_for = dict(zip(sorted(missing), free, strict=False))
+        text = text.translate({ord(c): stand_in for c, stand_in in stands_for.items()})
     try:
-        return str(_opaque.enforce(text))
+        prepared = str(_opaque.enforce(text))
     except ValueError as error:
         raise JidMalformed("resourcepart", _reason(error)) from None
+    return prepared.translate({ord(stand_in): c for c, stand_in in stands_for.items()}) if missing else prepared
 
 
 def _refuse_long_input(part: str, text: str) -> None:

@@ -54,7 +54,11 @@ class AddressMalformed(Exception):
 
 
 class SenderMalformed(Exception):
-    """The `from` of a received stanza is no JID."""
+    """The `from` of a received stanza is no JID. `domain` is its domain all the same, "" if not even that is one."""
+
+    def __init__(self, reason: str, domain: str = "") -> None:
+        super().__init__(reason)
+        self.domain = domain
 
 
 class Wire:
@@ -391,7 +395,7 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
             try:
                 sender = JID.parse(value)
             except JidMalformed as exc:
-                raise SenderMalformed(str(exc)) from exc
+                raise SenderMalformed(str(exc), _domain_of(value)) from exc
         elif key == "type":
             type_ = value
             head += f" type='{escape_attr(value)}'"
@@ -416,6 +420,15 @@ def take(el: Element, default_lang: str = "", name: str = "") -> Stanza:
         except JidMalformed as exc:
             raise AddressMalformed(str(exc), _malformed_reply(name, type_, id_, sender, to_text, str(exc))) from exc
     return Stanza(name, type_, id_, sender, to, lang or "", head.encode(), raw[cut:], el)
+
+
+def _domain_of(address: str) -> str:
+    """The domain of an address that is none on the whole; "" if there is none."""
+    local, at, domain = address.partition("/")[0].partition("@")
+    try:
+        return JID.parse(domain if at else local).domain
+    except JidMalformed:
+        return ""
 
 
 def _declarations(el: Element, raw: bytes) -> str:
