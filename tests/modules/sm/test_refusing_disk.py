@@ -16,12 +16,13 @@ from beamish.core.events import Context
 from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.sm import store
 from beamish.modules.sm.module import StreamManagementModule
-from beamish.storage.api import Cursor, StorageUnavailable
+from beamish.storage.api import Cursor, StorageBusy, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
 JULIET = "juliet@example.org/balcony"
@@ -248,6 +249,85 @@ async def test_a_session_whose_row_was_refused_gets_one_before_its_messages_coun
     async with after_a_crash(world.db) as start:
         assert await start.fetch("SELECT COUNT(*) FROM sm_message JOIN sm_session ON key = session") == [(1,)]
         assert await start.fetch("SELECT jid FROM sm_session ORDER BY jid") == [(JULIET,), (ROMEO,)]
+
+
+@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("first", [1, 2, 1_000_000])
+async def test_what_an_ended_session_leaves_is_stored_when_the_disk_takes_it(
+    expected_errors: ExpectedErrors, archive: bool, first: int
+) -> None:
+    """Its sender was told that it is safe, so nothing comes back, and a crash at any time finds it somewhere."""
+    expected_errors.events |= {"offline_message_not_stored", "write_lost"}
+    disabled = {"disable": ["carbons", "csi"] if archive else ["mam", "carbons", "csi"]}
+    async with MemoryDatabase() as db, World(database=db, settings={"modules": disabled, "c2s": CALM}) as world:
+        await managed(world, JULIET)
+        romeo, _ = await managed(world, ROMEO)
+        for text in ("one", "two", "three"):
+            say(romeo, JULIET, text)
+        assert await handled(romeo) == 3
+
+        async def safe() -> None:
+            async with after_a_crash(db) as left:
+                for text in (b"one", b"two", b"three"):
+                    wires = await left.fetch("SELECT wire FROM offline_message UNION ALL SELECT wire FROM sm_message")
+                    assert sum(b"id='%b'" % text in bytes(wire) for (wire,) in wires) >= 1, text  # for a moment in both
+
+        [session] = world.kernel.sessions.of(JID.parse("juliet@example.org")).all
+        db.fail_next(FULL, jobs=first)
+        world.kernel.end_session(session, "expired")
+        for _ in range(6):
+            await world.settle()
+            await safe()
+            await world.pass_time(0.5)
+        db.fail_no_more()
+        for _ in range(10):
+            await world.pass_time(0.5)
+            await safe()
+        assert got(romeo, "error") == []
+        assert db.owed == 0
+        stored = [bytes(wire) for (wire,) in await db.fetch("SELECT wire FROM offline_message ORDER BY id")]
+        assert [text for wire in stored for text in (b"one", b"two", b"three") if b"id='%b'" % text in wire] == [
+            b"one",
+            b"two",
+            b"three",
+        ]
+        say(romeo, "nurse@example.org", "four")
+        assert await handled(romeo) == 4
+        juliet = await world.login("juliet@example.org/new", presence=True)
+        await world.settle()
+        assert got(juliet) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_what_an_ended_session_leaves_waits_for_a_queue_that_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """And for nothing when the account is removed meanwhile."""
+    await managed(world, JULIET)
+    romeo, _ = await managed(world, ROMEO)
+    for text in ("one", "two"):
+        say(romeo, JULIET, text)
+    assert await handled(romeo) == 2
+
+    def busy(*_: Any, **__: Any) -> int:
+        raise StorageBusy("full")
+
+    [session] = world.kernel.sessions.of(JID.parse("juliet@example.org")).all
+    monkeypatch.setattr(world.db, "append", busy)
+    world.kernel.end_session(session, "expired")
+    await world.pass_time(RETRY_SECONDS)
+    assert world.db.owed == 2
+    monkeypatch.undo()
+    if removed:
+        removing = asyncio.ensure_future(world.kernel.commands.run("user.remove", {"jid": "juliet@example.org"}))
+        await world.settle()
+    await recovered(world)
+    if removed:
+        await removing
+    assert world.db.owed == 0
+    assert got(romeo, "error") == []
+    stored = await world.db.fetch("SELECT wire FROM offline_message ORDER BY id")
+    assert len(stored) == (0 if removed else 2)
 
 
 async def test_a_session_whose_row_was_refused_keeps_what_came_after_it(

@@ -15,7 +15,7 @@ Not here: the archive, push, and retrieval by the client's choice (XEP-0013).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Final, cast
 
@@ -40,6 +40,7 @@ from beamish.core.later import Begun
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import CopiesService, DeliveryReceipts, StoredMessages
 from beamish.core.sessions import Session
+from beamish.modules.offline.owed import Owed, OwedMessages
 from beamish.modules.offline.store import MIGRATIONS, Box, Page, Store, StoredMessage, unable
 from beamish.modules.offline.worth import NEVER, archived_receipt, worth_keeping
 from beamish.storage.api import StorageError
@@ -53,6 +54,8 @@ _QUESTION: Final = b"<query xmlns='jabber:iq:version'/>"
 """What a client is asked behind its messages; any answer will do. It knows this one, or may say that it does not. A ping
 (XEP-0199) would be the natural choice, but go-sendxmpp up to 0.5 (Debian 12) crashes on one."""
 
+WHEN: Final = "sm.when"
+"""Note of a context: the message was handed to a session at this time, and its sender was told that it is safe."""
 _HELD: Final = frozenset((MESSAGE,))
 
 
@@ -83,6 +86,7 @@ class OfflineModule(Module):
     def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
         self.store = Store(self.db, self.tasks, config.max_messages, config.max_bytes)
+        self._owed = OwedMessages(self.db, kernel.clock, self._store_owed)
         self._negative: set[Session] = set()
         """Available sessions with a negative priority: the next presence may make them fit for stored messages."""
         self._held_back: dict[Session, Box] = {}
@@ -115,7 +119,7 @@ class OfflineModule(Module):
         box = self.store.box(account)
         if box.removed:
             return None
-        before = ctx.note("sm.when")  # it was handed to a session then, whose client never confirmed it
+        before = ctx.note(WHEN)  # it was handed to a session then, whose client never confirmed it
         now = before if isinstance(before, float) else self.kernel.clock.now()
         if not box.known:
             return self._keep_later(ctx, stanza, box, now)
@@ -129,7 +133,10 @@ class OfflineModule(Module):
             try:
                 await self.store.know(box)
             except StorageError:
-                raise unable() from None
+                if ctx.note(WHEN) is None:
+                    raise unable() from None
+                self._owed.add(Owed(ctx, stanza, now))
+                return STOP
             box = self.store.box(to.bare)  # it may have been forgotten meanwhile
         if box.removed:
             return None
@@ -142,12 +149,45 @@ class OfflineModule(Module):
         return STOP
 
     def _store(self, ctx: Context, stanza: Stanza, box: Box, now: float) -> None:
-        ctx.caused(self.store.append(box, stanza, now, partial(self._not_stored, ctx)))
+        promised = ctx.note(WHEN) is not None
+        if promised and self._owed.waiting:
+            self._owed.add(Owed(ctx, stanza, now))  # behind the others
+            return
+        refused = partial(self._refused, ctx, stanza, now) if promised else partial(self._not_stored, ctx)
+        try:
+            ctx.caused(self.store.append(box, stanza, now, refused))
+        except StanzaError as error:
+            if not promised or error.condition is not Condition.RESOURCE_CONSTRAINT:
+                raise
+            refused()
+            return
+        self._stored(box)
+
+    def _stored(self, box: Box) -> None:
         if box.session is None:
             self._serve_next(box, frozenset())  # only if its sessions broke off just now, all but one
 
+    def _refused(self, ctx: Context, stanza: Stanza, now: float) -> None:
+        """The sender was told that the message is safe: it is stored as soon as the disk takes it."""
+        self._owed.add(Owed(ctx, stanza, now))
+
+    def _store_owed(self, owed: Owed, refused: Callable[[], None]) -> int:
+        """Try once more to store what was refused; the position. Raises `StanzaError`."""
+        to = owed.stanza.to
+        assert to is not None
+        box = self.store.box(to.bare)
+        if box.removed:
+            return 0
+        position = self.store.append(box, owed.stanza, owed.when, refused)
+        self._stored(box)
+        return position
+
     def _not_stored(self, ctx: Context) -> None:
         self.kernel.router.bounce(ctx, unable())
+
+    async def stop(self) -> None:
+        """What the disk has refused gets its last chance."""
+        self._owed.hand_over()
 
     # ---- when to deliver --------------------------------------------------------------------------------------------
 
@@ -208,6 +248,7 @@ class OfflineModule(Module):
         if box.delivery is not None:
             box.delivery.cancel()
         await self.store.remove_account(box)
+        self._owed.drop(event.user)
 
     @on(events.account_added)
     def account_added(self, event: AccountEvent) -> None:
