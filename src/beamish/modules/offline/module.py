@@ -44,7 +44,7 @@ from beamish.modules.offline.owed import Owed, OwedMessages
 from beamish.modules.offline.store import MIGRATIONS, Box, Page, Store, StoredMessage, unable
 from beamish.modules.offline.worth import NEVER, archived_receipt, worth_keeping
 from beamish.storage.api import StorageError
-from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, Stanza
 
