@@ -85,7 +85,8 @@ smack:
 			-DoutputDirectory='$(CURDIR)/$(SMACK)' >/dev/null && touch $(SMACK)/.complete ) || \
 		echo "Smack's integration tests could not be fetched, and are skipped" >&2
 
-# The test suites of slixmpp and aioxmpp (10 MB, of which nearly all is apt's list of sources); the script says what it cannot get.
+# The test suites of slixmpp and aioxmpp (10 MB, of which nearly all is apt's list of sources), and libraries for
+# test_languages.py; the script says what it cannot get.
 .PHONY: suites
 suites: $(VENV)/.installed-test
 	@sh tests/interop/suites.sh $(VENV)/suites

@@ -52,3 +52,22 @@ for library in slixmpp aioxmpp; do
 	missing $library "$installed" || continue
 	$library "$installed" 2>"$work/why" || echo "no tests of $library $installed: $(tail -n 1 "$work/why")" >&2
 done
+
+# Libraries in other languages, for test_languages.py.
+node() {
+	npm install --silent --no-audit --no-fund --prefix "$suites/node" "@xmpp/client@$1"
+}
+
+mellium() {
+	mkdir -p "$suites/mellium" && play=$(cd "$suites/mellium" && pwd)/play && (cd tests/interop/mellium && go build -o "$play" .)
+}
+
+if command -v npm >/dev/null && missing node 0.14.0; then
+	mkdir -p "$suites/node"
+	{ node 0.14.0 && echo 0.14.0 > "$suites/node/.version"; } >/dev/null 2>"$work/why" ||
+		echo "no @xmpp/client: $(tail -n 1 "$work/why")" >&2
+fi
+# go build does nothing where nothing has changed
+if command -v go >/dev/null; then
+	mellium 2>"$work/why" || echo "nothing with mellium: $(tail -n 1 "$work/why")" >&2
+fi
