@@ -10,6 +10,7 @@ from beamish.cli.catalogue import declared
 from beamish.cli.documents import commands_markdown, doap, hooks_markdown, implemented, xeps_markdown
 from beamish.cli.xep_tests import OF_SOURCE, PASSING, PLAYS
 from beamish.cli.xep_titles import TITLES
+from beamish.config.reference import reference_markdown
 from beamish.core.events import CATALOGUE
 from beamish.core.registry import discover
 
@@ -94,3 +95,33 @@ def test_every_command_and_hook_is_described() -> None:
     for point in CATALOGUE:
         assert f"## `{point.name}`" in hooks
     assert "Listening: addressing" not in hooks.split("## `remote`")[1].split("##")[0]
+
+
+def test_every_module_has_a_page() -> None:
+    for module in discover():
+        assert (ROOT / "docs" / "modules" / f"{module.name}.md").exists(), module.name
+
+
+def test_a_module_without_options_says_so() -> None:
+    section = reference_markdown(discover()).partition("## `[modules.ping]`\n")[2].partition("\n## ")[0]
+    assert section.strip() == "No options. Runs by default."
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 50
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            file, _, heading = target.partition("#")
+            if file.startswith(("http:", "https:", "mailto:")):
+                continue
+            found = page.parent / file if file else page
+            assert found.exists(), f"{page}: {target}"
+            if heading and found.suffix == ".md":
+                assert heading in headings(found), f"{page}: {target}"
+
+
+def headings(page: Path) -> set[str]:
+    """What a heading is called in a link to it."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}

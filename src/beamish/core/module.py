@@ -33,7 +33,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ModuleConfig(BaseModel):
-    """Base of every module's configuration: frozen, unknown keys refused."""
+    """No options."""
+
+    # The docstring is what the reference says of modules that use this as it is. Base of the others: frozen, nothing unknown.
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -448,7 +448,7 @@ async def test_who_may_see_lists(rooms: Any, config: Any, who: str, list_: str, 
     ],
 )
 async def test_what_a_change_is_called(rooms: Any, codes: Any, config: Any, expected: set[int]) -> None:
-    """Changes that matter for privacy have numbers of their own (§10.2.1); 104 goes with them, as some clients know no other."""
+    """Changes that matter for privacy have numbers of their own (§10.2.1); 104 goes with them: some clients know no other."""
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet)
     await rooms.configure(romeo, **config)
