@@ -347,6 +347,30 @@ async def test_rows_that_can_never_be_stored_are_reported(db: MemoryDatabase, ex
     assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[1], [2], [1]])
 
 
+async def test_rows_for_which_there_is_no_memory_are_tried_again(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """Python has an exception of its own for that; they were given up, and acknowledged."""
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    write, short = sink.write, [True, True, True]
+
+    def short_of_memory(c: Cursor, rows: list[int]) -> None:
+        write(c, rows)
+        if short:
+            raise MemoryError
+
+    sink.rows = Gathering[int](db, sink.clock, "test", short_of_memory, 100, 1_000)
+    sink.rows.add(1, 10)
+    await db.flushed()
+    assert db.owed == 1
+    short.clear()
+    sink.clock.advance(RETRY_SECONDS)
+    await db.flushed()
+    assert await sink.kept() == [1]
+    assert db.owed == 0
+
+
 async def test_a_closed_database(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("rows_not_stored_yet")
     expected_errors.add("rows_lost")

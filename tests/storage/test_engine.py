@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -216,3 +217,31 @@ def test_names_are_bounded() -> None:
     assert read["(other)"].count == 20
     assert read["name 0"].total == 1.0
     assert read["name 0"].max == 0.5
+
+
+class Short:
+    """A connection for which there is no memory where a statement says so; SQLite ends the transaction."""
+
+    def __init__(self, conn: sqlite3.Connection, where: str) -> None:
+        self._conn = conn
+        self._where = where
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    def execute(self, sql: str, *params: Any) -> sqlite3.Cursor:
+        if sql.startswith(self._where):
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
+            raise MemoryError
+        return self._conn.execute(sql, *params)
+
+
+@pytest.mark.parametrize("where", ["BEGIN", "INSERT INTO item", "COMMIT"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_lack_of_memory_is_nobodys_fault(conn: sqlite3.Connection, where: str, count: int) -> None:
+    jobs = [Work("n", lambda c: c.run("INSERT INTO item (text) VALUES ('x')"), None, None) for _ in range(count)]
+    failures = Engine(Short(conn, where)).commit(jobs).failures  # type: ignore[arg-type]
+    assert len(failures) == count
+    assert {type(exc) for exc in failures.values()} == {StorageUnavailable}
+    assert conn.execute("SELECT * FROM item").fetchall() == []

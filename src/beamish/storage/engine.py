@@ -28,7 +28,6 @@ _NOT_OUR_FAULT = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CORRUPT,
@@ -41,6 +40,8 @@ _NOT_OUR_FAULT = frozenset(
 _VALUES = re.compile(r"\bVALUES\s*(\(\s*\?(?:\s*,\s*\?)*\s*\))", re.IGNORECASE)
 _CHANGE = re.compile(r"\s*(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _CONTROL = re.compile(r"\s*(?:BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+REFUSALS = (sqlite3.Error, MemoryError)
+"""How SQLite refuses: for a lack of memory Python has an exception of its own, after which the transaction is gone, too."""
 
 
 def _code(exc: sqlite3.Error) -> int:
@@ -50,14 +51,14 @@ def _code(exc: sqlite3.Error) -> int:
 
 def storage_error(exc: Exception) -> Exception:
     """The same failure without SQLite in its type; what is not SQLite's (a value too large) stays as it is."""
-    if not isinstance(exc, sqlite3.Error):
+    if not isinstance(exc, REFUSALS):
         return exc
     kind = StorageError
     if isinstance(exc, sqlite3.IntegrityError):
         kind = ConstraintViolated
-    elif _code(exc) in _NOT_OUR_FAULT:
+    elif isinstance(exc, MemoryError) or _code(exc) in _NOT_OUR_FAULT:
         kind = StorageUnavailable
-    error = kind(str(exc))
+    error = kind(str(exc) or "out of memory")
     error.__cause__ = exc
     return error
 
@@ -173,7 +174,7 @@ class SqliteCursor:
         """Run a statement; the number of rows changed."""
         try:
             return self._execute(sql, params).rowcount
-        except sqlite3.Error as exc:
+        except REFUSALS as exc:
             raise self._refused(exc) from exc
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -182,21 +183,21 @@ class SqliteCursor:
             raise self.gave_up
         try:
             bulk(self._conn, sql, list(rows))
-        except sqlite3.Error as exc:
+        except REFUSALS as exc:
             raise self._refused(exc) from exc
 
     def rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         try:
             return self._execute(sql, params).fetchall()
-        except sqlite3.Error as exc:
+        except REFUSALS as exc:
             raise self._refused(exc) from exc
 
     def row(self, sql: str, *params: Any) -> tuple[Any, ...] | None:
         """The first row, or None."""
         try:
             found: tuple[Any, ...] | None = self._execute(sql, params).fetchone()
-        except sqlite3.Error as exc:
+        except REFUSALS as exc:
             raise self._refused(exc) from exc
         return found
 
@@ -212,7 +213,7 @@ class SqliteCursor:
             raise StorageError("a transaction begins and ends with its function, not by a statement")
         return self._conn.execute(sql, params)
 
-    def _refused(self, exc: sqlite3.Error) -> Exception:
+    def _refused(self, exc: Exception) -> Exception:
         error = storage_error(exc)
         if not self._conn.in_transaction:
             self.gave_up = error
@@ -248,7 +249,7 @@ class Engine:
                 return fn(SqliteCursor(self._conn))
             finally:
                 self._rollback()
-        except sqlite3.Error as exc:
+        except REFUSALS as exc:
             raise storage_error(exc) from exc
         finally:
             self.timings.add(name, 1, perf_counter() - started)
@@ -304,7 +305,7 @@ class Engine:
         lost = False  # whether the disk refused any of them so far
         try:
             self._statement("BEGIN IMMEDIATE")
-        except sqlite3.Error as exc:
+        except REFUSALS as exc:
             return self._all_failed(jobs, 0, exc)
         try:
             for start, run in _runs(jobs):
@@ -321,7 +322,7 @@ class Engine:
                 if len(failures) > before and not lost:
                     lost = _any_refused(list(failures.values())[before:])
             self._commit()
-        except (TransactionLost, sqlite3.Error):
+        except (TransactionLost, *REFUSALS):
             self._rollback()
             return None
         except BaseException:
@@ -353,7 +354,7 @@ class Engine:
                 continue
             try:
                 self._statement("BEGIN IMMEDIATE")
-            except sqlite3.Error as exc:
+            except REFUSALS as exc:
                 # The file is locked or gone; each further job would wait as long to learn the same.
                 return failures | self._all_failed(jobs, index, exc)
             started = perf_counter()
@@ -373,7 +374,7 @@ class Engine:
                 lost = lost or _any_refused([exc])
         return failures
 
-    def _all_failed(self, jobs: Sequence[Job], start: int, exc: sqlite3.Error) -> dict[int, BaseException]:
+    def _all_failed(self, jobs: Sequence[Job], start: int, exc: Exception) -> dict[int, BaseException]:
         return {index: storage_error(exc) for index in range(start, len(jobs))}  # one each: they gather tracebacks
 
     def _guarded_work(self, index: int, job: Work, failures: dict[int, BaseException]) -> None:

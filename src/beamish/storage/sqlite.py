@@ -254,7 +254,8 @@ class SqliteDatabase(CommitQueue):
             return engine.commit(jobs, refused=refused)
         except Exception as exc:  # a fault of ours; those who wait must still hear of it
             log.exception("commit_failed")
-            return Outcome(jobs, {index: StorageError(f"commit failed: {exc}") for index in range(len(jobs))})
+            kind = StorageUnavailable if isinstance(exc, MemoryError) else StorageError
+            return Outcome(jobs, {index: kind(f"commit failed: {exc}") for index in range(len(jobs))})
 
     # The readers.
 
