@@ -205,3 +205,26 @@ async def test_after_a_break_both_sides_see_each_other_again(
         await a.kernel.commands.run("s2s.test", {"domain": "b.example"})
         await awaited(romeo, "<presence from='juliet@b.example/y' type='!'><show>away</show></presence>")
         await awaited(juliet, "<presence from='romeo@a.example/x' type='!'/>")
+
+
+async def test_presence_that_got_lost_with_a_stream_is_asked_for(
+    ca: Authority, names: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where streams cannot be resumed, what was under way when one broke off is lost, and the peer may have started anew."""
+    monkeypatch.setattr(reunion, "SETTLING", 0.01)
+    a, b = pair(ca, names)
+    async with a, b, Relay(a.s2s_port) as to_a, Relay(b.s2s_port) as to_b:
+        for domain, relay in (("a.example", to_a), ("b.example", to_b)):
+            names.move(domain, relay.port)
+        for server in (a, b):
+            server.federation.settings = replace(server.federation.settings, resumption=False)
+        romeo = await a.client("romeo@a.example/x", presence=True, roster=True)
+        juliet = await b.client("juliet@b.example/y", presence=True, roster=True)
+        await subscribed(romeo, juliet)
+        to_a.silent = to_b.silent = True
+        juliet.send("<presence><show>away</show></presence>")
+        await awaited(juliet, "<presence from='juliet@b.example/y'><show>away</show></presence>")
+        for relay in (to_a, to_b):
+            relay.cut()
+            relay.silent = False
+        await awaited(romeo, "<presence from='juliet@b.example/y'><show>away</show></presence>")

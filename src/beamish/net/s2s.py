@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,7 +75,7 @@ class Federation:
     _verifying: int = 0
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _lost: dict[str, None] = field(default_factory=dict)
-    """Domains that could not be reached and have not been heard from since, the latest last."""
+    """Domains that could not be reached, or may have missed something, and have not been heard from since."""
     _sweeper: Any = None
 
     def __post_init__(self) -> None:
@@ -272,6 +272,17 @@ class Federation:
             if is_later(outcome):
                 self.kernel.tasks.spawn(_wait(outcome), "remote_found")
 
+    def missed(self, remotes: Iterable[str]) -> None:
+        """Stanzas to or from these domains may be lost: once they are heard from, presence is told and asked anew."""
+        for remote in remotes:
+            if self.presences.of(remote):
+                self._note_lost(remote)
+
+    def _note_lost(self, remote: str) -> None:
+        self._lost[remote] = None
+        if len(self._lost) > self.limits.routes:
+            del self._lost[next(iter(self._lost))]
+
     def keep(self, _link: S2SInLink) -> bool:
         """Whether one more stream may be made resumable."""
         return len(self.resumable) < self.limits.resumable
@@ -340,6 +351,8 @@ class Federation:
                 self.give_up_stream(acks, why)
             else:
                 self.bounce_rest(acks, why)  # and after the start we go on with what is on disk
+        if why is not None and why.cause in BROKEN and not kept and not self.draining:
+            self.missed(link.remotes)
         if link.pings is not None:
             self._pings_lost(link.pings, why)
 
@@ -367,6 +380,7 @@ class Federation:
         if acks is None or self.resumable.get(acks.id) is not link or not link.gone:
             return
         del self.resumable[acks.id]
+        self.missed(link.remotes)
         waiting = [route for route in self.routes.values() if route.holder is link]
         for route in waiting:
             route.holder = None
@@ -487,9 +501,7 @@ class Federation:
         """A remote domain is gone: its users are offline to whoever saw them online."""
         if any(domain == remote and route.link is not None for (_, domain), route in self.routes.items()):
             return
-        self._lost[remote] = None
-        if len(self._lost) > self.limits.routes:
-            del self._lost[next(iter(self._lost))]
+        self._note_lost(remote)
         goodbyes = self.presences.lost(remote)
         for stanza in goodbyes:
             self.kernel.router.post(stanza)

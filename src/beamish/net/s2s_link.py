@@ -413,6 +413,11 @@ class Link(Carrier):
         """Seconds without a stanza after which the stream is closed."""
         return float(self.federation.limits.idle_seconds)
 
+    @property
+    def remotes(self) -> set[str]:
+        """The remote domains whose stanzas the stream carries."""
+        return set()
+
     def describe(self) -> dict[str, Any]:
         """What `s2s list` shows."""
         tls = self.tls

@@ -98,6 +98,11 @@ class S2SOutLink(Link):
             self._tell(self.why)
 
     @property
+    def remotes(self) -> set[str]:
+        """The domain that this stream goes to."""
+        return {self.machine.remote}
+
+    @property
     def to_resume(self) -> Acks | None:
         """The counters of the stream that this one shall resume, while that is not settled."""
         return self._resuming
@@ -241,6 +246,7 @@ class S2SOutLink(Link):
         """The peer has forgotten the stream that broke off: nobody can tell whether it has the last stanzas."""
         why = Unreachable(Cause.LOST, "the connection broke off before the server confirmed this")
         self.federation.lost_count(acks, why)
+        self.federation.missed(self.remotes)
 
     def describe(self) -> dict[str, Any]:
         """See `Link.describe`."""
