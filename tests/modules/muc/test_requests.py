@@ -448,7 +448,7 @@ async def test_who_may_see_lists(rooms: Any, config: Any, who: str, list_: str, 
     ],
 )
 async def test_what_a_change_is_called(rooms: Any, codes: Any, config: Any, expected: set[int]) -> None:
-    """Changes that matter for privacy have numbers of their own (§10.2.1); 104 goes with them: some clients know no other."""
+    """Status 104, 171, 172: what matters for privacy has numbers of its own (§10.2.1); 104 goes with them all."""
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet)
     await rooms.configure(romeo, **config)
