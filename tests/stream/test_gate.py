@@ -172,3 +172,12 @@ def test_other_limits_are_exact(good: str, bad: str) -> None:
     passed(HEADER.replace(" version='1.0'", "") + good, limits=LIMITS)
     with pytest.raises(StreamError):
         passed(HEADER.replace(" version='1.0'", "") + bad, limits=LIMITS)
+
+
+def test_who_begins_with_tls_where_starttls_is_wanted_is_named() -> None:
+    with pytest.raises(StreamError, match="STARTTLS") as caught:
+        Gate(ParserLimits(), NameLedger(), None).feed(bytes.fromhex("1603010200010001fc0303"))
+    assert caught.value.condition.value == "not-well-formed"
+    with pytest.raises(StreamError) as caught:
+        Gate(ParserLimits(), NameLedger(), None).feed(b"GET / HTTP/1.1\r\n")
+    assert caught.value.condition.value == "not-well-formed" and not caught.value.text
