@@ -347,6 +347,22 @@ async def test_rows_that_can_never_be_stored_are_reported(db: MemoryDatabase, ex
     assert (sink.rows.rows, sink.rows.bytes, sink.told) == (0, 0, [[1], [2], [1]])
 
 
+async def test_a_row_that_can_never_be_stored_takes_none_of_its_tick_along(
+    db: MemoryDatabase, expected_errors: ExpectedErrors, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_errors.add("rows_lost")
+    sink = Sink(db)
+    sink.rows.add(1, 10)
+    await db.flushed()
+    for row in (2, 1, 3):  # the second violates the table's own constraint
+        sink.rows.add(row, 10)
+    db.submit("other", lambda c: None)
+    await db.flushed()
+    assert await sink.kept() == [1, 2, 3]
+    assert (sink.rows.rows, sink.rows.bytes, db.owed) == (0, 0, 0)
+    assert [record.getMessage() for record in caplog.records].count("rows_lost") == 1
+
+
 async def test_rows_for_which_there_is_no_memory_are_tried_again(
     db: MemoryDatabase, expected_errors: ExpectedErrors
 ) -> None:

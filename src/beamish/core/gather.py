@@ -64,7 +64,9 @@ class Gathering(Generic[T]):
         told: Callable[[list[T]], None] | None = None,
         still: Callable[[T], bool] | None = None,
     ) -> None:
-        """`write` stores rows in the order in which they were added; it runs inside a transaction, on the database's thread.
+        """`write` stores rows in the order in which they were added; it runs inside a transaction, on the database's thread,
+        and leaves nothing of them if it raises: it is one statement. Then each row is tried by itself, and those that can
+        never be stored are lost, which the log tells.
 
         `told` is called on the loop with the rows of a tick when they have been handed over, and once more if the disk took
         them only later. `still` says of a row that the disk did not take whether it is to be stored at all when it is
@@ -166,8 +168,24 @@ class Gathering(Generic[T]):
             raise
 
     def _run(self, tick: _Tick[T], attempt: object, c: Cursor) -> None:
-        if tick.attempt is attempt:
+        if tick.attempt is not attempt:
+            return
+        tick.lost = 0
+        try:
             self._write(c, tick.rows)
+        except (StorageUnavailable, MemoryError):
+            raise
+        except Exception:  # one row is to blame, which has nothing to do with those of others
+            if len(tick.rows) == 1:
+                raise
+            for row in tick.rows:
+                try:
+                    self._write(c, [row])
+                except (StorageUnavailable, MemoryError):
+                    raise
+                except Exception as exc:
+                    tick.lost += 1
+                    tick.why = exc
 
     def seal(self) -> None:
         """What is added from now on goes to another job, behind all that was queued so far."""
@@ -180,6 +198,8 @@ class Gathering(Generic[T]):
             tick.waits = False
             return
         self._count_off(tick)
+        if tick.lost:
+            log.error("rows_lost", kind=self._name, rows=tick.lost, error=repr(tick.why))
         if tick.late and self._told is not None and tick.rows:
             self._told(tick.rows)
         if self._again:
@@ -270,7 +290,7 @@ class Gathering(Generic[T]):
 
 
 class _Tick(Generic[T]):
-    __slots__ = ("attempt", "count", "late", "number", "position", "rows", "size", "waits")
+    __slots__ = ("attempt", "count", "late", "lost", "number", "position", "rows", "size", "waits", "why")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -282,6 +302,9 @@ class _Tick(Generic[T]):
         self.attempt: object = None
         """Stands for the job that is to write the rows; None: there is none."""
         self.size = 0
+        self.lost = 0
+        """How many rows can never be stored, as far as is known."""
+        self.why: Exception | None = None
         self.waits = False
         """The disk did not take the rows; they are to be tried again."""
         self.late = False
