@@ -363,6 +363,27 @@ async def test_a_row_that_can_never_be_stored_takes_none_of_its_tick_along(
     assert [record.getMessage() for record in caplog.records].count("rows_lost") == 1
 
 
+async def test_what_is_on_its_way_is_forgotten_if_it_is_refused(
+    db: MemoryDatabase, expected_errors: ExpectedErrors
+) -> None:
+    """A removed account would get its messages back."""
+    expected_errors.add("rows_not_stored_yet")
+    sink = Sink(db)
+    with db.held():
+        for row in (1, 2):
+            sink.rows.add(row, 10)
+            sink.rows.seal()
+        sink.rows.drop(lambda row: row in (1, 3))
+        sink.rows.add(3, 10)  # a new account of the same name
+        db.fail_next(FULL, jobs=3)
+    await db.flushed()
+    for _ in range(3):
+        sink.clock.advance(RETRY_SECONDS)
+        await db.flushed()
+    assert await sink.kept() == [2, 3]
+    assert (sink.rows.rows, sink.rows.bytes, db.owed, sink.rows._dropped) == (0, 0, 0, [])
+
+
 async def test_rows_for_which_there_is_no_memory_are_tried_again(
     db: MemoryDatabase, expected_errors: ExpectedErrors
 ) -> None:

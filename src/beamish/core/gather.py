@@ -40,6 +40,7 @@ class Gathering(Generic[T]):
         "_begun",
         "_clock",
         "_db",
+        "_dropped",
         "_due",
         "_name",
         "_open",
@@ -82,6 +83,8 @@ class Gathering(Generic[T]):
         self._begun = 0
         self._again: list[_Tick[T]] = []
         """What the disk did not take, and what came meanwhile, in order."""
+        self._dropped: list[tuple[int, Callable[[T], bool]]] = []
+        """Of ticks before a number that may still be on their way, such rows are not to be tried again."""
         self._refused = False
         """The log says that the disk refuses rows, and not yet that it takes them again."""
         self._due = False
@@ -198,6 +201,8 @@ class Gathering(Generic[T]):
             tick.waits = False
             return
         self._count_off(tick)
+        if self._dropped and not self._again:
+            self._dropped = [(before, gone) for before, gone in self._dropped if before > tick.number + 1]
         if tick.lost:
             log.error("rows_lost", kind=self._name, rows=tick.lost, error=repr(tick.why))
         if tick.late and self._told is not None and tick.rows:
@@ -228,6 +233,9 @@ class Gathering(Generic[T]):
         if not self._refused:  # once: each second that the disk goes on like this would be no news
             self._refused = True
             log.error("rows_not_stored_yet", kind=self._name, rows=self.rows, error=repr(exc))
+        for before, gone in self._dropped:
+            if tick.number < before:
+                tick.rows = [row for row in tick.rows if not gone(row)]
         tick.waits = tick.late = True
         insort(self._again, tick, key=_number)
         self._db.owed += 1
@@ -249,7 +257,9 @@ class Gathering(Generic[T]):
         self._hand_over(len(self._again))
 
     def drop(self, gone: Callable[[T], bool]) -> None:
-        """Forget rows that the disk did not take. What is on its way to the disk is not touched: see `Database.flushed`."""
+        """Forget rows that the disk has not taken, or will not take: what is on its way and accepted is stored nevertheless."""
+        if self.rows:
+            self._dropped.append((self._begun, gone))
         if self._open is not None and self._open.attempt is None:
             self.seal()
         left = []
