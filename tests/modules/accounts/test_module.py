@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from beamish.core import events
+from beamish.core.commands import CommandError
 from beamish.core.hooks import Row
 from beamish.core.later import is_later
 from beamish.core.services import AccountsService
@@ -314,3 +315,9 @@ async def test_commands(world: World) -> None:
     assert await attempt(world, "peter", "y") == "success"
     await run(world, "user.remove", jid="peter@example.org")
     assert await attempt(world, "peter", "y") == "not-authorized"
+
+
+async def test_accounts_of_a_domain_that_is_not_served_are_not_nobody(world: World) -> None:
+    with pytest.raises(CommandError, match=r"exmaple\.org is not a domain of this server"):
+        await run(world, "user.list", domain="exmaple.org")
+    assert [row["jid"] for row in await run(world, "user.list", domain="example.net")] == ["benvolio@example.net"]

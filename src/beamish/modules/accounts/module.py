@@ -367,4 +367,7 @@ class AccountsModule(Module):
         self, caller: Caller, domain: Annotated[str | None, Param("Only this domain's", console=True)] = None
     ) -> Sequence[dict[str, str]]:
         """List accounts, of one domain or all."""
-        return [{"jid": str(user)} for user in await self.list(domain or caller.domain or None)]
+        users = await self.list(domain or caller.domain or None)
+        if domain and not users and not self.kernel.is_local_domain(domain):  # one that was served once may have some
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"{domain} is not a domain of this server")
+        return [{"jid": str(user)} for user in users]
