@@ -1,5 +1,6 @@
 """How streams between servers end, and what they refuse: goodbyes, limits, keys that nobody can judge."""
 
+import asyncio
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 from tests.net.federated import UNLIMITED, Two, both_ways, exchange, pair, reason
 
+from beamish.core.services import RosterItem, RosterService
 from beamish.modules.presence import reunion
-from beamish.net import s2s
+from beamish.net import dns, s2s
 from beamish.stream.s2s_out import Unreachable
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
@@ -228,3 +230,27 @@ async def test_presence_that_got_lost_with_a_stream_is_asked_for(
             relay.cut()
             relay.silent = False
         await awaited(romeo, "<presence from='juliet@b.example/y'><show>away</show></presence>")
+
+
+async def test_presence_that_found_no_room_in_the_queue_is_told_later(
+    ca: Authority, names: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody logs in while there is no stream yet: whose presence did not fit shows when there is one."""
+    a, b = pair(ca, names, a={"settings": {"s2s": {"queue_stanzas": 2}}})
+    found, look_up = asyncio.Event(), dns.targets_of
+
+    async def slowly(*args: Any) -> Any:
+        await found.wait()
+        return await look_up(*args)
+
+    monkeypatch.setattr(dns, "targets_of", slowly)
+    async with a, b:
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        rosters = a.kernel.service(RosterService)
+        for contact in ("nurse@b.example", "tybalt@b.example", "juliet@b.example"):
+            await rosters.change(JID.parse("romeo@a.example"), RosterItem(JID.parse(contact), from_=True))
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        await awaited(romeo, "<presence from='juliet@b.example' type='error'/>")
+        found.set()
+        # once the peer has confirmed those that fitted
+        await awaited(juliet, "<presence from='romeo@a.example/x' type='!'/>")

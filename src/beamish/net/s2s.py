@@ -276,9 +276,10 @@ class Federation:
         """Stanzas to or from these domains may be lost: once they are heard from, presence is told and asked anew."""
         for remote in remotes:
             if self.presences.of(remote):
-                self._note_lost(remote)
+                self.untold(remote)
 
-    def _note_lost(self, remote: str) -> None:
+    def untold(self, remote: str) -> None:
+        """A domain has not got presence of our users: when it is heard from, they show themselves, and ask, anew."""
         self._lost[remote] = None
         if len(self._lost) > self.limits.routes:
             del self._lost[next(iter(self._lost))]
@@ -501,7 +502,7 @@ class Federation:
         """A remote domain is gone: its users are offline to whoever saw them online."""
         if any(domain == remote and route.link is not None for (_, domain), route in self.routes.items()):
             return
-        self._note_lost(remote)
+        self.untold(remote)
         goodbyes = self.presences.lost(remote)
         for stanza in goodbyes:
             self.kernel.router.post(stanza)

@@ -19,7 +19,7 @@ from beamish.net.s2s_opening import open_stream
 from beamish.stream.s2s_acks import Acks
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import StanzaError
-from beamish.xmpp.stanza import Stanza
+from beamish.xmpp.stanza import PRESENCE, Stanza
 
 if TYPE_CHECKING:
     from beamish.net.s2s import Federation
@@ -115,6 +115,8 @@ class Route:
         size = len(stanza.head) + len(stanza.body)
         limits = self._federation.limits
         if len(self._queue) >= limits.queue_stanzas or self._bytes + size > limits.queue_bytes:
+            if stanza.name == PRESENCE and link is None:
+                self._federation.untold(self.remote)
             raise Unreachable(Cause.OVERLOAD, f"too many stanzas wait for {self.remote}").stanza_error()
         outbox = self._federation.outbox
         row = position = 0

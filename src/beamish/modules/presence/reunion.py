@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SETTLING: Final = 2.0
 """Seconds for the streams to be ready, and for other domains to come back in: one look at all rosters serves them all."""
 
+PAUSE: Final = 0.25
+"""Seconds after each `SLICE` of stanzas: all may be for one domain, whose queue is bounded, and it has to keep up."""
+
 
 class Reunion:
     """Brings the presence of both sides together again. At most one look at all who are there goes on at a time."""
@@ -52,8 +55,10 @@ class Reunion:
             told = 0
             for number, user in enumerate(tuple(self._kernel.sessions.by_user.values()), 1):
                 told += self._introduce(user, domains)
-                if told >= SLICE or number % SLICE == 0:
+                if told >= SLICE:
                     told = 0
+                    await asyncio.sleep(PAUSE)
+                elif number % SLICE == 0:
                     await asyncio.sleep(0)
         finally:
             self._timer = None
