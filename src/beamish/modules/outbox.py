@@ -326,6 +326,10 @@ class OutboxModule(Module):
                 self.position = self._db.submit(
                     "outbox.streams", streams.run, partial(self._streams_failed, streams), whole=True
                 )
+            except StorageClosed:
+                return (
+                    True  # the server is at its end: whatever a stream comes to now, nobody is told anything any more
+                )
             except StorageError as exc:
                 log.error("outbox_not_stored", statement=sql, error=repr(exc))
                 return False
