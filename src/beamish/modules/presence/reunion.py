@@ -34,15 +34,17 @@ class Reunion:
         self._probes = probes
         self._found: set[str] = set()
         self._timer: Timer | None = None
+        self._over = False
 
     def found(self, domain: str) -> None:
         """The server of a domain that was lost is there again."""
         self._found.add(domain)
-        if self._timer is None:
+        if self._timer is None and not self._over:
             self._timer = self._kernel.clock.call_later(SETTLING, self._begin)
 
     def stop(self) -> None:
-        """Begin nothing any more."""
+        """Begin nothing any more, nor after a look that is going on and will be cancelled."""
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -62,7 +64,7 @@ class Reunion:
                     await asyncio.sleep(0)
         finally:
             self._timer = None
-            if self._found:
+            if self._found and not self._over:
                 self._timer = self._kernel.clock.call_later(SETTLING, self._begin)
 
     def _introduce(self, user: UserSessions, domains: set[str]) -> int:
