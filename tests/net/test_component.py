@@ -112,6 +112,22 @@ async def test_a_component_is_told_of_a_malformed_address(server: FederatedServe
     )
 
 
+@pytest.mark.parametrize("to", ["a.example", "romeo@a.example", "romeo@a.example/x", "other.example"])
+async def test_an_iq_of_a_component_has_id_and_type(server: FederatedServer, to: str) -> None:
+    """RFC 6120 §8.2.3: what lacks them is refused whoever sent it, and reaches nobody."""
+    romeo = await server.client("romeo@a.example/x", presence=True)
+    irc = await ready(server)
+    bad = "<error type='modify'><bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+    irc.send(f"<iq from='nick@irc.a.example' to='{to}' type='get'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await irc.expect(f"<iq {C} from='{to}' to='nick@irc.a.example' type='error'>{bad}</iq>")
+    irc.send(f"<iq from='nick@irc.a.example' to='{to}' id='2' type='subscribe'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await irc.expect(f"<iq {C} from='{to}' to='nick@irc.a.example' id='2' type='error'>{bad}</iq>")
+    irc.send(f"<iq from='nick@irc.a.example' to='{to}' type='result'/>")
+    irc.send("<iq type='get' from='irc.a.example' to='a.example' id='3'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await irc.expect(f"<iq {C} type='result' id='3'/>")  # and nothing before it
+    await romeo.expect_nothing()
+
+
 async def test_a_wrong_secret(server: FederatedServer) -> None:
     irc = await shake(server, "irc.a.example", "guess")
     await irc.expect_closed("not-authorized")

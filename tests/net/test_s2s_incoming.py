@@ -18,6 +18,8 @@ from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.names import Directory
 from beamish.testing.plugin import ExpectedErrors
+from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 pytestmark = pytest.mark.usefixtures("no_unexpected_errors")
 
@@ -122,6 +124,23 @@ async def test_several_domains_on_one_stream(ca: Authority, b: FederatedServer) 
         await stream.closed()
         assert "<invalid-from" in stream.heard
         await juliet.expect_nothing()
+
+
+async def test_an_iq_of_another_server_has_id_and_type(two: Two) -> None:
+    """RFC 6120 §8.2.3: what lacks them is refused whoever sent it, and reaches nobody; an answer to nothing, too."""
+    romeo, juliet = await exchange(*two)
+    for type_, id_ in (("get", ""), ("", "5"), ("subscribe", "5")):
+        for to in ("juliet@b.example/y", "b.example"):
+            addresses = {"sender": JID.parse("romeo@a.example/x"), "to": JID.parse(to)}
+            bad = Stanza.build("iq", type_, id=id_, content=b"<ping xmlns='urn:xmpp:ping'/>", **addresses)
+            two[0].kernel.router.post(bad)
+            if id_:
+                await romeo.expect(
+                    f"<iq type='error' from='{to}' id='{id_}'><error type='modify'>"
+                    "<bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+                )
+    await juliet.expect_nothing()
+    await romeo.expect_nothing()
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,12 @@ _IQ_TYPES: Final = frozenset(("get", "set", "result", "error"))
 _UNAVAILABLE: Final = StanzaError(Condition.SERVICE_UNAVAILABLE)
 
 
+def _check_iq(stanza: Stanza) -> None:
+    """Raises `StanzaError(bad-request)` for an IQ without what every IQ has (RFC 6120 §8.2.3), whoever sent it."""
+    if stanza.type not in _IQ_TYPES or not stanza.id:
+        raise StanzaError(Condition.BAD_REQUEST, text="an IQ has an id, and a type that RFC 6120 knows")
+
+
 class Router:
     """Routes stanzas within one kernel."""
 
@@ -142,8 +148,8 @@ class Router:
 
     def _from_session(self, ctx: Context) -> Awaitable[None] | None:
         stanza = ctx.stanza
-        if stanza.name == IQ and (stanza.type not in _IQ_TYPES or not stanza.id):
-            raise StanzaError(Condition.BAD_REQUEST, text="an IQ has an id, and a type that RFC 6120 knows")
+        if stanza.name == IQ:
+            _check_iq(stanza)
         if self._inbound.rows:
             return self._after(self._inbound.run(ctx, stanza.name, stanza.known_tags), ctx, self._sent)
         return self._sent(ctx)
@@ -175,9 +181,13 @@ class Router:
 
     def from_elsewhere(self, ctx: Context) -> Awaitable[None] | None:
         """Take a stanza that another server or a component sent; the stream has checked who that is."""
-        if not self._entering.rows:
+        stanza = ctx.stanza
+        iq = stanza.name == IQ
+        if not (iq or self._entering.rows):
             return self.route(ctx)
         try:
+            if iq:
+                _check_iq(stanza)
             rest = self._after(self._entering.run(ctx), ctx, self._route)
         except StanzaError as error:
             self.bounce(ctx, error)
