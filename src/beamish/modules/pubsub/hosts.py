@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from asyncio import shield
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -27,6 +28,8 @@ CACHED_ITEM: Final = 16_384
 SINCE: Final = 100
 """Missed items of one node that a resource gets when it comes back."""
 SINCE_BYTES: Final = 262_144
+_LOOKS: Final = 3
+"""How often what was missed of a node is read because something of it was told in the meantime."""
 
 
 class Hosts:
@@ -136,7 +139,8 @@ class Hosts:
     async def last(self, host: Host, nodes: list[Node], at: int) -> dict[str, Item]:
         """The last items of some nodes, by name of the node, for somebody who is told of them since `begun` was `at`.
 
-        Left out are nodes without items, and those with a later publication, of which they hear anyway.
+        Left out are nodes without items, and those with a later publication, of which they hear anyway; if that was told while
+        this was looked up, what came before it would look like the last behind it.
         """
         nodes = [node for node in nodes if node.begun <= at]
         # what is on its way to the disk is read behind it, through the queue of writes
@@ -150,7 +154,7 @@ class Hosts:
             for node, item in found:
                 if not node.last_known and node.begun <= at:
                     self.remember(node, item)
-                if item is not None:
+                if item is not None and node.told <= at:
                     read[node.name] = item
             if host.account and self.cached(host.jid) is host:
                 self._keep(host)
@@ -159,6 +163,9 @@ class Hosts:
     async def fresh(self, host: Host, nodes: list[Node], since: float | None, at: int) -> list[tuple[Node, Item]]:
         """What a resource that appears is to get of these nodes: the last item of each (see `last`), or, if it was here
         before, what was published since (XEP-0312), oldest first and at most `SINCE` of each.
+
+        What it missed is not left out for a later publication that it was told meanwhile. It gets that one again behind it,
+        if there is more, so that the last it hears of is the last that there is.
         """
         if since is None:
             found = await self.last(host, nodes, at)
@@ -168,12 +175,17 @@ class Hosts:
         ]
         if not wanted:
             return []
-        return await self._db.write(
-            "pubsub.since",
-            lambda c: [
-                (node, item) for node in wanted for item in store.latest(c, node.id, SINCE, since, SINCE_BYTES)[0]
-            ],
-        )
+        missed: list[tuple[Node, Item]] = []
+        for _ in range(_LOOKS):
+            sees = self.begun
+            read = await self._db.write("pubsub.since", partial(_since, nodes=tuple(wanted), since=since))
+            wanted = [node for node in wanted if node.told > sees]  # these are read once more: there is a later one
+            missed += [one for one in read if one[0] not in wanted]
+            if not wanted:
+                break
+        else:  # somebody publishes all the time: what comes next tells what is the last
+            missed += [one for one in read if one[0] in wanted]
+        return _without_told(missed, at)
 
     def remember(self, node: Node, item: Item | None) -> None:
         """Note the last item of a node, if it is not too large to be kept."""
@@ -181,3 +193,17 @@ class Hosts:
             node.last, node.last_known = None, False
         else:
             node.last, node.last_known = item, True
+
+
+def _since(c: Cursor, nodes: tuple[Node, ...], since: float) -> list[tuple[Node, Item]]:
+    return [(node, item) for node in nodes for item in store.latest(c, node.id, SINCE, since, SINCE_BYTES)[0]]
+
+
+def _without_told(found: list[tuple[Node, Item]], at: int) -> list[tuple[Node, Item]]:
+    """What was missed, but not the last item alone that somebody heard of who is told since `begun` was `at`."""
+    several = Counter(node.name for node, _ in found)
+    return [
+        (node, item)
+        for node, item in found
+        if several[node.name] > 1 or node.told <= at or node.last is None or node.last.id != item.id
+    ]

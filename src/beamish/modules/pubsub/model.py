@@ -56,8 +56,8 @@ class Subscription:
 class Node:
     """A leaf node. `id` is its row in the database.
 
-    `last` is the last published item; it is right only if `last_known`. `begun` is the number of the last publication, see
-    `Hosts.begun`.
+    `last` is the last published item; it is right only if `last_known`. `begun` is the number of the last publication, `told`
+    that of the last one that was told; see `Hosts.begun`.
     """
 
     id: int
@@ -70,6 +70,7 @@ class Node:
     last: Item | None = None
     last_known: bool = False
     begun: int = 0
+    told: int = 0
 
     def affiliation(self, bare: JID) -> Affiliation:
         """What a bare JID is to the node."""

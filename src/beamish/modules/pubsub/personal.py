@@ -186,14 +186,6 @@ class Personal:
             of: dict[str, Relations] = {node.name: await engine.relations(host, node) for node in nodes}
             nodes = [node for node in nodes if access.may_follow(node, bare, of[node.name](bare), engine.clock.now())]
         for node, item in await engine.hosts.fresh(host, nodes, since, at):
-            last = node.last
-            if (
-                since is None
-                and node.begun > at
-                and last is not None
-                and (last.id, last.published) != (item.id, item.published)
-            ):
-                continue  # a later one was told meanwhile; this one behind it would look like the last
             if item.published > engine.oldest(node):
                 engine.outbox.last_item(host, node, item, full, interested=session)
 

@@ -98,11 +98,12 @@ class _Change:
         trusted = node.affiliation(asker.bare) in (Affiliation.OWNER, Affiliation.PUBLISHER)
         # whoever may publish only because everybody may replaces its own items: others it could not delete either (§7.2.3.1)
         self._only_of = None if trusted or (asker.admin and not host.account) else asker.bare
+        self._number = 0
         self.items = items
 
     def begin(self) -> None:
         """It is on its way to the disk: readers must ask behind it, and its size counts."""
-        self._node.begun = self._engine.hosts.number()
+        self._node.begun = self._number = self._engine.hosts.number()
         self._host.writing += 1
         self._host.stored += self._size
 
@@ -133,6 +134,7 @@ class _Change:
         """After the commit: remember, notify, tell other modules; awaitable if one of them takes its time."""
         engine, host, node, items = self._engine, self._host, self._node, self.items
         host.stored += grown
+        node.told = max(node.told, self._number)
         if self._keep and items:
             engine.hosts.remember(node, items[-1])
         settings = node.config
