@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol
 
 import pytest
 
 from beamish.core import events
 from beamish.core.events import SessionEvent
-from beamish.core.module import Module, iq, on
-from beamish.core.registry import ModuleError, discover, select, start_order
+from beamish.core.module import Module, early_iq, iq, nonza, on
+from beamish.core.registry import ModuleError, discover, module_of, select, start_order
 from beamish.testing import World
 from beamish.testing.plugin import ExpectedErrors
 
@@ -30,6 +33,35 @@ def test_what_ships_is_found_by_itself() -> None:
     found = [cls.name for cls in discover()]
     assert found == sorted(found)
     assert {"accounts", "roster", "presence"} <= set(found)
+
+
+def test_the_name_of_a_module_leads_to_its_file() -> None:
+    file = ModuleType("beamish.modules.echo")
+    file.__dict__.update(Module=Module, Echo=(echo := module("echo")))
+    assert module_of(file) is echo
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((), "modules.echo must have one subclass of Module, and has 0"),
+        ((module("echo"), module("other")), "and has 2"),
+        ((type("Nameless", (Module,), {}),), 'modules.echo: Nameless must be called as its file is: name = "echo"'),
+        ((module("ping"),), 'must be called as its file is: name = "echo"'),
+    ],
+)
+def test_a_module_that_would_be_overlooked_is_an_error(classes: tuple[type[Module], ...], message: str) -> None:
+    file = ModuleType("beamish.modules.echo")
+    file.__dict__.update({cls.__name__: cls for cls in classes})
+    with pytest.raises(ModuleError, match=re.escape(message)):
+        module_of(file)
+
+
+@pytest.mark.parametrize("tag", ["query", "urn:probe:query", "{}query", "{urn:probe}", "{urn:probe"])
+@pytest.mark.parametrize("mark", [lambda tag: iq(get=tag), nonza, early_iq])
+def test_a_tag_that_would_never_match_is_an_error(mark: Callable[[str], Callable[[Any], Any]], tag: str) -> None:
+    with pytest.raises(ValueError, match="Clark notation"):
+        mark(tag)(lambda self, ctx: None)
 
 
 def test_selection() -> None:

@@ -226,10 +226,13 @@ def hooks_markdown(modules: Sequence[Any]) -> str:
         "",
         "Places in the way of a session and its stanzas where modules listen (`@on(events.inbound)`), in the order in which",
         "they are met. A *guard* that crashes refuses the stanza, an *observer* that crashes is passed over. Listeners are",
-        "called by rising number, 50 if none is named; some hook in only while they have something to do.",
+        "called by rising number, 50 if none is named, and get what `core/events.py` says in brackets: `HookPoint[Context]`.",
+        "",
+        "Listed are the modules that always listen. Others hook in only while they have something to do (access, blocking,",
+        "offline, sm); so do federation, connections and privileged components, which are not modules.",
     ]
     for point in CATALOGUE:
-        listeners = ", ".join(f"{name} ({at})" for at, name in sorted(listening[point.name])) or "nobody at present"
+        listeners = ", ".join(f"{name} ({at})" for at, name in sorted(listening[point.name])) or "no module always"
         kind = "guard" if point.kind is HookKind.GUARD else "observer"
         rows += ["", f"## `{point.name}`", "", f"*{kind}*. {point.doc}", "", f"Listening: {listeners}."]
     return "\n".join(rows) + "\n"

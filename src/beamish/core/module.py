@@ -71,7 +71,7 @@ class Scope(Flag):
     ACCOUNT = auto()
     """A local account's bare JID, or no address at all (then it is the sender's own account)."""
     OWN = auto()
-    """Only the sender's own account; others get `forbidden`... as RFC 6121 asks, or `service-unavailable`."""
+    """Only the sender's own account; whoever asks another's gets `forbidden`, whether or not there is one (RFC 6121 §2.1.5)."""
     NO_ACCOUNT = auto()
     """A bare JID of ours that is no account, in addition to the above: for those who must answer as if it were one."""
     ANY = SERVER | ACCOUNT
@@ -88,6 +88,9 @@ class IqMark:
     type: str
     tag: str
     scope: Scope
+
+    def __post_init__(self) -> None:
+        _check_tag(self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class NonzaMark:
     tag: str
     early: bool
 
+    def __post_init__(self) -> None:
+        _check_tag(self.tag)
+
 
 @dataclass(frozen=True, slots=True)
 class NonzaHandler:
@@ -123,6 +129,16 @@ class EarlyIqMark:
     """A method answers IQs before authentication."""
 
     tag: str
+
+    def __post_init__(self) -> None:
+        _check_tag(self.tag)
+
+
+def _check_tag(tag: str) -> None:
+    """Anything else would never match, and nobody would be told."""
+    namespace, brace, local = tag.partition("}")
+    if not (namespace.startswith("{") and len(namespace) > 1 and brace and local):
+        raise ValueError(f"{tag!r} is not in Clark notation: {{namespace}}name")
 
 
 def _mark(method: F, mark: object) -> F:
@@ -151,7 +167,7 @@ def on(
 def iq(*, get: str | None = None, set: str | None = None, scope: Scope = Scope.ANY) -> Callable[[F], F]:
     """Answer IQs whose payload has this tag (Clark notation). The method returns the reply, or None if it sent its own.
 
-    Raise `StanzaError` for an error reply.
+    It may be a coroutine function. Raise `StanzaError` for an error reply.
     """
 
     def decorate(method: F) -> F:

@@ -1,7 +1,7 @@
 """Finding, ordering, starting and stopping modules.
 
-Every file (or package) in `beamish.modules` may define `Module` subclasses; nothing else lists them. Start order follows
-`requires` and `provides`; a ring or a missing provider stops the start with both names in the message.
+Every file (or package) in `beamish.modules` defines a `Module` that is called as it is; nothing else lists them. Start order
+follows `requires` and `provides`; a ring or a missing provider stops the start with both names in the message.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -32,15 +33,27 @@ class ModuleError(Exception):
 
 
 def discover() -> tuple[type[Module], ...]:
-    """Every module class that ships with the server, by name."""
+    """Every module class that ships with the server, by name. Raises `ModuleError` if one does not say its name right."""
     package = importlib.import_module("beamish.modules")
-    found: dict[str, type[Module]] = {}
+    found = {}
     for info in pkgutil.iter_modules(package.__path__):
-        source = importlib.import_module(f"beamish.modules.{info.name}")
-        for value in vars(source).values():
-            if isinstance(value, type) and issubclass(value, Module) and value is not Module and "name" in vars(value):
-                found[value.name] = value
+        found[info.name] = module_of(importlib.import_module(f"beamish.modules.{info.name}"))
     return tuple(found[name] for name in sorted(found))
+
+
+def module_of(source: ModuleType) -> type[Module]:
+    """The one module class of a file of `beamish.modules`, or of a package's `__init__`. Raises `ModuleError`.
+
+    It has the file's name: so an option in `[modules.x]`, a line in the log and a page of the documents lead to the file.
+    """
+    here, name = source.__name__, source.__name__.rpartition(".")[2]
+    classes = [v for v in vars(source).values() if isinstance(v, type) and issubclass(v, Module) and v is not Module]
+    if len(classes) != 1:
+        raise ModuleError(f"{here} must have one subclass of Module, and has {len(classes)}")
+    (cls,) = classes
+    if vars(cls).get("name") != name:
+        raise ModuleError(f'{here}: {cls.__name__} must be called as its file is: name = "{name}"')
+    return cls
 
 
 def select(classes: Iterable[type[Module]], enable: Iterable[str], disable: Iterable[str]) -> list[type[Module]]:

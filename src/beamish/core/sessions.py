@@ -58,6 +58,7 @@ class Link(Protocol):
     session: Session | None
     """The session that the connection carries, None before binding."""
     peer: str
+    """Address and port of the client's end, for the log: see `Session.peer`."""
 
     @property
     def user(self) -> JID | None:
@@ -117,7 +118,6 @@ class Session:
         "epoch",
         "guarded",
         "handled",
-        "id",
         "interested",
         "jid",
         "layer",
@@ -134,7 +134,6 @@ class Session:
         jid: JID,
         outlet: Outlet,
         *,
-        id: str = "",
         peer: str = "",
         secure: bool = False,
         anonymous: bool = False,
@@ -145,11 +144,15 @@ class Session:
         self.outlet = outlet
         """Where stanzas are handed to. What carries the session changes by `carried_by`, never by assignment."""
         self.layer: Layer | None = None
-        self.id = id
         self.peer = peer
+        """Where the client is, as far as the server sees: `192.0.2.1:5222`, `[2001:db8::1]:5222`; after a resumption the new
+        place, "" in between if the server was restarted."""
         self.secure = secure
+        """Whether the stream is encrypted."""
         self.anonymous = anonymous
+        """Whether the account lasts as long as the session (SASL ANONYMOUS)."""
         self.created = created
+        """When the resource was bound, in seconds since 1970."""
         self.priority: int | None = None
         self.presence: Stanza | None = None
         self.interested = False

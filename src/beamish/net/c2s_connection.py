@@ -236,7 +236,6 @@ class C2SConnection(C2SStream):
         self.session = session = Session(
             full,
             self,
-            id=self._id,
             peer=self.peer,
             secure=self.secure,
             anonymous=self._anonymous,

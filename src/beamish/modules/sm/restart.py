@@ -75,7 +75,7 @@ def _each_once(over: list[Managed]) -> None:
 
 
 def _made(sm: StreamManagementModule, one: StoredSession, jid: JID, now: float) -> Managed:
-    session = Session(jid, _NOWHERE, id=one.id, created=one.created)
+    session = Session(jid, _NOWHERE, created=one.created)
     managed = Managed(sm, session, None, key=one.key, id=one.id, seconds=one.seconds, count=one.handled, sent=one.sent)
     managed.exact = one.exact
     managed.restored = True
