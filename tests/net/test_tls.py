@@ -385,6 +385,33 @@ class TestReload:
         assert served(store.server_context(), client(authority), "example.org") == org
         assert served(store.server_context(), client(authority), "example.net") == net
 
+    @pytest.mark.parametrize(
+        ("names", "days"),
+        [(("example.org", "*.example.org"), (-9, -1)), (("example.org",), (1, 90)), (("other.example",), (-1, 90))],
+        ids=["expired", "not yet valid", "other names"],
+    )
+    def test_a_worse_certificate_does_not_replace_a_good_one(self, authority, two, expected_errors, names, days):
+        expected_errors.add("certificate_problem")
+        store, org, net = two
+        worse = authority.issue("org", *names, days=days)
+        problems = store.reload()
+        assert [p.text.partition(":")[0] for p in problems if p.severity is Severity.WARNING] == ["not taken into use"]
+        assert any(p.severity is Severity.ERROR for p in problems)
+        assert served(store.server_context(), client(authority), "example.org") == org
+        assert served(store.server_context(), client(authority), "example.net") == net
+        better = authority.issue("org", "example.org")
+        assert store.reload() == []
+        assert served(store.server_context(), client(authority), "example.org") == better.der != worse.der
+
+    def test_of_two_that_are_out_of_date_the_new_one_is_taken(self, authority, tmp_path, expected_errors):
+        expected_errors.add("certificate_problem")
+        pair = authority.issue("x", "example.org", days=(-9, -2))
+        store = CertificateStore(Options(pair.certificate, pair.key), ["example.org"], tmp_path)
+        store.load()
+        new = authority.issue("x", "example.org", days=(-9, -1))
+        store.reload()
+        assert store.certificate_for("example.org").der == new.der != pair.der
+
     def test_other_files(self, authority, two):
         store, *_ = two
         moved = authority.issue("moved", "example.org", "example.net")

@@ -102,6 +102,10 @@ class Certificate:
         _, dot, parent = name.partition(".")
         return name in self.names or (bool(dot) and f"*.{parent}" in self.names)
 
+    def serves(self, domain: str, now: datetime) -> bool:
+        """Whether a client that wants `domain`, and trusts who issued this, would accept it now."""
+        return self.covers(domain) and self.not_before <= now <= self.not_after
+
     def load_into(self, context: ssl.SSLContext) -> None:
         """Give chain and key to a context; raises `ssl.SSLError` if OpenSSL refuses them (a weak key, for example)."""
         # The ssl module reads certificates from files only; this one exists in memory, without a name.

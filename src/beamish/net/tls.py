@@ -134,7 +134,8 @@ class CertificateStore:
     def reload(self, options: TlsOptions | None = None) -> list[Problem]:
         """Read everything again and use it for handshakes from now on; never raises for a bad file.
 
-        A domain whose new certificate is unusable keeps the one it has; the problem is logged and returned.
+        A domain whose new certificate is unusable, or would be refused by its clients while they take the one in use (it is
+        out of date, or for other names), keeps that; the problem is logged and returned.
         `options` names other files, if the configuration was read again too; `minimum` stays what it was at start.
         """
         self._options = options or self._options
@@ -222,8 +223,17 @@ class CertificateStore:
                 chosen.update((dns_name(domain), certificate) for domain in domains)
         if previous is not None:
             for domain in self._domains:
-                if dns_name(domain) not in chosen and (kept := previous.choose(dns_name(domain))) is not None:
-                    chosen[dns_name(domain)] = kept
+                name = dns_name(domain)
+                new, kept = chosen.get(name), previous.choose(name)
+                if kept is None:
+                    continue
+                if new is None:
+                    chosen[name] = kept
+                elif kept.serves(domain, now) and not new.serves(domain, now):
+                    chosen[name] = kept
+                    until = f"{kept.not_after:%Y-%m-%d}"
+                    text = f"not taken into use: clients would refuse it, and the one in use is good until {until}"
+                    problems.append(Problem(Severity.WARNING, new.source, (domain,), text))
         if any(dns_name(domain) not in chosen for domain in self._domains):
             return None, problems
         return _Table(chosen, chosen[dns_name(self._domains[0])]), problems
