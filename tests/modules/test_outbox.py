@@ -203,6 +203,21 @@ async def test_a_stream_is_there_before_its_counts_and_its_end(
     assert await outbox.ended_count("id-2", ["b.example"]) == 5
 
 
+async def test_a_change_that_can_never_be_written_takes_no_other_of_its_tick_along(
+    world: World, outbox: Outbox, expected_errors: ExpectedErrors, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_errors.add("outbox_change_lost")
+    keys = [outbox.begin("id-1", outgoing=False, pairs=PAIRS)]
+    outbox.begin("\ud800", outgoing=False, pairs=PAIRS)  # half of a character: no text for a database
+    keys.append(outbox.begin("id-2", outgoing=True, pairs=PAIRS))
+    outbox.handled(keys[0], 3)
+    outbox.joined(keys[1], [*PAIRS, ("example.org", "c.example")])
+    await world.settle()
+    first, second = (await left(world)).streams
+    assert ([first.key, second.key], first.handled, len(second.pairs)) == (keys, 3, 2)
+    assert [record.getMessage() for record in caplog.records].count("outbox_change_lost") == 1
+
+
 async def test_streams_that_wait_for_the_disk_are_bounded(
     world: World, outbox: Outbox, db: MemoryDatabase, expected_errors: ExpectedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:

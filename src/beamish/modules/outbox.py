@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -81,15 +82,23 @@ class _Streams:
     It is refused together with what was refused before it, so that no change comes before the beginning of its stream.
     """
 
-    __slots__ = ("jobs",)
+    __slots__ = ("jobs", "lost")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.lost: list[str] = []
+        """Why some of them can never be written."""
 
     def run(self, c: Cursor) -> None:
-        """Write it all."""
+        """Write it all. What can never be written takes no other change along: each is one statement, of one stream."""
+        self.lost = []
         for sql, params in self.jobs:
-            c.run(sql, *params)
+            try:
+                c.run(sql, *params)
+            except (StorageUnavailable, MemoryError):
+                raise
+            except Exception as exc:
+                self.lost.append(f"{sql}: {exc!r}")
 
 
 class _Counts:
@@ -334,6 +343,8 @@ class OutboxModule(Module):
                 log.error("outbox_not_stored", statement=sql, error=repr(exc))
                 return False
             self._streams = streams
+            with suppress(StorageError):  # then the log does not say it
+                self._db.when_durable(self.position, partial(self._streams_written, streams))
         streams.jobs.append((sql, params))
         return True
 
@@ -342,8 +353,13 @@ class OutboxModule(Module):
         if not self._do(sql, *params):
             self._wait_for_disk([(sql, params)])
 
+    def _streams_written(self, streams: _Streams) -> None:
+        if streams.lost:
+            log.error("outbox_change_lost", changes=len(streams.lost), error=streams.lost[0])
+
     def _streams_failed(self, streams: _Streams, exc: Exception) -> None:
         log.error("outbox_not_stored", changes=len(streams.jobs), error=repr(exc))
+        streams.lost.clear()
         if streams is self._streams:
             self._streams = None
         if isinstance(exc, StorageUnavailable):
