@@ -1,16 +1,24 @@
 """The gate before authentication: what it lets through, and what it answers."""
 
+import pyexpat
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beamish.stream.gate import Gate, ParserLimits
+from beamish.stream.intake import Intake
 from beamish.stream.names import NameLedger
 from beamish.stream.parser import Nonza, StreamHeader, StreamParser
 from beamish.xmpp.errors import StreamError
+from beamish.xmpp.jid import JID
 
 STREAM = "http://etherx.jabber.org/streams"
 HEADER = f"<stream:stream to='a.b' version='1.0' xmlns='jabber:client' xmlns:stream='{STREAM}'>"
+ROMEO = JID.parse("romeo@example.org")
 SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
 
 
@@ -181,3 +189,158 @@ def test_who_begins_with_tls_where_starttls_is_wanted_is_named() -> None:
     with pytest.raises(StreamError) as caught:
         Gate(ParserLimits(), NameLedger(), None).feed(b"GET / HTTP/1.1\r\n")
     assert caught.value.condition.value == "not-well-formed" and not caught.value.text
+
+
+class Counting:
+    """Expat, with a count of the bytes it reads: it begins an unfinished token anew with every piece."""
+
+    def __init__(self, *args: str) -> None:
+        vars(self)["parser"] = pyexpat.ParserCreate(*args)
+        vars(self)["given"] = vars(self)["read"] = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.parser, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.parser, name, value)
+
+    def Parse(self, data: bytes, final: bool) -> None:
+        begun = self.given - max(self.parser.CurrentByteIndex, 0) if self.given else 0
+        vars(self)["read"] += begun + len(data)
+        vars(self)["given"] += len(data)
+        self.parser.Parse(data, final)
+
+
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("owner", [None, ROMEO])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<auth a='" + ">" * 20_000,
+        '<auth a="' + "'>" * 10_000,
+        "<auth" + " a='>'" * 200,
+        "<auth " + " " * 20_000,
+        "<" + "a" * 20_000,
+        "<auth a='" + "x" * 20_000 + "'/><auth/>",
+        "<auth>&" + "a" * 20_000,
+        "<auth>" + ">" * 20_000,
+        "<auth><![CDATA[" + ">" * 20_000,
+        "<!-- " + "<>" * 10_000,
+        "<!DOCTYPE a SYSTEM '" + ">" * 20_000,
+        "<?xml " + ">" * 20_000,
+    ],
+)
+def test_a_long_token_in_small_pieces_is_not_read_over_and_over(
+    text: str, owner: JID | None, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Counting] = []
+
+    def create(*args: str) -> Counting:
+        made.append(Counting(*args))
+        return made[-1]
+
+    monkeypatch.setattr("beamish.stream.gate.pyexpat", SimpleNamespace(**{**vars(pyexpat), "ParserCreate": create}))
+    source = Intake(ParserLimits(), NameLedger(), 100_000)
+    source.begin(owner)
+    header = b"" if text.startswith(("<!", "<?")) else HEADER.encode()
+    data = header + text.encode()
+    with suppress(StreamError):
+        for at in range(0, len(data), size):
+            source.add(data[at : at + size])
+            while source:
+                source.take()
+    [parser] = made
+    assert parser.read < 5 * len(data) + 600 * 600
+
+
+@pytest.mark.parametrize("owner", [None, ROMEO])
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("<auth>" + ">" * 20_000, 3),
+        ("<auth><![CDATA[" + ">" * 20_000, 3),
+        ("<auth a='" + ">" * 20_000, 2),
+        ("<auth a='" + ">" * 20_000 + "'><b/>", 3),
+    ],
+)
+def test_what_ends_no_tag_ends_no_segment(text: str, most: int, owner: JID | None) -> None:
+    source = Intake(ParserLimits(), NameLedger(), 100_000)
+    source.begin(owner)
+    source.add(HEADER.encode() + text.encode())
+    rounds = 0
+    while source:
+        source.take()
+        rounds += 1
+    assert rounds <= most + 1
+
+
+TOKENS = st.lists(
+    st.sampled_from(
+        (
+            "<a",
+            ">",
+            "/>",
+            "'",
+            '"',
+            " b=",
+            "x" * 700,
+            ">" * 600,
+            "<![CDATA[",
+            "]]>",
+            "]",
+            "&amp;",
+            "</a>",
+            "<",
+            "&",
+            "?>",
+        )
+    ),
+    max_size=12,
+).map("".join)
+
+
+@pytest.mark.parametrize("owner", [None, "me"])
+@given(text=TOKENS, at=st.lists(st.integers(0, 4000), max_size=8))
+def test_any_cut_of_long_tokens_gives_the_same(text: str, at: list[int], owner: str | None) -> None:
+    data = (HEADER + "<auth>" + text + "</auth><auth/>").encode()
+
+    def result(pieces: list[bytes]) -> tuple[bytes, str]:
+        gate = Gate(ParserLimits(), NameLedger(), owner)
+        out = b""
+        try:
+            for piece in pieces:
+                start = 0
+                while start < len(piece):
+                    end = gate.end_of(piece, start)
+                    out += gate.feed(piece[start:end])
+                    start = end
+            gate.feed(b"", last=True)
+        except StreamError as error:
+            return b"", error.condition.value
+        return out, ""
+
+    marks = sorted({mark % len(data) for mark in at})
+    pieces = [data[a:b] for a, b in zip([0, *marks], [*marks, len(data)], strict=True)]
+    whole = result([data])
+    assert result(pieces) == whole
+    assert result(segments(data)) == whole
+    assert result([data[at : at + 1] for at in range(len(data))]) == whole
+
+
+def test_no_segment_goes_beyond_the_end_of_an_element() -> None:
+    text = "<auth a='>'>x>y<![CDATA[</auth><a ']]></auth>"
+    for size in (1, 2, 3, 1000):
+        gate = Gate(ParserLimits(), NameLedger(), "me")
+        gate.feed(HEADER.encode())
+        data, held, ends = (text * 3).encode(), b"", []
+        given = 0
+        for at in range(0, len(data), size):
+            held += data[at : at + size]
+            while held:
+                cut = gate.end_of(held, 0)
+                gate.feed(held[:cut])
+                given += cut
+                held = held[cut:]
+                if gate.between:
+                    ends.append(given)
+        assert sorted(set(ends)) == [len(text), 2 * len(text), 3 * len(text)]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import codecs
 import pyexpat
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
+from beamish.stream.markup import tag_end
 from beamish.stream.names import NameLedger
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.xml import escape_attr, escape_text
@@ -23,6 +25,11 @@ _UNKNOWN: Final = "urn:beamish:unknown"
 """The namespace of what a stranger named and the server does not know."""
 _BLANKS_KEPT: Final = 15
 """libxml2 keeps no copy of blank texts up to this length in its dictionary."""
+_LONG: Final = 512
+"""Bytes of an unfinished token from which on expat is not asked again before it may be complete: it would begin anew each
+time, and a peer that sends a long tag in small pieces would make it read the square of that."""
+_NO_NAME: Final = re.compile(rb"[^\w.:\x80-\xff#-]")
+"""What ends the name of an entity."""
 _TOO_BIG: Final = b"<stanza-too-big xmlns='urn:xmpp:errors'/>"
 _UNDEFINED_ENTITY: Final = 11
 _MISPLACED_DECLARATION: Final = 17
@@ -93,14 +100,19 @@ class Gate:
         "_count",
         "_default",
         "_depth",
+        "_fed",
+        "_kept",
         "_known",
         "_limits",
+        "_open",
         "_out",
         "_parser",
+        "_quote",
         "_raw",
         "_size",
         "_text",
         "_utf8",
+        "_verbatim",
     )
 
     def __init__(self, limits: ParserLimits, ledger: NameLedger, owner: Hashable | None = None) -> None:
@@ -115,6 +127,16 @@ class Gate:
         self._out: list[str] = []
         self._text: list[str] = []
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._fed = 0
+        """Bytes that expat was given."""
+        self._open = b""
+        """The unfinished token that expat was given: a tag, mostly."""
+        self._kept = bytearray()
+        """What came of it since, and was not given to expat yet; see `_LONG`."""
+        self._quote = b""
+        """The quotation that is open at the end of it, if it is a tag."""
+        self._verbatim = False
+        """Whether expat stands in a CDATA section."""
         parser = pyexpat.ParserCreate("utf-8", "}")
         if hasattr(parser, "SetReparseDeferralEnabled"):
             parser.SetReparseDeferralEnabled(False)  # a token must be seen when its last byte is
@@ -127,6 +149,8 @@ class Gate:
         parser.CommentHandler = self._restricted
         parser.ProcessingInstructionHandler = self._restricted
         parser.XmlDeclHandler = self._declaration
+        parser.StartCdataSectionHandler = self._cdata
+        parser.EndCdataSectionHandler = self._cdata_end
         self._parser = parser
 
     def begin(self, nsmap: dict[str | None, str]) -> None:
@@ -141,8 +165,34 @@ class Gate:
         """Whether the header was seen, and nothing is begun behind it or behind the last element."""
         return self._depth == 1 and self._size == 0
 
-    def feed(self, segment: bytes) -> bytes:
-        """Look at bytes that end at or before the next `>`. Returns what the parser is to be given; raises `StreamError`."""
+    def end_of(self, held: bytes, at: int) -> int:
+        """Where the segment should end that begins at an offset: behind the next tag, or with the data.
+
+        It may end sooner, never later; so what stands behind a top-level element is in another one.
+        """
+        start = self._open[:2]
+        if self._verbatim and not start:
+            end = held.find(b"]]>", at)
+            return end + 3 if end >= 0 else len(held)
+        if not start:
+            at = held.find(b"<", at)
+            if at < 0:
+                return len(held)
+            start = held[at : at + 2]
+            at += 1
+        if start == b"<?":
+            ended = held[at : at + 1] == b">" and (self._kept or self._open).endswith(b"?")
+            end = at - 1 if ended else held.find(b"?>", at)
+            return end + 2 if end >= 0 else len(held)
+        if start[:1] != b"<" or start in (b"<", b"<!"):
+            return held.find(b">", at) + 1 or len(held)
+        return tag_end(held, at, self._quote if self._open else b"")[0] or len(held)
+
+    def feed(self, segment: bytes, *, last: bool = False) -> bytes:
+        """Look at bytes that end no later than `end_of` says. Returns what the parser is to be given; raises `StreamError`.
+
+        With `last` nothing will follow, so what is wrong with an unfinished tag is told now.
+        """
         if not self._begun:
             self._begin(segment)
         if self._size == 0:
@@ -152,9 +202,11 @@ class Gate:
             blank = 0
         room = self._limits.stanza_bytes - self._size + blank
         self._parse(segment[:room])
+        if last or len(segment) > room:
+            self._settle()
         if len(segment) > room:
             raise too_big(self._limits)
-        if self._depth <= 1 and segment.endswith(b">"):
+        if self._depth <= 1 and segment.endswith(b">") and not self._open:
             self._size = 0
         else:
             self._size += len(segment) - blank
@@ -186,15 +238,44 @@ class Gate:
             self._utf8.decode(segment)
         except UnicodeDecodeError as exc:
             # what stands before the broken character may be wrong in a way of its own
-            self._expat(segment[: max(exc.start, 0)] if exc.object == segment else b"")
+            self._settle(segment[: max(exc.start, 0)] if exc.object == segment else b"")
             raise encoding_error() from None
         if self._depth == 0 and b"\0" in segment:
             # UTF-16, in which every second byte of a header is zero
-            self._expat(segment[: segment.index(b"\0")])
+            self._settle(segment[: segment.index(b"\0")])
             raise encoding_error()
+        if len(self._open) >= _LONG and not self._may_end(segment):
+            self._kept += segment
+        else:
+            self._settle(segment)
+
+    def _may_end(self, segment: bytes) -> bool:
+        """Whether the long unfinished token ends in this segment, or is broken off in it."""
+        start = self._open[:2]
+        if start == b"<?":
+            return b"?>" in (self._kept or self._open)[-1:] + segment
+        if start[:1] == b"&":
+            return _NO_NAME.search(segment) is not None
+        if start[:1] != b"<" or start == b"<!":
+            raise restricted()  # a comment, or a literal in a document type
+        end, self._quote = tag_end(segment, 0, self._quote)
+        return end > 0
+
+    def _settle(self, segment: bytes = b"") -> None:
+        """Give expat what it was not given yet, and note what it could not finish."""
+        if self._kept:
+            segment = bytes(self._kept) + segment
+            self._kept.clear()
         self._expat(segment)
+        pending = self._fed - self._parser.CurrentByteIndex
+        if not pending:
+            self._open = b""
+            return
+        self._open = (self._open + segment)[-pending:]
+        self._quote = tag_end(self._open, 1)[1]
 
     def _expat(self, segment: bytes) -> None:
+        self._fed += len(segment)
         try:
             self._parser.Parse(segment, False)
         except pyexpat.ExpatError as exc:
@@ -279,6 +360,12 @@ class Gate:
         self._text.clear()
         if len(text) <= _BLANKS_KEPT or text.strip(" \t\r\n"):
             self._out.append(escape_text(text))
+
+    def _cdata(self) -> None:
+        self._verbatim = True
+
+    def _cdata_end(self) -> None:
+        self._verbatim = False
 
     def _restricted(self, *_: object) -> None:
         raise restricted()

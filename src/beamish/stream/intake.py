@@ -83,7 +83,7 @@ class Intake:
     # ---- taking it --------------------------------------------------------------------------------------------------
 
     def take(self) -> list[Item | KnownStep | KnownBind]:
-        """Interpret what is held up to and including one `>`, or one whole element. Raises `StreamError`."""
+        """Interpret what is held up to and including one tag, or one whole element. Raises `StreamError`."""
         if self._restarted:
             self.add(self.drop().lstrip(WHITE_SPACE))
             if not self._held:
@@ -94,8 +94,7 @@ class Intake:
             if item is not None:
                 return [item]
         at = self._at
-        cut = self._held.find(b">", at) + 1 or len(self._held)
-        self._at = cut
+        self._at = cut = self._begun().end_of(self._held, at)
         return list(self._segment(self._held[at:cut]))
 
     def _opened(self) -> StreamHeader | None:
@@ -125,6 +124,15 @@ class Intake:
         self._at = end
         return True
 
+    def _begun(self) -> Gate:
+        """The gate of this stream, from its first use on."""
+        gate = self._gate
+        if gate is None:
+            gate = self._gate = Gate(self._limits, self._ledger, self._owner)
+            if self.parser.begun:
+                gate.begin(known.NSMAP)
+        return gate
+
     def _segment(self, segment: bytes) -> list[Item]:
         over = False
         if self._owner is None:
@@ -132,12 +140,7 @@ class Intake:
             over = len(segment) > room
             segment = segment[:room]
             self._early += len(segment)
-        gate = self._gate
-        if gate is None:
-            gate = self._gate = Gate(self._limits, self._ledger, self._owner)
-            if self.parser.begun:
-                gate.begin(known.NSMAP)
-        items = self.parser.feed(gate.feed(segment))
+        items = self.parser.feed(self._begun().feed(segment, last=over))
         if over:
             raise StreamError(StreamErrorCondition.POLICY_VIOLATION, "too much data before authentication")
         return items

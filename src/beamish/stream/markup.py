@@ -17,7 +17,32 @@ LOOSE: Final = re.compile(rb"&(?!(?:" + _NAME + rb"|#[0-9]{1,63}|#x[0-9A-Fa-f]{1
 UNFINISHED: Final = re.compile(rb"&(?:" + _NAME + rb"|#[0-9]{0,63}|#x[0-9A-Fa-f]{0,63})?")
 """A reference that may go on."""
 CDATA: Final = b"<![CDATA["
+_QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _STRICT: Final = etree.XMLParser(resolve_entities=False, no_network=True)
+
+
+def tag_end(data: bytes, at: int, quote: bytes = b"") -> tuple[int, bytes]:
+    """Where the tag ends that goes on at an offset, inside of the quotation `quote` if that is not empty.
+
+    Gives the offset behind its `>`, or behind a `<` that breaks it off. If it goes on behind the data that is 0, and with it
+    comes the quotation that is open then. Takes one look at every byte.
+    """
+    broken = data.find(b"<", at)
+    end = len(data) if broken < 0 else broken
+    while True:
+        if quote:
+            at = data.find(quote, at, end) + 1
+            if at == 0:
+                break
+            quote = b""
+        found = _QUOTE_OR_END.search(data, at, end)
+        if found is None:
+            break
+        at = found.end()
+        if found[0] == b">":
+            return at, b""
+        quote = found[0]
+    return (0, quote) if broken < 0 else (broken + 1, b"")
 
 
 def is_uri(text: str) -> bool:

@@ -24,7 +24,7 @@ from beamish.stream.gate import (
     too_many_attributes,
 )
 from beamish.stream.items import Item, Nonza, StreamEnd, StreamHeader, Unaddressable
-from beamish.stream.markup import CDATA, LOOSE, TAG, UNFINISHED, start_of_open
+from beamish.stream.markup import CDATA, LOOSE, TAG, UNFINISHED, start_of_open, tag_end
 from beamish.stream.names import NameLedger
 from beamish.stream.tree import TreeReader
 from beamish.xmpp.errors import StreamErrorCondition
@@ -34,7 +34,6 @@ _SLICE: Final = 16_384
 _WORTH_A_CUT: Final = 1_024
 """Bytes behind an unfinished stanza that may hold others which need no parser."""
 _MAY_END: Final = re.compile(rb"</(?:message|presence|iq)>")
-_QUOTE_OR_END: Final = re.compile(rb"['\">]")
 _ATTRIBUTE: Final = re.compile(rb"=\s*(?:'[^']*'|\"[^\"]*\")")
 _END: Final = b"</stream:stream>"
 """How nearly every client closes its stream; that needs no parser."""
@@ -173,25 +172,8 @@ class StreamParser(TreeReader):
 
     def _tag_ends(self, data: bytes) -> bool:
         """Whether the tag that is being held ends in `data`, or is broken by the beginning of another one."""
-        if b"<" in data:
-            return True
-        at = 0
-        quote = self._quote
-        while True:
-            if quote:
-                at = data.find(quote, at) + 1
-                if at == 0:
-                    break
-                quote = b""
-            found = _QUOTE_OR_END.search(data, at)
-            if found is None:
-                break
-            if found[0] == b">":
-                return True
-            quote = found[0]
-            at = found.end()
-        self._quote = quote
-        return False
+        end, self._quote = tag_end(data, 0, self._quote)
+        return end > 0
 
     def _pieces(self, data: bytes, taken: list[Item]) -> None:
         """Parse bytes that end with a complete tag, or with text behind one."""

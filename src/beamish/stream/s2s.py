@@ -369,11 +369,11 @@ class ServerStream:
                 if not self._held:
                     break
                 self._restarting = False
-            cut = self._held.find(b">") + 1 or len(self._held)
+            gate = self._gate
+            assert gate is not None
+            cut = gate.end_of(self._held, 0)
             segment, self._held = self._held[:cut], self._held[cut:]
             try:
-                gate = self._gate
-                assert gate is not None
                 taken = gate.feed(segment)
                 self._unfinished += segment
                 if gate.between:
