@@ -22,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from beamish.modules.mam import ids, lists, pages, query, removal, store
+from beamish.modules.mam import ids, lists, merging, pages, query, removal, store
 from beamish.modules.mam.packing import Logged
 from beamish.storage.api import Cursor, Database
 from beamish.storage.migrate import migrate
@@ -75,7 +75,7 @@ async def fill(db: Database, count: int) -> list[float]:
     async def flush() -> None:
         await db.write("fill", log)
         made.clear()
-        took.extend(await steps(lambda c: store.merge(c, TOP, TOP)[0], db, "merge"))
+        took.extend(await steps(lambda c: merging.merge(c, TOP, TOP)[0], db, "merge"))
 
     for row in messages(count, random.Random(1)):
         made.append(row)

@@ -129,8 +129,8 @@ disable = [{disabled}]
     def archive_indexed(self) -> bool:
         """Whether all messages in the archive have been brought to their places."""
         with closing(sqlite3.connect(self._database)) as db:
-            waiting = "SELECT EXISTS (SELECT 1 FROM mam_message) OR EXISTS (SELECT 1 FROM mam_log)"
-            return not db.execute(waiting).fetchone()[0]
+            waiting = " OR ".join(f"EXISTS (SELECT 1 FROM {table})" for table in ("mam_message", "mam_log", "mam_part"))
+            return not db.execute(f"SELECT {waiting}").fetchone()[0]
 
     @property
     def _config(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 
-from beamish.modules.mam import ids, lists, packing, removal, store
+from beamish.modules.mam import ids, lists, merging, packing, removal, store
 from beamish.storage.api import Cursor, Database
 from beamish.storage.engine import SqliteCursor
 from beamish.xmpp.jid import JID
@@ -19,7 +19,7 @@ CONTACT = "contact3@example.net"
 def cursor(*migrations: int) -> SqliteCursor:
     """A new database in memory with all tables of the archive, or those of some migrations, without a loop."""
     c = SqliteCursor(sqlite3.connect(":memory:", isolation_level=None))
-    apply(c, *(migrations or (1, 2, 3, 4)))
+    apply(c, *(migrations or (1, 2, 3, 4, 5)))
     return c
 
 
@@ -64,7 +64,7 @@ def merge_all(c: Cursor, max_messages: int = TOP, max_bytes: int = TOP) -> list[
     over: list[int] = []
     more = True
     while more:
-        more, exceeding = store.merge(c, max_messages, max_bytes)
+        more, exceeding = merging.merge(c, max_messages, max_bytes)
         over += exceeding
     return over
 
@@ -82,7 +82,7 @@ async def merge(db: Database, max_messages: int = TOP, max_bytes: int = TOP) -> 
     over: list[int] = []
     more = True
     while more:
-        more, exceeding = await db.write("merge", lambda c: store.merge(c, max_messages, max_bytes))
+        more, exceeding = await db.write("merge", lambda c: merging.merge(c, max_messages, max_bytes))
         over += exceeding
     return over
 

@@ -26,7 +26,7 @@ from tests.modules.mam.archives import (
 from tests.modules.mam.play import ask
 
 from beamish.core.tasks import TaskGroup
-from beamish.modules.mam import ids, lists, packing, pages, removal, store
+from beamish.modules.mam import ids, lists, merging, packing, pages, removal, store
 from beamish.modules.mam.keeper import Keeper
 from beamish.storage.engine import SqliteCursor
 from beamish.storage.memory import MemoryDatabase
@@ -108,14 +108,14 @@ def all_of(c: SqliteCursor, query: pages.Query) -> list[tuple[int, int, int, byt
 
 @pytest.mark.parametrize("indexed", ["none", "some", "all"])
 def test_everything_is_found_as_before(indexed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_ROWS", 64)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 64)
     c = cursor(1, 2)
     rows = [*old_rows(150, OTHER, 500.0), *old_rows(150, OWNER, 1_000.0)]
     assert {row[6] for row in rows} == {0, 1, 2, 3, 4, 5}
     store_old(c, rows)
     if indexed != "none":
         index_old(c, rows[200][0] if indexed == "some" else rows[-1][0])
-    apply(c, 3, 4)
+    apply(c, 3, 4, 5)
     assert store.last_id(c) == rows[-1][0]
     later = list(messages(10, OWNER, 5_000.0))
     write(c, later)
@@ -158,7 +158,7 @@ def test_everything_is_found_as_before(indexed: str, monkeypatch: pytest.MonkeyP
 def test_numbers_do_not_begin_again_where_all_messages_have_gone() -> None:
     c = cursor(1, 2)
     c.run("UPDATE mam_state SET indexed = 77")
-    apply(c, 3)
+    apply(c, 3, 4, 5)
     assert store.last_id(c) == 77
 
 
@@ -186,8 +186,9 @@ OWNERS = (OWNER, OTHER, "romeo@example.org")
 def test_rows_are_taken_over_in_any_order_of_accounts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While messages come, some of them late, whoever asks finds all of theirs, in their order, as soon as theirs are done."""
     rng = random.Random(seed)
-    monkeypatch.setattr(store, "MERGE_ROWS", 7)
-    monkeypatch.setattr(store, "_LOG_ROWS", 2)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 7)
+    monkeypatch.setattr(merging, "MERGE_PLACES", (2, 4, 100)[seed % 3])
+    monkeypatch.setattr(merging, "_LOG_ROWS", 2)
     c = cursor()
     now = 0
 
@@ -218,12 +219,12 @@ def test_rows_are_taken_over_in_any_order_of_accounts(seed: int, monkeypatch: py
             store.write_log(c, tick)
             there += tick
         elif what == 2:
-            store.merge(c, TOP, TOP)
+            merging.merge(c, TOP, TOP)
         elif what == 3:
-            store.merge(c, TOP, TOP, rng.choice(OWNERS))
+            merging.merge(c, TOP, TOP, rng.choice(OWNERS))
         else:
             owner = rng.choice(OWNERS)
-            while store.merge(c, TOP, TOP, owner)[0]:
+            while merging.merge(c, TOP, TOP, owner)[0]:
                 pass
             wanted = sorted(entry[:5] for entry in there if entry[5] == owner)
             assert entries_of(c, owner) == wanted
@@ -240,13 +241,13 @@ def test_rows_are_taken_over_in_any_order_of_accounts(seed: int, monkeypatch: py
 
 
 def test_what_others_said_meanwhile_waits_behind_what_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_ROWS", 4)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 4)
     c = cursor()
     old = [fresh_entry(n, OTHER) for n in range(1, 21)]
     new = [fresh_entry(n, OTHER if n < 31 else OWNER) for n in range(21, 34)]
     put_old(c, old)
     write(c, new, tick=5)
-    while store.merge(c, TOP, TOP, OWNER)[0]:
+    while merging.merge(c, TOP, TOP, OWNER)[0]:
         pass
     assert entries_of(c, OWNER) == [entry[:5] for entry in new[10:]]
     assert entries_of(c, OTHER) == c.rows("SELECT 1 FROM mam_log") == []
@@ -258,7 +259,7 @@ def test_what_others_said_meanwhile_waits_behind_what_they_had(monkeypatch: pyte
 
 async def test_who_asks_first_does_not_wait_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only for the rows of their own account, however many there are of others, and for what came since the start."""
-    monkeypatch.setattr(store, "MERGE_ROWS", 4)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 4)
     async with MemoryDatabase() as db:
         await migrate(db, "mam", store.MIGRATIONS)
         old = [fresh_entry(n, f"a{n % 40}@example.org" if n < 390 else OWNER, sid=f"m{n}") for n in range(1, 401)]
@@ -282,7 +283,7 @@ async def test_who_asks_first_does_not_wait_for_everybody(monkeypatch: pytest.Mo
 
 
 async def test_a_quota_learnt_of_by_the_first_question_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_ROWS", 4)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 4)
     async with MemoryDatabase() as db:
         await migrate(db, "mam", store.MIGRATIONS)
         await db.write("old", lambda c: put_old(c, [fresh_entry(n, OWNER, sid=f"m{n}") for n in range(1, 31)]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from tests.modules.mam.archives import cursor, fresh_entry, look_through
 
-from beamish.modules.mam import lists, packing, pages, removal, store
+from beamish.modules.mam import lists, merging, packing, pages, removal, store
 from beamish.xmpp.payload import rsm
 from beamish.xmpp.stanza import Stanza
 
@@ -52,14 +52,20 @@ MESSAGES = st.lists(
 class Archive(RuleBasedStateMachine):
     """Rows are small, so that a few messages fill several."""
 
-    @initialize(chunk=st.sampled_from((1, 2, 5)), size=st.sampled_from((300, 1_000)), list_=st.sampled_from((1, 2, 4)))
-    def begin(self, chunk: int, size: int, list_: int) -> None:
+    @initialize(
+        chunk=st.sampled_from((1, 2, 5)),
+        size=st.sampled_from((300, 1_000)),
+        list_=st.sampled_from((1, 2, 4)),
+        at_once=st.sampled_from((1, 3, 100)),
+    )
+    def begin(self, chunk: int, size: int, list_: int, at_once: int) -> None:
         self.patches = pytest.MonkeyPatch()
         for where, name, value in (
             (store, "CHUNK_MESSAGES", chunk),
             (store, "CHUNK_BYTES", size),
-            (store, "MERGE_ROWS", 9),
-            (store, "_LOG_ROWS", 2),
+            (merging, "MERGE_ROWS", 9),
+            (merging, "MERGE_PLACES", at_once),
+            (merging, "_LOG_ROWS", 2),
             (store, "TEXT_ROWS", 4),
             (store, "_CHUNKS", 2),
             (store, "RESOURCE_ROWS", 3),
@@ -134,7 +140,7 @@ class Archive(RuleBasedStateMachine):
 
     @rule()
     def merge(self) -> None:
-        while store.merge(self.c, lists.TOP, lists.TOP)[0]:
+        while merging.merge(self.c, lists.TOP, lists.TOP)[0]:
             pass
 
     @rule(owner=OWNER)

@@ -98,7 +98,16 @@ async def test_nothing_of_a_removed_account_stays(db: MemoryDatabase) -> None:
         assert await db.fetch(f"SELECT 1 FROM {table}")
     while await db.write("forget", lambda c: removal.forget_account(c, OWNER)):
         await check(db)
-    for table in ("mam_account", "mam_chat", "mam_resource", "mam_list", "mam_chunk", "mam_log", "mam_prefs"):
+    for table in (
+        "mam_account",
+        "mam_chat",
+        "mam_resource",
+        "mam_list",
+        "mam_chunk",
+        "mam_log",
+        "mam_part",
+        "mam_prefs",
+    ):
         assert await db.fetch(f"SELECT * FROM {table}") == [], table
     await check(db)
     await fill(db, 5, start=9_000.0)  # whoever gets the name later finds nothing of it

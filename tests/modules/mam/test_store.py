@@ -26,7 +26,7 @@ from tests.modules.mam.archives import (
     write,
 )
 
-from beamish.modules.mam import ids, lists, pages, removal, store
+from beamish.modules.mam import ids, lists, merging, pages, removal, store
 from beamish.storage.api import Cursor
 from beamish.storage.memory import MemoryDatabase
 from beamish.xmpp.errors import StanzaError
@@ -36,12 +36,12 @@ from beamish.xmpp.payload import rsm
 
 
 async def test_merge_in_steps(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_ROWS", 30)
-    monkeypatch.setattr(store, "_LOG_ROWS", 2)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 30)
+    monkeypatch.setattr(merging, "_LOG_ROWS", 2)
     first = await fill(db, 100)
     steps: list[bool] = []
     while not steps or steps[-1]:
-        steps.append((await db.write("merge", lambda c: store.merge(c, TOP, TOP)))[0])
+        steps.append((await db.write("merge", lambda c: merging.merge(c, TOP, TOP)))[0])
         await check(db)
     assert steps == [True, True, True, False]  # two rows of the log, with 17 messages each, in a step
     await fill(db, 25, OTHER, start=5_000.0)
@@ -58,20 +58,48 @@ async def test_merge_in_steps(db: MemoryDatabase, monkeypatch: pytest.MonkeyPatc
     await search(db, "nobody@example.org")
     await check(db)
     assert (await db.fetch(found))[0][0] == 125
-    assert await db.write("merge", lambda c: store.merge(c, TOP, TOP)) == (False, [])
+    assert await db.write("merge", lambda c: merging.merge(c, TOP, TOP)) == (False, [])
     assert await db.fetch("SELECT 1 FROM mam_log") == []
 
 
 def test_a_step_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_BYTES", 1_000)
+    monkeypatch.setattr(merging, "MERGE_BYTES", 1_000)
     c = cursor()
     write(c, [fresh_entry(n, OWNER, text="x" * 600) for n in range(1, 10)], tick=1)
     taken: list[tuple[bool, int]] = []
     while not taken or taken[-1][0]:
-        more, _ = store.merge(c, TOP, TOP)
+        more, _ = merging.merge(c, TOP, TOP)
         taken.append((more, len(entries_of(c, OWNER))))
     assert taken == [(True, 2), (True, 4), (True, 6), (True, 8), (False, 9)]
     look_through(c)
+
+
+def test_a_step_is_bounded_in_accounts_and_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to many of them is sorted first, then filed part by part; nothing is forgotten or out of order meanwhile."""
+    monkeypatch.setattr(merging, "MERGE_PLACES", 6)
+    monkeypatch.setattr(merging, "MERGE_ROWS", 100)
+    c = cursor()
+    owners = [f"a{n}@example.org" for n in range(5)]
+    there = [fresh_entry(n, owners[n % 5], f"contact{n % 3}@example.net", sid=f"m{n}") for n in range(1, 91)]
+    write(c, there[:60])
+    filed: list[int] = []
+    while True:
+        more, over = merging.merge(c, 12, TOP)
+        look_through(c)
+        assert store.last_id(c) == (60 if len(filed) < 2 else 90)
+        filed.append(sum(len(entries_of(c, owner)) for owner in owners))
+        if not more:
+            break
+        if len(filed) == 2:  # an account with three contacts takes four places, so each is filed by itself
+            write(c, there[60:])
+        if filed[-1] in (12, 24, 36, 48, 60):
+            assert [bool(entries_of(c, owner)) for owner in owners].count(True) == filed[-1] // 12
+        assert bool(over) == (filed[-1] > 60)
+    assert filed == [0, 12, 24, 36, 48, 60, 60, 66, 72, 78, 84, 90, 90]
+    for owner in owners:
+        assert entries_of(c, owner) == [entry[:5] for entry in there if entry[5] == owner]
+    for table in ("mam_log", "mam_part"):
+        assert c.rows(f"SELECT 1 FROM {table}") == []
 
 
 def test_a_step_of_the_full_text_is_bounded_in_bytes_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +267,7 @@ async def test_upkeep_seeks_too(db: MemoryDatabase, step: str) -> None:
         chat = c.value("SELECT num FROM mam_chat WHERE peer = ?", CONTACT)
         numbers = lists.of_list(c, chat).between(-1, TOP, 5)
         steps: dict[str, Callable[[], object]] = {
-            "merge": lambda: store.merge(watched, TOP, TOP),
+            "merge": lambda: merging.merge(watched, TOP, TOP),
             "text": lambda: store.index_text(watched, OWNER),
             "resources": lambda: store.index_resources(watched, OWNER, CONTACT),
             "trim": lambda: removal.trim(watched, account, 300, TOP),
@@ -260,7 +288,9 @@ async def test_upkeep_seeks_too(db: MemoryDatabase, step: str) -> None:
             allowed = ("SEARCH", "CO-ROUTINE", "MATERIALIZE", "CORRELATED", "SCALAR", "SCAN w", "SCAN fresh")
             constant = ("SCAN CONSTANT", "SCAN 2 CONST", "SCAN 4 CONST", "COMPOUND", "LEFT-MOST", "UNION ALL")
             one_row = plan == "SCAN mam_state"
-            first_rows = plan in ("SCAN mam_message", "SCAN mam_chunk") and "LIMIT" in sql  # in the order of the table
+            first_rows = (
+                plan in ("SCAN mam_message", "SCAN mam_chunk", "SCAN mam_part") and "LIMIT" in sql
+            )  # in the order of the table
             sorts_few = plan == "USE TEMP B-TREE FOR ORDER BY" and "WITH w" in sql
             assert (
                 plan.startswith((*allowed, *constant)) or "CONSTANT ROW" in plan or one_row or first_rows or sorts_few

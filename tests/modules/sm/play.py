@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.modules.sm.conftest import CALM
 
-from beamish.modules.mam import store
+from beamish.modules.mam import merging
 from beamish.modules.sm import log
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.world import World
@@ -20,7 +20,7 @@ async def after_a_crash(db: Any) -> AsyncIterator[MemoryDatabase]:
     assert isinstance(db, MemoryDatabase)
     async with db.copy() as copy:
         if await copy.fetch("SELECT 1 FROM sqlite_master WHERE name = 'mam_log'"):
-            while (await copy.write("merge", lambda c: store.merge(c, 1 << 60, 1 << 60)))[0]:
+            while (await copy.write("merge", lambda c: merging.merge(c, 1 << 60, 1 << 60)))[0]:
                 pass
         await copy.write("fold", lambda c: log.read(c).run(c))
         yield copy

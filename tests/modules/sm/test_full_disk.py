@@ -11,7 +11,7 @@ import pytest
 from tests.modules.sm.conftest import CALM, SM, managed, say
 
 from beamish.core.gather import RETRY_SECONDS
-from beamish.modules.mam import store
+from beamish.modules.mam import merging
 from beamish.modules.sm import log
 from beamish.storage.sqlite import SqliteDatabase
 from beamish.testing.client import Client
@@ -38,7 +38,7 @@ async def in_file(path: Path) -> tuple[int, int]:
     copy = path.with_name("copy.db")
     committed(path, copy)
     async with SqliteDatabase.open(copy) as db:
-        while (await db.write("merge", lambda c: store.merge(c, 1 << 60, 1 << 60)))[0]:
+        while (await db.write("merge", lambda c: merging.merge(c, 1 << 60, 1 << 60)))[0]:
             pass
         await db.write("fold", lambda c: log.read(c).run(c))
         [(archived,)] = await db.fetch(

@@ -11,7 +11,7 @@ import structlog
 
 from beamish.core.clock import Clock, Timer
 from beamish.core.tasks import TaskGroup
-from beamish.modules.mam import ids, removal, store
+from beamish.modules.mam import ids, merging, removal, store
 from beamish.storage.api import Cursor, Database, StorageError
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class Keeper:
         """So many messages of these owners were queued."""
         self._fresh.update(owners)
         self._waiting += count
-        if self._waiting >= store.MERGE_ROWS:
+        if self._waiting >= merging.MERGE_ROWS:
             self._begin()
         elif self._timer is None:
             self._timer = self._clock.call_later(MERGE_DELAY, self._begin)
@@ -169,8 +169,8 @@ class Keeper:
         return None
 
     def merge(self, c: Cursor, owner: str = "") -> tuple[bool, list[int]]:
-        """Bring the next messages to their places, in a transaction (`store.merge`); `exceeded` must hear the outcome."""
-        return store.merge(c, self._max_messages, self._max_bytes, owner)
+        """Bring the next messages to their places, in a transaction (`merging.merge`); `exceeded` must hear the outcome."""
+        return merging.merge(c, self._max_messages, self._max_bytes, owner)
 
     def exceeded(self, accounts: Collection[int]) -> None:
         """These accounts have more than they may: what is too much goes, in the background."""

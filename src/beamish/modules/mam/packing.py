@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from operator import itemgetter
@@ -174,6 +174,20 @@ class Columns:
             if not kind & REMOVED:
                 found.setdefault(peer, []).append(number)
         return found
+
+
+def pack_part(by_owner: Mapping[str, Columns]) -> tuple[bytes, bytes]:
+    """Messages of several owners, one owner's behind another's, in the form of `pack_log`."""
+    every = Columns()
+    for owner, columns in by_owner.items():
+        every.numbers += columns.numbers
+        every.salts += columns.salts
+        every.kinds += columns.kinds
+        every.peers += columns.peers
+        every.wires += columns.wires
+        every.owners += [owner] * len(columns.numbers)
+    fixed = _layout(len(every.numbers)).pack(*every.numbers, *every.salts, *map(len, every.wires), *every.kinds)
+    return fixed + "\0".join((*every.peers, *every.owners)).encode(), b"".join(every.wires)
 
 
 class Chunk:

@@ -160,7 +160,7 @@ class _Part:
 def page(c: Cursor, query: Query) -> Result:
     """The page that a query asks for. Raises `StanzaError(item-not-found)` for ids that are not in the archive.
 
-    What it is about must be merged (`store.merge`), and indexed by words or resource if it asks for such.
+    What it is about must be merged (`merging.merge`), and indexed by words or resource if it asks for such.
     """
     if query.ids is not None:
         return _chosen(c, query)

@@ -1,7 +1,7 @@
 """What takes messages out of archives, or their content: quotas, age, accounts that go, retraction, removal by the owner.
 
 Each step is one transaction of at most `TRIM_ROWS` messages, which others must wait for. Everything that it is about must be
-merged (`store.merge`).
+merged (`merging.merge`).
 """
 
 from __future__ import annotations

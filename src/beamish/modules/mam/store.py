@@ -1,7 +1,7 @@
 """The archive of accounts in the database: a log that costs a commit next to nothing, and what it becomes later.
 
 What a tick archives is one row of `mam_log`, of whatever owners. Thousands of messages later, or after some seconds, or when
-an owner asks, `merge` brings the log to its places: some dozens of an account's messages are one row of `mam_chunk`, and
+an owner asks, `merging` brings the log to its places: some dozens of an account's messages are one row of `mam_chunk`, and
 what finds them by contact are long lists of numbers (`lists`). A row for each message and tree would cost ten times
 as much.
 
@@ -13,14 +13,14 @@ All of it is plain SQL without triggers but for that table, `mam_text`, which is
 brings its own.
 
 `mam_message` has the rows of former versions, one for each message, until they are merged, too.
+`mam_part` has what was taken out of the log and is filed in later steps.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from beamish.core.gather import in_pieces, places
@@ -28,7 +28,6 @@ from beamish.modules.mam import lists
 from beamish.modules.mam.packing import (
     REMOVED,
     Chunk,
-    Columns,
     Logged,
     numbers_of,
     pack_log,
@@ -38,10 +37,6 @@ from beamish.modules.mam.packing import (
 from beamish.storage.api import Cursor, Migration
 from beamish.xmpp.jid import JID
 
-MERGE_ROWS: Final = 8_000
-"""Messages brought to their places in one transaction: about 30 ms of the writer's time."""
-MERGE_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of stanzas above which one transaction takes no more."""
 CHUNK_MESSAGES: Final = 32
 CHUNK_BYTES: Final = 16_384
 """Messages and bytes of stanzas in a row of `mam_chunk`; a larger stanza has one for itself."""
@@ -55,8 +50,6 @@ RESOURCE_ROWS: Final = 1_000
 """Messages of one conversation entered by resource in one transaction: 10 ms, up to 25 where each is in another row."""
 _CHUNKS: Final = 16
 """Rows of `mam_chunk` read at once, some 256 KiB."""
-_LOG_ROWS: Final = 64
-"""Rows of the log looked at together; each is bounded by what a tick takes in."""
 
 MIGRATIONS: Final = (
     Migration(
@@ -119,6 +112,14 @@ MIGRATIONS: Final = (
     ),
     # whose rows are taken over first, because somebody asks for them; nothing to do where there are none
     Migration(4, ("CREATE INDEX mam_message_owner ON mam_message (owner, id)",)),
+    # what was taken out of the log and is of more accounts than one step of merging files
+    Migration(
+        5,
+        (
+            "CREATE TABLE mam_part (id INTEGER PRIMARY KEY, messages INTEGER NOT NULL, head {bytes} NOT NULL, "
+            "wires {bytes} NOT NULL)",
+        ),
+    ),
 )
 
 
@@ -138,171 +139,6 @@ def last_id(c: Cursor) -> int:
     return largest if newest is None else max(largest, numbers_of(newest[1], newest[0])[-1])
 
 
-def merge(c: Cursor, max_messages: int, max_bytes: int, owner: str = "") -> tuple[bool, list[int]]:
-    """Bring the next messages to their places: whether there may be more, and the accounts that now exceed their quota.
-
-    With an `owner`, rows of a former version are only that account's, so that it need not wait for those of all others.
-    """
-    fresh = Columns()
-    more = _take_old(c, fresh, owner) or (_take_log_for(c, fresh, owner) if owner else _take_log(c, fresh))
-    if not fresh.numbers:
-        return more, []
-    by_owner = fresh.of_owners()
-    known = _numbered(c, "mam_account", ("jid",), [(owner,) for owner in by_owner])
-    by_account = {known[owner,]: columns for owner, columns in by_owner.items()}
-    late = _fill_chunks(c, by_account)
-    spoken = {
-        (account, peer): numbers
-        for account, columns in by_account.items()
-        for peer, numbers in columns.said_with().items()
-    }
-    chats = _numbered(c, "mam_chat", ("account", "peer"), list(spoken))
-    lists.append(c, {chats[key]: numbers for key, numbers in spoken.items()})
-    for some, count in in_pieces([(chats[key], len(numbers)) for key, numbers in spoken.items()]):
-        c.run(
-            f"WITH fresh (num, n) AS (VALUES {places(2, count)}) "
-            "UPDATE mam_chat SET messages = messages + fresh.n FROM fresh WHERE mam_chat.num = fresh.num",
-            *chain.from_iterable(some),
-        )
-    over: list[int] = []
-    counted = [(num, len(columns.numbers), sum(map(len, columns.wires))) for num, columns in by_account.items()]
-    for some_, count in in_pieces(counted):
-        for account, messages, size in c.rows(
-            f"WITH fresh (num, n, size) AS (VALUES {places(3, count)}) "
-            "UPDATE mam_account SET messages = messages + fresh.n, bytes = bytes + fresh.size FROM fresh "
-            "WHERE mam_account.num = fresh.num RETURNING mam_account.num, messages, bytes",
-            *chain.from_iterable(some_),
-        ):
-            if messages > max_messages or size > max_bytes:
-                over.append(account)
-    c.run("UPDATE mam_state SET indexed = MAX(indexed, ?)", max(fresh.numbers))
-    names = {account: owner for (owner,), account in known.items()}
-    for account in late:
-        _enter_late(c, account, names[account], by_account[account].numbers)
-    return more, over
-
-
-def _take_old(c: Cursor, fresh: Columns, owner: str) -> bool:
-    """Take the next messages that a former version stored (for one account) out of their table. True if there may be more."""
-    where, of = ("owner = ? AND id", (owner,)) if owner else ("id", ())
-    upto, size, count = -1, 0, 0
-    for id_, length in c.rows(
-        f"SELECT id, LENGTH(wire) FROM mam_message WHERE {where} > -1 ORDER BY id LIMIT ?", *of, MERGE_ROWS
-    ):
-        upto, size, count = id_, size + length, count + 1
-        if size >= MERGE_BYTES:
-            break
-    if count:
-        fresh.add(
-            c.rows(
-                f"SELECT id, salt, kind, peer, wire, owner FROM mam_message WHERE {where} <= ? ORDER BY id", *of, upto
-            )
-        )
-        c.run(f"DELETE FROM mam_message WHERE {where} <= ?", *of, upto)
-    return count == MERGE_ROWS or size >= MERGE_BYTES
-
-
-def _take_log_for(c: Cursor, fresh: Columns, owner: str) -> bool:
-    """As `_take_log`, for an account of which nothing is left that a former version stored.
-
-    The messages of others, who have older ones there, must come behind those: they are put there, too.
-    """
-    if c.value("SELECT 1 FROM mam_message LIMIT 1") is None:
-        return _take_log(c, fresh)
-    taken = Columns()
-    more = _take_log(c, taken)
-    aside: list[Logged] = []
-    for entry in zip(taken.numbers, taken.salts, taken.kinds, taken.peers, taken.wires, taken.owners, strict=True):
-        if entry[5] == owner:
-            fresh.add((entry,))
-        else:
-            aside.append(entry)
-    c.many(
-        "INSERT INTO mam_message (id, salt, kind, peer, wire, owner, resource, sid) VALUES (?, ?, ?, ?, ?, ?, '', '')",
-        aside,
-    )
-    return more
-
-
-def _take_log(c: Cursor, fresh: Columns) -> bool:
-    """Take the next messages out of the log. True if there may be more."""
-    last, size = -1, 0
-    while True:
-        sizes = c.rows(
-            "SELECT id, messages, LENGTH(wires) FROM mam_log WHERE id > ? ORDER BY id LIMIT ?", last, _LOG_ROWS
-        )
-        upto, coming = last, len(fresh.numbers)
-        for id_, messages, length in sizes:
-            upto, coming, size = id_, coming + messages, size + length
-            if coming >= MERGE_ROWS or size >= MERGE_BYTES:
-                break
-        for count, head, wires in c.rows(
-            "SELECT messages, head, wires FROM mam_log WHERE id > ? AND id <= ? ORDER BY id", last, upto
-        ):
-            fresh.add_log(count, head, wires)
-        last = upto
-        enough = coming >= MERGE_ROWS or size >= MERGE_BYTES
-        if enough or len(sizes) < _LOG_ROWS:
-            c.run("DELETE FROM mam_log WHERE id <= ?", last)
-            return enough
-
-
-def _fill_chunks(c: Cursor, by_account: Mapping[int, Columns]) -> list[int]:
-    """Put messages into rows of their accounts; the last row of an account is filled up first.
-
-    The accounts in whose archives some of them do not come last.
-    """
-    came_late: list[int] = []
-    there: dict[int, list[Chunk]] = {}
-    for some, count in in_pieces([(account, columns.numbers[0]) for account, columns in by_account.items()]):
-        for account, messages, head, wires in c.rows(
-            f"WITH w (account, low) AS (VALUES {places(2, count)}) SELECT k.account, k.messages, k.head, k.wires FROM w "
-            "CROSS JOIN mam_chunk k ON k.account = w.account AND k.id >= COALESCE((SELECT MAX(id) FROM mam_chunk "
-            "WHERE account = w.account AND id <= w.low), 0) ORDER BY k.account, k.id",
-            *chain.from_iterable(some),
-        ):
-            there.setdefault(account, []).append(Chunk(messages, head, wires))
-    rows: list[tuple[int, int, int, bytes, bytes]] = []
-    for account, columns in by_account.items():
-        chunks = there.get(account, [])
-        if chunks and chunks[-1].numbers[-1] > columns.numbers[0]:  # what the disk did not take at once
-            rows += _filed_in(c, account, chunks, columns)
-            came_late.append(account)
-        else:
-            rows += _filed_behind(account, chunks[-1] if chunks else None, columns)
-    rows.sort(key=itemgetter(0))
-    put_chunks(c, rows)
-    return came_late
-
-
-def _filed_behind(account: int, last: Chunk | None, columns: Columns) -> Iterator[tuple[int, int, int, bytes, bytes]]:
-    """Rows with messages that are newer than all of the account, whose last row may have room for some."""
-    ends = list(accumulate(map(len, columns.wires)))
-    count = len(ends)
-    first = 0
-    if last is not None:
-        first = min(count, max(0, CHUNK_MESSAGES - len(last.numbers)), bisect_right(ends, CHUNK_BYTES - last.size))
-        if first:
-            yield last.numbers[0], account, len(last.numbers) + first, *columns.piece(0, first, last)
-    while first < count:
-        before = ends[first - 1] if first else 0
-        end = min(first + CHUNK_MESSAGES, max(first + 1, bisect_right(ends, before + CHUNK_BYTES)))
-        end = min(end, count)
-        yield columns.numbers[first], account, end - first, *columns.piece(first, end)
-        first = end
-
-
-def _filed_in(
-    c: Cursor, account: int, chunks: Sequence[Chunk], columns: Columns
-) -> Iterator[tuple[int, int, int, bytes, bytes]]:
-    """Rows with messages that belong among those there are: the disk did not take them when they came."""
-    c.many("DELETE FROM mam_chunk WHERE id = ?", [(chunk.numbers[0],) for chunk in chunks])
-    together = Columns()
-    entries = sorted([*chain.from_iterable(chunk.entries() for chunk in chunks), *columns.entries()])
-    together.add((*entry, "") for entry in entries)
-    return _filed_behind(account, None, together)
-
-
 def put_chunks(c: Cursor, rows: Sequence[tuple[int, int, int, bytes, bytes]]) -> None:
     """Write rows of `mam_chunk` (id, account, messages, head, wires), in place of those with the same ids."""
     c.many(
@@ -312,7 +148,7 @@ def put_chunks(c: Cursor, rows: Sequence[tuple[int, int, int, bytes, bytes]]) ->
     )
 
 
-def _numbered(
+def numbered(
     c: Cursor, table: str, columns: tuple[str, ...], keys: Sequence[tuple[Any, ...]]
 ) -> dict[tuple[Any, ...], int]:
     """The numbers of accounts or conversations; those that have none get one."""
@@ -457,7 +293,7 @@ def _enter_words(c: Cursor, account: int, rows: Sequence[tuple[int, str, str]], 
     c.run("UPDATE mam_account SET texted = texted + ? WHERE num = ?", count, account)
 
 
-def _enter_late(c: Cursor, account: int, owner: str, numbers: Sequence[int]) -> None:
+def enter_late(c: Cursor, account: int, owner: str, numbers: Sequence[int]) -> None:
     """Enter messages by word and resource up to where others are that came later but were stored before them."""
     upto = int(c.value("SELECT text_upto FROM mam_account WHERE num = ?", account))
     if passed := numbers[: bisect_right(numbers, upto)]:
@@ -506,7 +342,7 @@ def _enter_resources(c: Cursor, chat: int, owner: str, messages: Iterable[tuple[
         number, _, kind, wire = chunk.row(at)
         if not kind & REMOVED:
             spoken.setdefault((chat, resource_in(wire, kind, own)), []).append(number)
-    known = _numbered(c, "mam_resource", ("chat", "resource"), list(spoken))
+    known = numbered(c, "mam_resource", ("chat", "resource"), list(spoken))
     lists.append(c, {by_resource(known[key]): entered for key, entered in spoken.items()})
 
 
