@@ -204,3 +204,13 @@ async def test_nothing_private_goes_into_a_node_that_others_read(world: World) -
     assert b"Verona" not in (await pep.items(ROMEO, "storage:bookmarks"))["current"]
     got = await fetch(romeo, "<storage xmlns='storage:bookmarks'/>")
     assert not mismatch(f"<iq type='result'>{private(STORAGE)}</iq>", got)
+
+
+async def test_two_lists_of_bookmarks_in_one_request_are_refused_and_not_lost(world: World) -> None:
+    """An item of a node holds one list: with two in it nobody could read it, and the answer would have been a promise."""
+    romeo = await world.login("romeo@example.org/orchard")
+    await store(romeo, STORAGE)
+    twice = await store(romeo, "<storage xmlns='storage:bookmarks'/>" + STORAGE, "error")
+    assert condition(twice) == "bad-request"
+    kept = await fetch(romeo, "<storage xmlns='storage:bookmarks'/>")
+    assert kept.find(".//{storage:bookmarks}conference") is not None

@@ -268,6 +268,11 @@ class BlockingService(Protocol):
         user is there): not if presence passes neither way. None, which is the rule: it may ask everybody.
         """
 
+    def hears(self, session: Session) -> Callable[[JID], bool] | None:
+        """Tells of an address whether the session is to get its requests to subscribe, also those of before the block. None,
+        which is the rule: everybody's.
+        """
+
     def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """Whether a local account, as a whole, does not show its presence to `peer`."""
 

@@ -366,3 +366,42 @@ async def test_reports_are_bounded() -> None:
                 await client.iq(f"<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'>{REPORT}</block></iq>")
         kept = await world.kernel.commands.run("report.list", {})
         assert [report["reporter"].partition("@")[0] for report in kept] == ["nurse", "nurse", "romeo"]
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_what_waited_for_the_user_before_the_block_is_not_delivered_after_it(orderly: bool) -> None:
+    """§3.3: once blocked, nothing is delivered; not what was stored until then either, here or after a restart."""
+    database = MemoryDatabase()
+    async with World(database=database) as world:
+        benvolio = await world.login("benvolio@example.net/street")
+        mercutio = await world.login("mercutio@example.org/square")
+        for client in (benvolio, mercutio):
+            client.send("<message to='juliet@example.org' type='chat'><body>before</body></message>")
+            client.send("<presence to='juliet@example.org' type='subscribe'/>")
+        await world.settle()
+        juliet = await world.login("juliet@example.org/balcony")
+        await block(juliet, "benvolio@example.net")
+        if orderly:
+            await _hears_of_mercutio_alone(world)
+    if not orderly:
+        async with World(database=database, accounts=()) as world:
+            await _hears_of_mercutio_alone(world)
+
+
+async def _hears_of_mercutio_alone(world: World) -> None:
+    juliet = await world.login("juliet@example.org/chamber", presence=True)
+    await juliet.expect_all(
+        "<presence type='subscribe' from='mercutio@example.org'/>",
+        "<message from='mercutio@example.org/square'><body>before</body></message>",
+    )
+    await world.settle()
+    assert not [el for el in juliet.inbox if "benvolio" in (el.get("from") or "")]
+    # the request waits: it is shown when the block has ended
+    await unblock(juliet, "benvolio@example.net")
+    juliet.send("<presence type='unavailable'/>")
+    await world.settle()
+    juliet.inbox.clear()
+    await juliet.appear()
+    await world.settle()
+    asked = [el.get("from") for el in juliet.inbox if el.get("type") == "subscribe"]
+    assert sorted(str(jid) for jid in asked) == ["benvolio@example.net", "mercutio@example.org"]

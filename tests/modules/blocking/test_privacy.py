@@ -380,3 +380,14 @@ async def test_rooms_respect_a_block(world: World) -> None:
     juliet.send(f"<message to='{room}' type='groupchat'><body>hi</body></message>")
     await world.settle()
     assert not [el for el in romeo.inbox if str(el.get("from", "")).startswith(room)]
+
+
+async def test_a_block_does_not_find_out_who_hides(world: World) -> None:
+    """Whoever hides from somebody by `presence-out` does not leave, for that one, when that one blocks it in turn."""
+    juliet, romeo = await friends(world)
+    await use(juliet, "<item type='jid' value='romeo@example.org' action='deny' order='1'><presence-out/></item>")
+    await world.login("juliet@example.org/hidden", presence=True)
+    await world.settle()
+    romeo.inbox.clear()
+    await block(romeo, "juliet@example.org")
+    await romeo.expect_nothing()

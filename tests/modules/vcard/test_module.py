@@ -257,6 +257,19 @@ async def test_an_avatar_that_is_not_for_everybody(world: World, access: str, co
         assert picture(got) == (PNG if allowed else None)
 
 
+async def test_a_restricted_avatar_stays_so_when_the_card_around_it_is_edited(world: World) -> None:
+    """Clients fetch the card, change a line and send it back with the picture that the server has put into it."""
+    romeo, juliet = await friends(world)
+    await publish_avatar(world, PNG, "presence")
+    await store(romeo, CARD + photo(PNG))
+    benvolio = await world.login("benvolio@example.net/street")
+    stranger = await fetch(benvolio, "romeo@example.org")
+    assert picture(stranger) is None and stranger.findtext(".//{vcard-temp}FN") == "Romeo"
+    assert picture(await fetch(juliet, "romeo@example.org")) == PNG
+    await store(romeo, CARD + photo(GIF))  # a picture of which that was never said
+    assert picture(await fetch(benvolio, "romeo@example.org")) == GIF
+
+
 async def test_an_avatar_without_data_or_with_a_wrong_id_is_not_taken(world: World) -> None:
     romeo, juliet = await friends(world)
     pep = world.kernel.service(PepService)

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from beamish.core.services import Roster
+from beamish.core.services import BlockingService, Roster
 from beamish.core.sessions import Session
 from beamish.modules.blocking.rules import Kind, PrivacyList
 from beamish.xmpp.jid import JID
@@ -77,7 +77,11 @@ def _directed(
 
 def _vanish(kernel: Kernel, session: Session, contact: JID) -> None:
     """A contact leaves, as far as one session can tell. Of other servers only the account is known."""
-    local = kernel.is_local_domain(contact.domain) and contact.local
-    gone = [other.jid for other in kernel.sessions.of(contact).available] if local else [contact]
+    gone = [contact]
+    if kernel.is_local_domain(contact.domain) and contact.local:
+        # what the contact hides from the user has never come, and is not to be found out by a block
+        blocking = kernel.service(BlockingService)
+        shown = [(other, blocking.shows(other)) for other in kernel.sessions.of(contact).available]
+        gone = [other.jid for other, shows in shown if shows is None or shows(session.bare)]
     for jid in gone:
         session.send(Stanza.build(PRESENCE, "unavailable", sender=jid, to=session.bare))

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.commands import Param
-from beamish.core.events import AccountEvent, Context, Delivery, SessionClosed, SessionEvent
+from beamish.core.events import AccountEvent, Context, Delivery, Release, SessionClosed, SessionEvent
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.later import then
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, command, iq, on
@@ -126,6 +126,7 @@ class BlockingModule(Module):
         if not some:
             for point in (events.inbound, events.incoming, events.incoming_iq):
                 hooks[point].remove(self.name)
+            hooks[events.releasing].remove(self.name)
             return
         # before everything that would keep or copy a stanza that is not to be sent
         hooks[events.inbound].add(Row(10, self.name, self._inbound))
@@ -133,6 +134,7 @@ class BlockingModule(Module):
         only = frozenset((MESSAGE, PRESENCE))
         hooks[events.incoming].add(Row(5, self.name, self._incoming, only, guarded=True))
         hooks[events.incoming_iq].add(Row(5, self.name, self._incoming))
+        hooks[events.releasing].add(Row(10, self.name, self._releasing))  # before those who copy or answer
 
     # ---- what clients send ------------------------------------------------------------------------------------------
 
@@ -218,6 +220,23 @@ class BlockingModule(Module):
         roster = self._rosters.cached(session.bare)
         return None if allows(rules, kind_of(delivery.stanza), sender, roster) else STOP
 
+    def _releasing(self, release: Release) -> None:
+        """Messages were stored for the user before their sender was blocked (XEP-0191 §3.3: nothing is delivered any more)."""
+        session = release.session
+        rules = effective(self.owners.peek(session.bare), session) if session.guarded else None
+        if rules is None or not rules.kinds & Kind.MESSAGE:
+            return
+        roster = self._rosters.cached(session.bare)
+
+        def welcome(stanza: Stanza) -> bool:
+            try:
+                sender = stanza.sender
+            except ValueError:
+                return True  # damaged on disk; whoever hands it over tells
+            return sender is None or sender.bare == session.bare or allows(rules, Kind.MESSAGE, sender, roster)
+
+        release.messages = [stanza for stanza in release.messages if welcome(stanza)]
+
     # ---- what the server tells of a user ----------------------------------------------------------------------------
 
     def shows(self, session: Session) -> Callable[[JID], bool] | None:
@@ -244,6 +263,15 @@ class BlockingModule(Module):
             return None
         roster = self._rosters.cached(user)
         return lambda peer: any(allows(rules, kind, peer, roster) for kind in (Kind.PRESENCE_IN, Kind.PRESENCE_OUT))
+
+    def hears(self, session: Session) -> Callable[[JID], bool] | None:
+        """See `BlockingService.hears`."""
+        user = session.bare
+        rules = effective(self.owners.peek(user), session)
+        if rules is None or not rules.kinds & Kind.OTHER:
+            return None
+        roster = self._rosters.cached(user)
+        return lambda peer: allows(rules, Kind.OTHER, peer, roster)
 
     def hidden(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """See `BlockingService.hidden`."""

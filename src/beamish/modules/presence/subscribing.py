@@ -171,10 +171,14 @@ class Subscribing:
         user = session.bare
         kept = await self._store.requests(user)
         roster = await settled(self._rosters.roster(user))
+        blocking = self._kernel.service_or_none(BlockingService)
+        hears = blocking.hears(session) if blocking is not None else None
         for contact in contacts:
             item = roster.get(contact)
             if item is None or not item.pending_in or not session.available:
                 continue  # answered, or gone, while the database was asked
+            if hears is not None and not hears(contact):
+                continue  # blocked since: it waits until that ends (XEP-0191 §3.3)
             request = kept.get(contact) or Stanza.build(PRESENCE, SUBSCRIBE, sender=contact, to=user)
             self._broadcast.hand_over(Context(request), (session,))
 

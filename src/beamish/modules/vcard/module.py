@@ -143,7 +143,13 @@ class VcardModule(Module):
             card.remove(place)
         stored = to_bytes(card)
         user = session.bare
-        before, after = await self._change(user, lambda _: Profile(stored, photo))
+
+        def change(old: Profile) -> Profile:
+            # a client that fetches the card, changes a line and sends it back has not shown its avatar to everybody by that
+            same = photo is not None and old.photo is not None and photo.hash == old.photo.hash
+            return Profile(stored, photo, old.shared if same else True)
+
+        before, after = await self._change(user, change)
         self.kernel.iq.answer_early(ctx, ctx.stanza.reply())
         if self._pep is not None:
             try:
