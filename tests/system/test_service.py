@@ -74,7 +74,7 @@ def test_systemd_finds_no_mistake_in_the_unit(unit: str) -> None:
 
 
 def test_what_systemd_says_of_the_sandbox(unit: str) -> None:
-    """1.3 of 10 with Debian 12's systemd; what remains is the network, and memory for pyOpenSSL's callbacks."""
+    """1.1 of 10 with Debian 12's systemd; what remains is the network, and memory for pyOpenSSL's callbacks."""
     assert analyzed("security", "--offline=true", "--threshold=15", unit).returncode == 0
     Path(unit).write_text(Path(unit).read_text().replace("ProtectSystem=strict", "").replace("User=beamish", ""))
     assert analyzed("security", "--offline=true", "--threshold=15", unit).returncode != 0, "it does count"
