@@ -443,6 +443,39 @@ async def test_credentials_do_not_reach_the_wire_log(monkeypatch: pytest.MonkeyP
     assert base64.b64encode(f"\0romeo\0{PASSWORD}".encode()).decode()[:8] not in text
 
 
+async def test_all_that_goes_out_is_in_the_wire_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes it: also answers from before the login, and stream management in the place of the stream."""
+    from beamish.net import wirelog
+
+    lines: list[str] = []
+
+    class Log:
+        def debug(self, event: str, **keys: str) -> None:
+            lines.append(f"{event} {keys['data']}")
+
+    monkeypatch.setattr(wirelog, "log", Log())
+    settings = {"server": {"log": {"wire": True}}, "modules": {"register": {"open": True, "captcha": "none"}}}
+    async with World(settings=settings) as world:
+        stranger = world.connect()
+        await stranger.open_stream("example.org")
+        stranger.send("<iq type='get' id='form'><query xmlns='jabber:iq:register'/></iq>")
+        await stranger.expect("<iq type='result' id='form'/>")
+        romeo = await world.login("romeo@example.org/orchard")
+        juliet = await world.login("juliet@example.org/balcony")
+        romeo.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+        await romeo.receive()
+        romeo.send("<r xmlns='urn:xmpp:sm:3'/>")
+        await romeo.receive()
+        juliet.send("<message to='romeo@example.org/orchard' id='m'><body>Hi</body></message>")
+        assert (await romeo.receive()).get("id") == "m"
+        for client in (romeo, juliet):
+            await client.close()
+    sent = [line for line in lines if line.startswith("tx ")]
+    for text in ("id='form'", "<enabled ", "<a xmlns='urn:xmpp:sm:3' h='0'/>", "<body>Hi</body>"):
+        assert sum(text in line for line in sent) == 1, text
+    assert sum(line.count("</stream:stream>") for line in sent) == 2
+
+
 async def test_limits_are_announced_to_those_who_have_logged_in() -> None:
     """XEP-0478 §3.1: of stanzas, and of silence until the server asks."""
     async with World(settings={"limits": {"stanza_bytes": 20_000}, "c2s": {"probe_after": 90.0}}) as world:

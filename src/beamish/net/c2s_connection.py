@@ -254,14 +254,10 @@ class C2SConnection(C2SStream):
 
     def deliver(self, data: bytes, stanza: Stanza) -> bool:
         """See `Outlet.deliver`."""
-        if self._server.wire_log.enabled:
-            self._server.wire_log.sent(self._id, self.session, data)
         return self.write(data)
 
     def last_words(self, data: bytes) -> None:
         """See `Outlet.last_words`."""
-        if self._server.wire_log.enabled:
-            self._server.wire_log.sent(self._id, self.session, data)
         self.write(data)
 
 

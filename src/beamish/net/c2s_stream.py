@@ -72,7 +72,7 @@ class C2SStream(ClientConnection):
     )
 
     def __init__(self, server: C2SServer, direct_tls: bool) -> None:
-        super().__init__(server.flusher, server.limits.unsent_bytes)
+        super().__init__(server.flusher, server.limits.unsent_bytes, server.wire_log)
         self._server = server
         self._machine: C2SMachine | None = None
         self._backlog: list[bytes] | None = None
@@ -195,6 +195,10 @@ class C2SStream(ClientConnection):
             self._machine.discard()
         self._machine = None
 
+    def sending(self, data: bytes) -> None:
+        """See `Connection.sending`: whoever wrote it, the wire log has it."""
+        self._server.wire_log.sent(self._id, self.session, data)
+
     def too_slow(self) -> None:
         """The client does not read; see `Connection.too_slow`."""
         self._tell(logging.WARNING, "slow_reader_cut", limit=self._unsent_limit)
@@ -204,8 +208,6 @@ class C2SStream(ClientConnection):
         """Send what the machine wants sent."""
         machine = self._machine
         if machine is not None and (data := machine.data_to_send()):
-            if self._server.wire_log.enabled:
-                self._server.wire_log.sent(self._id, self.session, data)
             self.write(data)
 
     # ---- events, in order -------------------------------------------------------------------------------------------

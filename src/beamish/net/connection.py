@@ -7,7 +7,7 @@ connection is cut: nothing ever waits for a slow reader.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -41,11 +41,17 @@ class Flusher:
             connection.flush()
 
 
+class Watched(Protocol):
+    """Says whether output is to be shown; it may change at any time."""
+
+    enabled: bool
+
+
 class Connection(asyncio.Protocol):
     """One TCP or TLS connection.
 
     Subclasses implement `data_received`, `lost` and `too_slow`. `unsent_limit` bounds the bytes that may wait for the
-    peer.
+    peer. `sending` is called with what goes out, by whatever way it was written, while `watched` is enabled.
     """
 
     __slots__ = (
@@ -58,11 +64,12 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_room",
         "_unsent_limit",
+        "_watched",
         "peer",
         "transport",
     )
 
-    def __init__(self, flusher: Flusher, unsent_limit: int) -> None:
+    def __init__(self, flusher: Flusher, unsent_limit: int, watched: Watched | None = None) -> None:
         self._flusher = flusher
         self._unsent_limit = unsent_limit
         self._room = unsent_limit
@@ -72,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._dirty = False
         self._blocked = False
         self._closing = False
+        self._watched = watched
         self._reading = True
         self.peer = ""
         self.transport: asyncio.Transport | None = None
@@ -80,6 +88,9 @@ class Connection(asyncio.Protocol):
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
+
+    def sending(self, data: bytes) -> None:
+        """These bytes, not encrypted yet, go to the transport now; called while `watched` is enabled."""
 
     def too_slow(self) -> None:
         """The peer let more than `unsent_limit` bytes pile up; the connection was cut earlier in this loop tick."""
@@ -150,10 +161,10 @@ class Connection(asyncio.Protocol):
         if transport is None or self._blocked or not self._out:
             return
         out = self._out
-        if len(out) == 1:
-            transport.write(out[0])
-        else:
-            transport.write(b"".join(out))
+        data = out[0] if len(out) == 1 else b"".join(out)
+        if self._watched is not None and self._watched.enabled:
+            self.sending(data)
+        transport.write(data)
         out.clear()
         self._out_bytes = 0
 

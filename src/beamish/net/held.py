@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from beamish.net.connection import Flusher
+from beamish.net.connection import Flusher, Watched
 from beamish.net.tls_memory import ServerConnection
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class HeldConnection(ServerConnection):
 
     __slots__ = ("_db", "_held", "_holding")
 
-    def __init__(self, flusher: Flusher, unsent_limit: int, kernel: Kernel) -> None:
-        super().__init__(flusher, unsent_limit)
+    def __init__(self, flusher: Flusher, unsent_limit: int, kernel: Kernel, watched: Watched | None = None) -> None:
+        super().__init__(flusher, unsent_limit, watched)
         self._db = kernel.db
         self._held: deque[tuple[int, bytes, int]] = deque()
         """Positions in the database queue, bytes, and the rows they are kept in, or 0."""

@@ -56,7 +56,7 @@ class Carrier(HeldConnection):
     )
 
     def __init__(self, federation: Hub, machine: ServerStream) -> None:
-        super().__init__(federation.flusher, federation.limits.unsent_bytes, federation.kernel)
+        super().__init__(federation.flusher, federation.limits.unsent_bytes, federation.kernel, federation.wire_log)
         self.federation: Any = federation
         self.machine = machine
         self.id = new_id()
@@ -136,8 +136,6 @@ class Carrier(HeldConnection):
             position = outbox.position
         if acks is not None:
             acks.count_sent(stanza.detached(), data, row)
-        if self.federation.wire_log.enabled:
-            self.federation.wire_log.sent(self.id, None, data)
         self.put(data, position, row)
         if acks is not None:
             self._unasked += 1

@@ -162,6 +162,7 @@ class Link(Carrier):
             self._parked.clear()  # not counted as handled, so the peer knows
             self._backlog.clear()
         self.forget_held()
+        self.federation.wire_log.forget(self.id)
         orderly = self.machine.stage is Stage.CLOSED and self.why is None
         if not orderly and self.why is None:
             self.why = Unreachable(Cause.LOST, f"the connection to {self.peer} broke off")
@@ -169,13 +170,15 @@ class Link(Carrier):
         self.federation.links.discard(self)
         self.federation.link_lost(self)
 
+    def sending(self, data: bytes) -> None:
+        """See `Connection.sending`."""
+        self.federation.wire_log.sent(self.id, None, data)
+
     def answer(self) -> None:
         """Send what the machine wants sent."""
         if self._ending:
             return
         if data := self.machine.data_to_send():
-            if self.federation.wire_log.enabled:
-                self.federation.wire_log.sent(self.id, None, data)
             self.write(data)
 
     # ---- events, in order -------------------------------------------------------------------------------------------

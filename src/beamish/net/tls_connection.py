@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Generic, Protocol, TypeVar
 
-from beamish.net.connection import Connection, Flusher
+from beamish.net.connection import Connection, Flusher, Watched
 
 
 class TlsFailed(Exception):
@@ -51,8 +51,8 @@ class TlsConnection(Connection, Generic[Layer]):
 
     __slots__ = ("_tls",)
 
-    def __init__(self, flusher: Flusher, unsent_limit: int) -> None:
-        super().__init__(flusher, unsent_limit)
+    def __init__(self, flusher: Flusher, unsent_limit: int, watched: Watched | None = None) -> None:
+        super().__init__(flusher, unsent_limit, watched)
         self._tls: Layer | None = None
 
     def plain_received(self, data: bytes) -> None:
@@ -121,8 +121,11 @@ class TlsConnection(Connection, Generic[Layer]):
         out = self._out
         if transport is None or self._blocked or not out or not tls.established:
             return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        if self._watched is not None and self._watched.enabled:
+            self.sending(data)
         try:
-            data = tls.send(out[0] if len(out) == 1 else b"".join(out))
+            data = tls.send(data)
         except TlsFailed as failure:
             out.clear()
             self._out_bytes = 0
