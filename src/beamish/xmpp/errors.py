@@ -80,7 +80,8 @@ class StanzaError(Exception):
     """A stanza cannot be handled; the sender gets an error stanza.
 
     `kind` defaults to what the RFC names for the condition. `app` is an application-specific condition element
-    (RFC 6120 §8.3.4), free-standing. `by` names the entity that found the error, when it is not the addressee.
+    (RFC 6120 §8.3.4), free-standing. `by` names the entity that found the error, when it is not the addressee. `code` is
+    the number that stood for the condition in RFC 3920 (RFC 6120 §8.3.2), where a client in use knows nothing else.
     """
 
     def __init__(
@@ -90,16 +91,18 @@ class StanzaError(Exception):
         text: str = "",
         *,
         app: Element | None = None,
+        code: int = 0,
     ) -> None:
         super().__init__(f"{condition.value}: {text}" if text else condition.value)
         self.condition = condition
         self.kind = kind or DEFAULT_KIND[condition]
         self.text = text
         self.app = app
+        self.code = code
 
     def to_bytes(self, by: str = "") -> bytes:
         """The `<error/>` child (RFC 6120 §8.3.1), in the stanza's default namespace."""
-        by_attr = f" by='{by}'" if by else ""
+        by_attr = (f" code='{self.code}'" if self.code else "") + (f" by='{by}'" if by else "")
         text = f"<text xmlns='{ns.STANZAS}' xml:lang='en'>{escape_text(self.text)}</text>" if self.text else ""
         head = f"<error type='{self.kind.value}'{by_attr}><{self.condition.value} xmlns='{ns.STANZAS}'/>{text}"
         app = to_bytes(self.app) if self.app is not None else b""

@@ -380,6 +380,19 @@ async def test_publish_options_make_private_nodes_and_guard_them(stages: Stage) 
     await stages.refused(juliet, "get", "<items node='urn:fresh'/>", "item-not-found", to="")
 
 
+async def test_the_error_for_a_node_that_does_not_exist_has_its_number(stages: Stage) -> None:
+    """Profanity 0.13 makes the list of its devices when it reads that, and never looks at the condition."""
+    romeo = await stages.login("romeo@example.org/orchard")
+    romeo.send(
+        "<iq type='get' id='devices'><pubsub xmlns='http://jabber.org/protocol/pubsub'>"
+        "<items node='eu.siacs.conversations.axolotl.devicelist'/></pubsub></iq>"
+    )
+    answer = await romeo.expect("<iq type='error' id='devices'/>")
+    [error] = answer.findall("{jabber:client}error")
+    assert dict(error.attrib) == {"type": "cancel", "code": "404"}
+    assert error[0].tag == "{urn:ietf:params:xml:ns:xmpp-stanzas}item-not-found"
+
+
 async def test_retraction_and_deletion_reach_those_who_are_interested(stages: Stage) -> None:
     juliet, romeo, _ = await cast(stages)
     await stages.set(juliet, publish("One"), to="")

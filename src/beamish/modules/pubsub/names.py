@@ -76,8 +76,11 @@ def unsupported(feature: str, text: str = "") -> StanzaError:
 
 
 def no_node() -> StanzaError:
-    """There is no such node, or none that the asker may know of."""
-    return StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such node")
+    """There is no such node, or none that the asker may know of.
+
+    Profanity up to 0.13 makes the list of its OMEMO devices only when it reads this number (XEP-0086 §3).
+    """
+    return StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such node", code=404)
 
 
 def forbidden() -> StanzaError:
