@@ -44,3 +44,19 @@ def test_keys_are_forgotten_beyond_a_number() -> None:
         assert allowance.take(str(number))
     assert allowance.left("0")
     assert not allowance.left("1")
+
+
+def test_what_did_not_happen_is_given_back() -> None:
+    clock = Clock()
+    allowance = Allowance(2, 2, 60.0, clock)
+    first = allowance.count("a")
+    clock.now = 1.0
+    allowance.count("a")
+    assert not allowance.left("a") and not allowance.left("b")
+    allowance.give_back("a", first)
+    assert allowance.left("a") and allowance.left("b")
+    clock.now = 60.5  # the one that stayed is the later one
+    assert allowance.take("a") and not allowance.left("a")
+    allowance.give_back("a", 17.0)
+    allowance.give_back("nobody", 17.0)
+    assert not allowance.left("a")

@@ -209,6 +209,15 @@ async def test_accounts_per_address_are_limited() -> None:
         await (await stranger(world)).iq(plain("three"))
 
 
+async def test_a_name_that_is_taken_costs_none_of_the_accounts_that_may_be_made() -> None:
+    async with server(open=True, captcha="none", per_address=2, per_hour=2) as world:
+        for name in ("romeo", "juliet", "nurse"):
+            refused(await (await stranger(world)).iq(plain(name), "error"), "conflict")
+        for name in ("one", "two"):
+            await (await stranger(world)).iq(plain(name))
+        refused(await (await stranger(world)).iq(plain("three"), "error"), "resource-constraint")
+
+
 async def test_accounts_of_everybody_are_limited() -> None:
     async with server(open=True, captcha="none", per_hour=1, per_address=50) as world:
         await (await stranger(world)).iq(plain("one"))

@@ -30,8 +30,8 @@ class Allowance:
             _forget(own, now - self._seconds)
         return len(self._together) < self._all and (own is None or len(own) < self._each)
 
-    def count(self, key: str) -> None:
-        """One happened."""
+    def count(self, key: str) -> float:
+        """One happens; the time by which `give_back` knows it."""
         now = self._clock()
         own = self._by_key.setdefault(key, deque(maxlen=self._each))
         self._by_key.move_to_end(key)
@@ -41,6 +41,13 @@ class Allowance:
             self._together.popleft()
         if len(self._by_key) > _NETWORKS:
             self._by_key.popitem(last=False)
+        return now
+
+    def give_back(self, key: str, at: float) -> None:
+        """What was counted at this time did not happen after all."""
+        for times in (self._by_key.get(key), self._together):
+            if times is not None and at in times:
+                times.remove(at)
 
     def take(self, key: str) -> bool:
         """Count one if it is allowed."""

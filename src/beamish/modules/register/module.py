@@ -285,16 +285,23 @@ class RegisterModule(Module):
         if not self._made.left(link.network) or (invitation is None and not self._made_in_all.left("")):
             log.warning("registration_limited", network=link.network)
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too many accounts were made lately, try again later")
-        self._made.count(link.network)
+        # ahead of the wait for the disk, in which others may ask
+        counted = [(self._made, link.network, self._made.count(link.network))]
         if invitation is None:
-            self._made_in_all.count("")
+            counted.append((self._made_in_all, "", self._made_in_all.count("")))
         invites = self._invites if invitation is not None else None
 
         def redeem(cursor: Cursor) -> None:
             if invitation is not None and invites is not None:
                 invites.redeem(cursor, invitation, user)
 
-        await self._accounts.add(user, password, redeem)
+        try:
+            await self._accounts.add(user, password, redeem)
+        except Exception:
+            # a name that is taken is no account that was made: whoever chooses another one must not find the day's share used up
+            for allowance, key, at in counted:
+                allowance.give_back(key, at)
+            raise
         visit.done = True
         visit.challenge = None
         log.info("account_registered", user=str(user), peer=link.peer, invited=invitation is not None)
