@@ -89,7 +89,7 @@ async def test_slixmpp_verifies_our_own_hash(login: Login, live_server: LiveServ
     peer = await slix(login, f"{ROMEO}/orchard", "xep_0115")
     caps = peer.client.plugin["xep_0115"]
     info = await peer.client.plugin["xep_0030"].get_info(jid="example.org", local=False, timeout=15)
-    ours = [f.for_domain("example.org") for f in live_server.c2s.settings.features if f.of_domain is not None]
+    ours = [f.of_domain("example.org") for f in live_server.c2s.settings.features if f.of_domain is not None]
     assert caps.generate_verstring(info["disco_info"], "sha-1").encode() in b"".join(ours)
 
 

@@ -36,12 +36,6 @@ def test_when_a_feature_is_offered(needs: Has, forbids: Has, expected: list[bool
     assert [feature.offered(have) for have in WAYS] == expected
 
 
-def test_a_feature_may_depend_on_the_host() -> None:
-    feature = StreamFeature(b"", of_domain=lambda domain: f"<x xmlns='urn:x'>{domain}</x>".encode())
-    assert feature.for_domain("a.example") == b"<x xmlns='urn:x'>a.example</x>"
-    assert StreamFeature(b"<y/>").for_domain("a.example") == b"<y/>"
-
-
 @pytest.mark.parametrize(
     ("xml", "expected"),
     [

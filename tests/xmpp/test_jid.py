@@ -220,7 +220,7 @@ def test_it_is_a_string_and_a_key() -> None:
 def test_bare_and_resource() -> None:
     full = JID.parse("romeo@example.org/x")
     bare = full.bare
-    assert (bare, bare.resource, bare.is_bare, full.is_bare) == ("romeo@example.org", "", True, False)
+    assert (bare, bare.resource, full.resource) == ("romeo@example.org", "", "x")
     assert bare.bare is bare
     assert full.bare is bare
     assert JID.parse("romeo@example.org/y").bare is bare

@@ -24,7 +24,6 @@ MUC_USER: Final = "http://jabber.org/protocol/muc#user"
 RETRACT_TAG: Final = f"{{{RETRACT}}}retract"
 STANZA_ID_TAG: Final = f"{{{SID}}}stanza-id"
 _BODY_TAG: Final = f"{{{ns.CLIENT}}}body"
-_X_USER_TAG: Final = f"{{{MUC_USER}}}x"
 _INVITES: Final = (f"{{{MUC_USER}}}invite", f"{{{MUC_USER}}}decline")
 
 

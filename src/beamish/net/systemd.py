@@ -1,4 +1,4 @@
-"""What a service manager wants to hear (sd_notify(3)) and hands over (sd_listen_fds(3)). Outside systemd: nothing.
+"""What a service manager wants to hear (sd_notify(3)). Outside systemd: nothing.
 
 Telling never fails the server: a notification that cannot be sent is logged and forgotten.
 """
@@ -6,22 +6,11 @@ Telling never fails the server: a notification that cannot be sent is logged and
 import os
 import socket
 import time
-from collections.abc import Mapping, MutableMapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping
 
 import structlog
 
 log = structlog.get_logger(__name__)
-
-_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
-_MAX_FDS: Final = 1024
-
-
-class Inherited(NamedTuple):
-    """A listening socket opened by the service manager, with the name its unit gave it (FileDescriptorName=)."""
-
-    name: str
-    socket: socket.socket
 
 
 def ready(status: str = "") -> bool:
@@ -39,19 +28,9 @@ def stopping(status: str = "") -> bool:
     return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
 
 
-def status(text: str) -> bool:
-    """One line for `systemctl status`."""
-    return notify(f"STATUS={text}")
-
-
 def watchdog() -> bool:
     """A sign of life; send one every `watchdog_interval()` seconds."""
     return notify("WATCHDOG=1")
-
-
-def extend_timeout(seconds: float) -> bool:
-    """Ask for `seconds` more, from now on, to start or stop (a long migration, many sessions to close)."""
-    return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
@@ -85,27 +64,3 @@ def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
     if not text.isdecimal() or int(text) == 0 or (owner and owner != str(os.getpid())):
         return None
     return int(text) / 2_000_000
-
-
-def listen_fds(environ: MutableMapping[str, str] = os.environ) -> list[Inherited]:
-    """The sockets of a socket unit, non-blocking; the caller owns them. Empty if we were started without one.
-
-    Removes the variables, so that a second call or a child process does not take them again. What is no socket is
-    left alone and logged.
-    """
-    owner, count, names = (environ.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
-    if owner != str(os.getpid()) or not count.isdecimal():
-        return []
-    labels = names.split(":") if names else []
-    inherited: list[Inherited] = []
-    for index in range(min(int(count), _MAX_FDS)):
-        descriptor = _FIRST_FD + index
-        try:
-            os.set_inheritable(descriptor, False)
-            listening = socket.socket(fileno=descriptor)
-            listening.setblocking(False)
-        except OSError as error:
-            log.warning("inherited_descriptor_unusable", descriptor=descriptor, reason=str(error))
-            continue
-        inherited.append(Inherited(labels[index] if index < len(labels) else "unknown", listening))
-    return inherited

@@ -35,10 +35,6 @@ class StreamFeature:
     forbids: Has = Has.BOUND
     of_domain: Callable[[str], bytes] | None = None
 
-    def for_domain(self, domain: str) -> bytes:
-        """The XML for a stream to this host."""
-        return self.xml if self.of_domain is None else self.of_domain(domain)
-
     def offered(self, have: Has) -> bool:
         """Whether a stream that `have` gets this feature offered now."""
         return self.needs in have and not (have & self.forbids)

@@ -41,7 +41,6 @@ class MemoryTransport(asyncio.Transport):
         super().__init__({"peername": ("192.0.2.1", 4096)})
         self._protocol = protocol
         self._client = client
-        self._held: list[bytes] = []
         self._closing = False
         self._reading = True
         self._waiting: list[bytes] = []
@@ -60,19 +59,10 @@ class MemoryTransport(asyncio.Transport):
         if self._closing:
             return
         if self.stuck:
-            self._held.append(bytes(data))
             self._unread += len(data)
             self._protocol.pause_writing()
         else:
             self._client.feed(bytes(data))
-
-    def unstick(self) -> None:
-        """The peer reads again."""
-        self.stuck = False
-        held, self._held, self._unread = self._held, [], 0
-        for data in held:
-            self._client.feed(data)
-        self._protocol.resume_writing()
 
     def receive(self, data: bytes) -> None:
         """Bytes from the client arrive, when the server reads."""

@@ -122,11 +122,6 @@ class JID(str):
         return bare
 
     @property
-    def is_bare(self) -> bool:
-        """Whether there is no resource."""
-        return not self.resource
-
-    @property
     def wire(self) -> bytes:
         """The address as UTF-8, escaped to stand between single quotes in an XML attribute. Made once, on first use."""
         wire = self._wire

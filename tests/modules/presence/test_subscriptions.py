@@ -22,7 +22,6 @@ NAMES = {
     "From + Pending Out": State.FROM_OUT,
     "Both": State.BOTH,
 }
-SAME = "no state change"
 
 TABLE_2 = """
 None                  | MUST | None + Pending Out

@@ -24,10 +24,6 @@ async def cast(stage: Stage, **config: str) -> tuple[Client, Client]:
     return romeo, juliet
 
 
-async def owns(stage: Stage, who: Client, type: str, inner: str) -> object:
-    return await stage.iq(who, type, inner, ns=OWNER)
-
-
 async def configured(stage: Stage, who: Client, node: str = "musings") -> dict[str, list[str]]:
     """The values of the configuration form."""
     got = await stage.get(who, f"<configure node='{node}'/>", ns=OWNER)

@@ -298,11 +298,6 @@ def unmet(config: NodeConfig, submitted: Submission, bounds: Bounds) -> str:
     return ""
 
 
-def for_account(access: str = "presence", items: int = 1) -> NodeConfig:
-    """The defaults of a node in an account (XEP-0163 §5)."""
-    return NodeConfig(access_model=access, max_items=items, notify_delete=True)
-
-
 def jids(config: NodeConfig) -> tuple[JID, ...]:
     """The contacts as addresses."""
     return tuple(JID.parse(text) for text in config.contact)
