@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.net.federated import UNLIMITED, Two, both_ways, exchange, pair, reason
+from tests.watched import until
 
 from beamish.core.services import RosterItem, RosterService
 from beamish.modules.presence import reunion
@@ -230,6 +231,54 @@ async def test_presence_that_got_lost_with_a_stream_is_asked_for(
             relay.cut()
             relay.silent = False
         await awaited(romeo, "<presence from='juliet@b.example/y'><show>away</show></presence>")
+
+
+async def test_presence_on_a_stream_that_the_peer_has_forgotten_is_told_again(
+    ca: Authority, names: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can say what arrived on it: who changed his presence then shows himself again, though nothing is resumed."""
+    monkeypatch.setattr(reunion, "SETTLING", 0.01)
+    a, b = pair(ca, names)
+    async with a, b, Relay(b.s2s_port) as to_b:
+        names.move("b.example", to_b.port)
+        romeo = await a.client("romeo@a.example/x", presence=True, roster=True)
+        juliet = await b.client("juliet@b.example/y", presence=True, roster=True)
+        await subscribed(romeo, juliet)
+        await subscribed(juliet, romeo)
+        to_b.silent = True
+        romeo.send("<presence><show>away</show></presence>")
+        await awaited(romeo, "<presence from='romeo@a.example/x'><show>away</show></presence>")
+
+        async def forgotten(*_: Any) -> None:
+            return None
+
+        monkeypatch.setattr(b.federation.__class__, "settle", forgotten)
+        b.federation.resumable.clear()
+        to_b.cut()
+        to_b.silent = False
+        await awaited(juliet, "<presence from='romeo@a.example/x'><show>away</show></presence>")
+
+
+async def test_a_server_that_started_anew_at_once_is_asked_who_is_there(
+    ca: Authority, names: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It remembers neither its users' sessions nor its stream, but can be reached before that stream is given up."""
+    monkeypatch.setattr(reunion, "SETTLING", 0.01)
+    a, b = pair(ca, names, b={"settings": {"s2s": {"resume_seconds": 0.5}}})
+    async with a, b:
+        romeo = await a.client("romeo@a.example/x", presence=True, roster=True)
+        juliet = await b.client("juliet@b.example/y", presence=True, roster=True)
+        await subscribed(romeo, juliet)  # it opens the stream
+        await subscribed(juliet, romeo)
+        async with FederatedServer(ca, names, domains=("a.example",), accounts=("romeo@a.example",)) as anew:
+            rosters = anew.kernel.service(RosterService)
+            await rosters.change(JID.parse("romeo@a.example"), RosterItem(JID.parse("juliet@b.example"), from_=True))
+            [theirs] = b.federation.links
+            await until(lambda: theirs.acks is not None and not theirs.acks.pending)
+            a.federation.draining = True  # it says no more
+            for link in tuple(a.federation.links):
+                link.abort()
+            await awaited(juliet, "<presence from='romeo@a.example' type='unavailable'/>")
 
 
 async def test_presence_that_found_no_room_in_the_queue_is_told_later(

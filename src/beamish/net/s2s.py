@@ -382,6 +382,9 @@ class Federation:
             return
         del self.resumable[acks.id]
         self.missed(link.remotes)
+        for remote in {remote for (_, remote), route in self.routes.items() if route.link is not None}:
+            if remote in self._lost and remote in link.remotes:
+                self.heard_from(remote)  # it started anew, and was back before it was clear that the stream is over
         waiting = [route for route in self.routes.values() if route.holder is link]
         for route in waiting:
             route.holder = None
