@@ -104,13 +104,13 @@ async def test_what_the_disk_refused_is_tried_again_until_it_is_taken(
     sink = Sink(db, most=5)
     for n in (1, 2):
         sink.rows.add(n, 10)
-    db.fail_next(FULL)
+    db.fail_next()
     await db.flushed()
     assert (sink.rows.rows, sink.rows.bytes) == (2, 20)  # they count until they are stored
     assert sink.rows.add(3, 10) <= db.durable
     await db.flushed()
     await asyncio.sleep(0)
-    db.fail_next(FULL)
+    db.fail_next()
     sink.rows.add(4, 10)
     sink.clock.advance(RETRY_SECONDS)
     await db.flushed()
@@ -140,7 +140,7 @@ async def test_ticks_on_their_way_fail_with_one_that_is_refused(
     sink.rows.add(1, 10)
     sink.rows.seal()
     sink.rows.add(2, 10)
-    db.fail_next(FULL)
+    db.fail_next()
     await db.flushed()
     assert (await sink.kept(), db.owed) == ([], 2)
     sink.clock.advance(RETRY_SECONDS)
@@ -160,7 +160,7 @@ async def test_an_episode_is_told_once(
             sink.rows.add(n, 10)
             await db.flushed()
             await asyncio.sleep(0)
-        db.fail_next(FULL)
+        db.fail_next()
         sink.clock.advance(RETRY_SECONDS)
         await db.flushed()
         sink.clock.advance(RETRY_SECONDS)
@@ -171,7 +171,7 @@ async def test_an_episode_is_told_once(
 
     for _ in range(2):
         caplog.clear()
-        db.fail_next(FULL)
+        db.fail_next()
         await episode()
         told = [record.getMessage() for record in caplog.records]
         assert [text for text in ("rows_not_stored_yet", "rows_stored_again") for one in told if text in one] == [
@@ -187,7 +187,7 @@ async def test_an_episode_of_which_nothing_is_left_is_over(
     sink = Sink(db)
     for n in (1, 3):
         caplog.clear()
-        db.fail_next(FULL)
+        db.fail_next()
         sink.rows.add(n, 10)
         await db.flushed()
         sink.rows.drop(lambda _: True)
@@ -226,7 +226,7 @@ async def test_what_waits_can_be_forgotten(db: MemoryDatabase, expected_errors: 
     sink = Sink(db)
     for tick in ((1, 2), (3,), (4, 5)):
         if tick == (1, 2):
-            db.fail_next(FULL)
+            db.fail_next()
         for n in tick:
             sink.rows.add(n, 10)
         await db.flushed()
@@ -246,7 +246,7 @@ async def test_what_joins_a_tick_that_is_just_handed_over_is_not_lost(
     """The timer may fire between two rows of a tick, be it that the first of them is gone."""
     expected_errors.add("rows_not_stored_yet")
     sink = Sink(db)
-    db.fail_next(FULL)
+    db.fail_next()
     sink.rows.add(1, 10)
     await db.flushed()
     sink.rows.drop(lambda n: True)
@@ -265,7 +265,7 @@ async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
     """Thousands of ticks may wait: all at once they would fill the queue each second, and the log with their failures."""
     expected_errors.add("rows_not_stored_yet")
     sink = Sink(db)
-    db.fail_next(FULL)
+    db.fail_next()
     for n in range(5):
         sink.rows.add(n, 10)
         await db.flushed()
@@ -273,7 +273,7 @@ async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
     assert db.owed == 5
     for _ in range(3):
         before = db.durable
-        db.fail_next(FULL)
+        db.fail_next()
         sink.clock.advance(RETRY_SECONDS)
         await db.flushed()
         assert db.durable == before + 1
@@ -287,7 +287,7 @@ async def test_a_full_disk_is_asked_about_one_tick_at_a_time(
 async def test_what_waits_can_be_handed_over_at_once(db: MemoryDatabase, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("rows_not_stored_yet")
     sink = Sink(db)
-    db.fail_next(FULL)
+    db.fail_next()
     for n in range(3):
         sink.rows.add(n, 10)
         await db.flushed()
@@ -316,7 +316,7 @@ async def test_what_is_no_longer_to_be_stored_is_not_tried_again(
         told.append,
         lambda row: row not in gone,
     )
-    db.fail_next(FULL)
+    db.fail_next()
     for tick in ((7,), (1, 2), (3,)):
         for n in tick:
             rows.add(n, 10)
@@ -375,7 +375,7 @@ async def test_what_is_on_its_way_is_forgotten_if_it_is_refused(
             sink.rows.seal()
         sink.rows.drop(lambda row: row in (1, 3))
         sink.rows.add(3, 10)  # a new account of the same name
-        db.fail_next(FULL, jobs=3)
+        db.fail_next(jobs=3)
     await db.flushed()
     for _ in range(3):
         sink.clock.advance(RETRY_SECONDS)
@@ -412,7 +412,7 @@ async def test_a_closed_database(db: MemoryDatabase, expected_errors: ExpectedEr
     expected_errors.add("rows_not_stored_yet")
     expected_errors.add("rows_lost")
     sink = Sink(db)
-    db.fail_next(FULL)
+    db.fail_next()
     sink.rows.add(1, 10)
     await db.flushed()
     sink.rows.add(2, 10)
@@ -443,7 +443,7 @@ async def test_too_many_callbacks_of_others_leave_no_job_behind(expected_errors:
             sink.rows.add(2, 10)
         await db.flushed()
         assert (await sink.kept(), sink.rows.rows) == ([], 0)
-        db.fail_next(FULL)
+        db.fail_next()
         sink.rows.add(1, 10)
         await db.flushed()
         crowd()

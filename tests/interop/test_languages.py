@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.processes import run_to_end
 
 from beamish.testing import LiveServer
 
@@ -33,20 +33,10 @@ async def server() -> AsyncIterator[LiveServer]:
 async def output(server: LiveServer, *command: str | Path) -> list[str]:
     """What a program says, which ends well."""
     ca = str(server.ca)
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, "NODE_EXTRA_CA_CERTS": ca, "SSL_CERT_FILE": ca},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, said.decode()
-    return said.decode().splitlines()
+    env = {**os.environ, "NODE_EXTRA_CA_CERTS": ca, "SSL_CERT_FILE": ca}
+    ended = await run_to_end(*command, seconds=PATIENCE, env=env, together=True)
+    assert ended.status == 0, ended.out
+    return ended.out.splitlines()
 
 
 @pytest.mark.parametrize("direct_tls", [False, True], ids=["starttls", "direct"])

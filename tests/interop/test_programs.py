@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.processes import run_to_end
 
 from beamish.testing import LiveServer
 
@@ -218,10 +219,9 @@ async def profanity(live_server: LiveServer, tmp_path: Path) -> AsyncIterator[Ca
 
 async def direct_policy(path: str) -> str:
     """What this version of profanity calls TLS from the first byte: "legacy" up to 0.13."""
-    process = await asyncio.create_subprocess_exec(path, "--version", stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    version = re.search(rb"version (\d+)\.(\d+)", out)
-    assert version is not None, out
+    ended = await run_to_end(path, "--version", seconds=PATIENCE)
+    version = re.search(r"version (\d+)\.(\d+)", ended.out)
+    assert version is not None, ended
     return "direct" if (int(version[1]), int(version[2])) > (0, 13) else "legacy"
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.processes import run_to_end
 
 from beamish.net.dns import Srv
 from beamish.testing import LiveServer
@@ -101,20 +102,6 @@ def program(name: str) -> str:
     return path
 
 
-async def run(*command: str | Path, seconds: float = PATIENCE) -> str:
-    """What a program prints; it is killed when its time is over."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), seconds)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return out.decode(errors="replace")
-
-
 async def judge(*only: str) -> str:
     """Let Smack test a server, everything or only some tests; its log."""
     java, keytool = program("java"), program("keytool")
@@ -131,7 +118,7 @@ async def judge(*only: str) -> str:
         async with server, NameServer(names) as resolver:
             names.records["_xmpp-client._tcp.example.org"] = [Srv(0, 0, server.port, "localhost")]
             trusted = Path(folder) / "trusted"
-            await run(
+            await run_to_end(
                 keytool, "-importcert", "-noprompt", "-alias", "ca", "-file", server.ca, "-keystore", trusted,
                 "-storepass", "changeit", seconds=30.0,
             )  # fmt: skip
@@ -150,14 +137,17 @@ async def judge(*only: str) -> str:
             }
             if only:
                 settings["sinttest.enabledTests"] = ",".join(only)
-            return await run(
+            ended = await run_to_end(
                 java,
                 "-Xmx256m",
                 "-cp",
                 f"{LIBRARY}/*",
                 *(f"-D{key}={value}" for key, value in settings.items()),
                 "org.igniterealtime.smack.inttest.SmackIntegrationTestFramework",
+                seconds=PATIENCE,
+                together=True,
             )
+            return ended.out
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ in which something failed is run again, with a server of its own, twice at most;
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from tests.interop.foreign_suite import Order, Outcome
+from tests.processes import run_to_end
 
 from beamish.testing import LiveServer
 
@@ -103,23 +103,10 @@ async def run(server: LiveServer, suite: Suite) -> list[Outcome]:
         "suite",
         list(suite.leave_out),
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        f"tests.interop.{suite.library}_suite",
-        order.to_json(),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        told, complaints = await asyncio.wait_for(process.communicate(), PATIENCE)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, complaints.decode()[-4000:]
-    return [Outcome(**json.loads(line)) for line in told.splitlines()]
+    module = f"tests.interop.{suite.library}_suite"
+    ended = await run_to_end(sys.executable, "-m", module, order.to_json(), cwd=ROOT, seconds=PATIENCE)
+    assert ended.status == 0, ended.err[-4000:]
+    return [Outcome(**json.loads(line)) for line in ended.out.splitlines()]
 
 
 def names(ended: Collection[Outcome]) -> set[str]:

@@ -9,7 +9,6 @@ import pytest_asyncio
 
 from beamish.core.services import Outbox, StoredOutbox
 from beamish.modules.outbox import OutboxModule
-from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
@@ -126,7 +125,7 @@ async def test_a_count_that_could_not_be_written_is_told_later(
     key = outbox.begin("id-1", outgoing=False, pairs=PAIRS)
     await world.settle()
     told: list[int] = []
-    db.fail_next(StorageUnavailable("disk full"), jobs=1)
+    db.fail_next()
     outbox.handled(key, 5, lambda: told.append(5))
     await world.settle()
     assert told == []
@@ -165,7 +164,7 @@ async def test_a_count_is_refused_with_what_it_stands_for(
     for count in (1, 2, 3):
         outbox.handled(key, count, lambda count=count: told.append(count))  # type: ignore[misc]
         db.submit("archive", lambda c: None, lambda _: None)
-        db.fail_next(StorageUnavailable("disk full"), jobs=1)
+        db.fail_next()
         await world.settle()
     assert told == []
     assert (await left(world)).streams[0].handled == 0
@@ -183,7 +182,7 @@ async def test_a_stream_is_there_before_its_counts_and_its_end(
     await world.settle()
     told: list[MemoryDatabase] = []
 
-    db.fail_next(StorageUnavailable("disk full"), jobs=rest)
+    db.fail_next(jobs=rest)
     keys = [outbox.begin(f"id-{n}", outgoing=False, pairs=PAIRS) for n in (1, 2)]
     await world.settle()
     db.fail_no_more()
@@ -223,14 +222,13 @@ async def test_streams_that_wait_for_the_disk_are_bounded(
 ) -> None:
     expected_errors.add("outbox_not_stored")
     monkeypatch.setattr("beamish.modules.outbox._UNDONE", 3)
-    db.fail_next(StorageUnavailable("disk full"), jobs=1_000)
     keys = []
-    for n in range(5):
-        keys.append(outbox.begin(f"id-{n}", outgoing=False, pairs=PAIRS))
-        await world.settle()
-    assert [bool(key) for key in keys] == [True, True, True, False, False]
-    await world.pass_time(2.2)
-    db.fail_no_more()
+    with db.refusing():
+        for n in range(5):
+            keys.append(outbox.begin(f"id-{n}", outgoing=False, pairs=PAIRS))
+            await world.settle()
+        assert [bool(key) for key in keys] == [True, True, True, False, False]
+        await world.pass_time(2.2)
     await world.pass_time(1.1)
     assert [stream.key for stream in (await left(world)).streams] == keys[:3]
 
@@ -246,7 +244,7 @@ async def test_of_counts_that_were_refused_the_later_holds(
     for count in (0xFFFFFFFF, 0):  # the count begins anew
         outbox.handled(key, count, lambda count=count: told.append(count))  # type: ignore[misc]
         world.kernel.registry.module(OutboxModule)._write_counts()
-    db.fail_next(StorageUnavailable("disk full"), jobs=2)
+    db.fail_next(jobs=2)
     await world.settle()
     await world.pass_time(1.1)
     assert sorted(told) == [0, 0xFFFFFFFF]
@@ -259,7 +257,7 @@ async def test_deletions_that_failed_are_made_later(
     expected_errors.add("outbox_not_stored")
     row = outbox.keep(b"<w/>", None, 0)
     await world.settle()
-    db.fail_next(StorageUnavailable("disk full"), jobs=1)
+    db.fail_next()
     outbox.drop([row], soon=True)
     await world.settle()
     await world.pass_time(1.1)
@@ -300,7 +298,7 @@ async def test_refused_stanzas_are_told_before_their_position_is_durable(
     await world.settle()
     told: list[tuple[str, list[int]]] = []
     outbox.refused = lambda rows, error: told.append((error.condition.value, list(rows)))
-    db.fail_next(StorageUnavailable("disk full"), jobs=1)
+    db.fail_next()
     outbox.keep(b"<known/>", key, 1, known)
     new = [outbox.keep(b"<n1/>", key, 2), outbox.keep(b"<n2/>", None, 0)]
     db.when_durable(outbox.position, lambda: told.append(("durable", [])))

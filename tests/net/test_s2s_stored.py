@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.disk import room_for, room_for_all
 from tests.watched import until
 
 from beamish.core.services import Outbox
 from beamish.net.s2s_stored import worth_keeping
-from beamish.storage.api import Cursor, StorageBusy
+from beamish.storage.api import StorageBusy
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
 from beamish.testing.names import Directory
@@ -154,17 +155,6 @@ async def test_no_acknowledgement_before_the_row_is_on_disk(pair: Pair) -> None:
         await romeo.expect(f"<a xmlns='{SM}' h='2'/>")
 
 
-async def resize(server: FederatedServer, pages: int) -> int:
-    """Let the disk be full (0 pages), or have room for so many more; the pages in use."""
-
-    def work(c: Cursor) -> int:
-        used = int(c.value("PRAGMA page_count"))
-        c.value(f"PRAGMA max_page_count = {used + pages}")
-        return used
-
-    return await server.kernel.db.write("resize", work)
-
-
 LARGE = "x" * 150_000
 """More than there is room for in pages that are free."""
 
@@ -194,14 +184,14 @@ async def test_what_the_disk_does_not_take_comes_back(
             juliet = await b.client("juliet@b.example/y", presence=True)
             romeo.send(f"<message {to} id='0'><body>0</body></message>")
             await juliet.expect("<message id='0'/>")
-        await resize(a, 0)
+        await room_for(a.kernel.db, 0)
         for n in range(1, 4):
             romeo.send(f"<message {to} id='{n}'><body>{n} {LARGE}</body></message>")
         for n in range(1, 4):
             error = await romeo.expect(f"<message from='juliet@b.example' type='error' id='{n}'/>")
             assert error.find(f".//{{{STANZAS}}}resource-constraint") is not None
         assert await rows(a) == 0 or up
-        await resize(a, 10_000)
+        await room_for_all(a.kernel.db)
         romeo.send(f"<message {to} id='4'><body>4 {LARGE}</body></message>")
         if not up:
             await later.enter_async_context(b)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 
 INSERT = "INSERT INTO item (text) VALUES (?)"
@@ -47,6 +48,17 @@ async def test_close_ends_a_hold() -> None:
     db.when_durable(db.append("a", INSERT, ("a",)), lambda: called.append("durable"))
     await db.close()
     assert called == ["durable"]
+
+
+async def test_a_disk_that_refuses_takes_everything_again_behind_the_block() -> None:
+    async with await prepared() as db:
+        with pytest.raises(KeyError), db.refusing():  # also when the test fails in it
+            for _ in range(3):
+                with pytest.raises(StorageUnavailable, match="the disk is full"):
+                    await db.write("w", lambda c: c.run(INSERT, "a"))
+            raise KeyError
+        await db.write("w", lambda c: c.run(INSERT, "b"))
+        assert await db.fetch("SELECT text FROM item") == [("b",)]
 
 
 async def test_fail_next_fails_so_many_jobs_and_no_others() -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from tests.processes import run_to_end
 
 from beamish.net.control import call
 from beamish.testing import Client
@@ -126,17 +127,9 @@ class Daemon:
     async def command(self, *args: str, stdin: str = "") -> tuple[int, str, str]:
         """Run `beamish <args>` on the same configuration: exit status, standard output, standard error."""
         self.write_config()
-        process = await asyncio.create_subprocess_exec(
-            BEAMISH,
-            *(*args, "-c", "beamish.toml"),
-            cwd=self.directory,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), PATIENCE)
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
+        words = (BEAMISH, *args, "-c", "beamish.toml")
+        ended = await run_to_end(*words, cwd=self.directory, seconds=PATIENCE, text=stdin)
+        return ended.status, ended.out, ended.err
 
     async def add(self, address: str, password: str) -> None:
         """Make an account in the running server, through its control socket as `beamish user add` does."""

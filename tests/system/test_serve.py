@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
+from tests.processes import run_to_end
 from tests.system.conftest import BEAMISH, PATIENCE
 
 from beamish.net.certificate import keep_self_signed
@@ -213,16 +214,9 @@ async def test_a_second_server_on_the_same_data_touches_nothing(daemon: Daemon) 
     await daemon.start()
     await daemon.add("romeo@example.org", "secret of romeo")
     assert daemon.process is not None
-    second = await asyncio.create_subprocess_exec(
-        BEAMISH,
-        *("serve", "-c", "beamish.toml"),
-        cwd=daemon.directory,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, told = await asyncio.wait_for(second.communicate(), PATIENCE)
-    assert second.returncode == 1
-    (line,) = told.decode().splitlines()  # no module was started, no certificate looked at
+    second = await run_to_end(BEAMISH, "serve", "-c", "beamish.toml", cwd=daemon.directory, seconds=PATIENCE)
+    assert second.status == 1
+    (line,) = second.err.splitlines()  # no module was started, no certificate looked at
     assert f"in use by another server or command (process {daemon.process.pid})" in line
     client = await daemon.client("romeo@example.org/orchard", "secret of romeo")
     client.send("</stream:stream>")

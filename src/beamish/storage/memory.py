@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -96,18 +97,27 @@ class MemoryDatabase(CommitQueue):
         finally:
             self.release()
 
-    def fail_next(self, exc: Exception, jobs: int = 1) -> None:
-        """Let the next jobs to be committed fail with `exc`, as if the disk had refused them.
+    def fail_next(self, exc: Exception | None = None, jobs: int = 1) -> None:
+        """Let the next jobs to be committed fail as if the disk had refused them: it is full, or whatever `exc` says.
 
         Others fail only if they are `whole` and of the same commit.
         """
         if jobs < 1:
             raise ValueError("at least one job must fail")
-        self._fail = (exc, jobs)
+        self._fail = (exc or StorageUnavailable("the disk is full"), jobs)
 
     def fail_no_more(self) -> None:
         """End `fail_next`: the disk takes everything again."""
         self._fail = None
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """The disk is full until the end of the block, whatever comes, and takes everything behind it."""
+        self.fail_next(jobs=sys.maxsize)
+        try:
+            yield
+        finally:
+            self.fail_no_more()
 
     def _wake(self) -> None:
         if not self._held:

@@ -13,7 +13,7 @@ from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.mam import module
 from beamish.modules.mam.keeper import MERGE_DELAY
 from beamish.modules.mam.module import MamModule
-from beamish.storage.api import Cursor, StorageBusy, StorageUnavailable
+from beamish.storage.api import Cursor, StorageBusy
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
@@ -227,7 +227,7 @@ async def test_what_the_disk_does_not_take_is_tried_again(world: World, expected
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     say(romeo, "before")
     await juliet.expect("<message id='before'/>")
-    world.db.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+    world.db.fail_next()
     say(romeo, "refused")
     await juliet.expect("<message id='refused'/>")
     say(romeo, "behind")
@@ -251,7 +251,7 @@ async def test_a_disk_that_stays_full_is_felt_by_senders(
     monkeypatch.setattr(mam._log, "most", 4)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     juliet = await world.login("juliet@example.org/balcony", presence=True)
-    world.db.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+    world.db.fail_next()
     say(romeo, "0")
     await juliet.expect("<message id='0'/>")
     say(romeo, "1")
@@ -276,7 +276,7 @@ async def test_an_error_means_that_it_is_in_neither_archive(
     say(romeo, "first")
     await juliet.expect("<message id='first'/>")
     monkeypatch.setattr(mam._log, "most", most)
-    world.db.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+    world.db.fail_next()
     for n in range(4):
         say(romeo, str(n))
         await world.settle()
@@ -326,7 +326,7 @@ async def test_what_the_disk_took_late_is_not_missed_by_who_pages_on(
 
     for n in range(9):
         if n in (2, 3, 6):
-            world.db.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+            world.db.fail_next()
         say(romeo, str(n))
         await juliet.expect(f"<message id='{n}'/>")
         if n in (3, 4, 7):
@@ -350,7 +350,7 @@ async def test_nothing_of_a_removed_account_is_archived_later(
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     if on_its_way:
         world.db.hold()
-    world.db.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+    world.db.fail_next()
     for text in ("one", "two"):
         say(romeo, text)
         await juliet.expect(f"<message id='{text}'/>")
@@ -377,7 +377,7 @@ async def test_what_the_disk_refused_is_tried_again_at_the_stop(expected_errors:
     async with World(database=database) as world:
         romeo = await world.login("romeo@example.org/orchard", presence=True)
         juliet = await world.login("juliet@example.org/balcony", presence=True)
-        database.fail_next(StorageUnavailable("the disk is full"), jobs=1)
+        database.fail_next()
         for text in ("one", "two"):
             say(romeo, text)
             await juliet.expect(f"<message id='{text}'/>")

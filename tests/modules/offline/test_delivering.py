@@ -26,7 +26,6 @@ from beamish.core.module import Module
 from beamish.core.services import DeliveryReceipts
 from beamish.core.sessions import Session
 from beamish.modules.offline import store
-from beamish.storage.api import StorageUnavailable
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
@@ -255,7 +254,7 @@ async def test_messages_whose_removal_fails_come_again(world: World, romeo: Clie
     say(romeo, "x")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     answer(juliet, take(juliet)[1][0])
-    world.db.fail_next(StorageUnavailable("the disk is full"))
+    world.db.fail_next()
     await world.settle()
     assert await stored(world) == ["x"]
     await juliet.close()
@@ -275,7 +274,7 @@ async def test_a_held_message_whose_row_fails_is_delivered_directly(
     say(romeo, "1")
     juliet = await world.login("juliet@example.org/balcony", presence=True)
     take(juliet)
-    world.db.fail_next(StorageUnavailable("the disk is full"))
+    world.db.fail_next()
     say(romeo, "2")
     await world.settle()
     assert bodies(take(juliet)[0]) == ["2"]

@@ -9,7 +9,6 @@ import pytest
 from tests.modules.offline.kit import ALONE, JULIET, answer, bodies, module, say, stored, take
 
 from beamish.modules.offline import store
-from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
@@ -92,7 +91,7 @@ async def test_every_message_comes(
                 (world.db.release if slow else world.db.hold)()
                 slow = not slow
             elif what == "refuse" and refusing:
-                world.db.fail_next(StorageUnavailable("full"))
+                world.db.fail_next()
             if chance.random() < 0.6:
                 await world.settle()
                 phone.read()

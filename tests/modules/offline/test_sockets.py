@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.disk import room_for, room_for_all
 from tests.modules.offline.kit import JULIET, say
 
 from beamish.testing.client import Client
@@ -107,8 +108,7 @@ async def test_a_full_disk_is_said_to_the_sender_and_what_was_not_refused_is_the
         say(romeo, "first")
         db = server.kernel.db
         await db.flushed()
-        pages = await db.write("test", lambda c: c.value("PRAGMA page_count"))
-        await db.write("test", lambda c: c.value(f"PRAGMA max_page_count = {pages + 8}"))
+        await room_for(db, 8)
         sent = ["first"]
         for number in range(40):
             sent.append(f"{number} {'x' * 3_000}")
@@ -121,7 +121,7 @@ async def test_a_full_disk_is_said_to_the_sender_and_what_was_not_refused_is_the
         back = await refused(romeo)
         assert back, "the disk was not full"
         kept = [text for text in sent if text.split()[0] not in back]
-        await db.write("test", lambda c: c.value("PRAGMA max_page_count = 1000000"))
+        await room_for_all(db)
         assert await everything(await server.client("juliet@example.org/balcony")) == kept
         await db.flushed()
         result = await server.kernel.commands.run("offline.count", {"jid": str(JULIET)})

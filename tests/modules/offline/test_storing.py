@@ -25,7 +25,7 @@ from tests.modules.offline.kit import (
 from beamish.core.events import Context
 from beamish.modules.offline import store
 from beamish.modules.offline.worth import worth_keeping
-from beamish.storage.api import StorageBusy, StorageUnavailable
+from beamish.storage.api import StorageBusy
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
@@ -245,7 +245,7 @@ async def test_a_row_that_cannot_be_committed_goes_back_to_the_sender(
     expected_errors.add("offline_message_not_stored")
     say(romeo, "kept")
     await world.settle()
-    world.db.fail_next(StorageUnavailable("the disk is full"))
+    world.db.fail_next()
     say(romeo, "lost")
     await romeo.expect(
         "<message type='error' id='lost' from='juliet@example.org'><error type='wait'>"

@@ -10,7 +10,7 @@ from tests.modules.sm.play import after_a_crash, unconfirmed
 
 from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.sm.store import FOLD_SECONDS
-from beamish.storage.api import StorageBusy, StorageUnavailable
+from beamish.storage.api import StorageBusy
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
@@ -138,7 +138,7 @@ async def test_a_commit_that_fails_delays_the_acknowledgement_only(
     assert isinstance(world.db, MemoryDatabase)
     juliet.send("<presence/>")
     await juliet.expect("<presence/>")
-    world.db.fail_next(StorageUnavailable("disk full"))
+    world.db.fail_next()
     juliet.send(f"<r xmlns='{SM}'/>")
     await juliet.expect_nothing()
     await world.pass_time(1.0)
@@ -153,7 +153,7 @@ async def test_a_message_that_cannot_be_stored_is_delivered_all_the_same(
     juliet, _ = await managed(world, JULIET)
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     assert isinstance(world.db, MemoryDatabase)
-    world.db.fail_next(StorageUnavailable("disk full"))
+    world.db.fail_next()
     say(romeo, JULIET, "x")
     await juliet.expect("<message id='x'/>")
     assert await unconfirmed(world.db) == []

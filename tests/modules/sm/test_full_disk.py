@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.disk import room_for, room_for_all
 from tests.modules.sm.conftest import CALM, SM, managed, say
 
 from beamish.core.gather import RETRY_SECONDS
@@ -57,8 +58,7 @@ async def test_nothing_is_acknowledged_that_a_full_disk_has_not_taken(
     async with SqliteDatabase.open(path) as db, World(database=db, settings={"c2s": CALM}) as world:
         juliet, _ = await managed(world, JULIET)
         romeo, _ = await managed(world, ROMEO)
-        pages = await db.write("pages", lambda c: int(c.value("PRAGMA page_count")))
-        await db.write("limit", lambda c: c.value(f"PRAGMA max_page_count = {pages + room}"))
+        await room_for(db, room)
         for number in range(60):
             say(romeo, JULIET, f"{number}" + "x" * (20_000 if number % 7 == 3 else 10))  # some would find room
             romeo.send(f"<r xmlns='{SM}'/>")
@@ -73,7 +73,7 @@ async def test_nothing_is_acknowledged_that_a_full_disk_has_not_taken(
                 assert archived >= told
                 assert streamed >= told
         assert acknowledged(romeo) < 60
-        await db.write("limit", lambda c: c.value("PRAGMA max_page_count = 1000000"))
+        await room_for_all(db)
         for _ in range(6):
             await world.pass_time(RETRY_SECONDS)
             await db.flushed()

@@ -104,7 +104,7 @@ async def test_the_disk_refuses_the_fold_and_takes_it_later(expected_errors: Exp
         for number in range(5):
             play.send(stream, b"%d" % number)
         await play.settle()
-        db.fail_next(StorageUnavailable("the disk is full"), jobs=2)
+        db.fail_next(jobs=2)
         play.clock.advance(store.FOLD_SECONDS)
         play.handle(stream, 3)
         with pytest.raises(StorageUnavailable):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,15 +36,6 @@ REFUSED = (
 @pytest.fixture(autouse=True)
 def announced(expected_errors: ExpectedErrors) -> None:
     expected_errors.events |= {"rows_not_stored_yet", "sessions_not_stored", "messages_refused"}
-
-
-@asynccontextmanager
-async def refusing(db: Any) -> AsyncIterator[None]:
-    """The disk takes nothing."""
-    assert isinstance(db, MemoryDatabase)
-    db.fail_next(FULL, jobs=1_000_000)
-    yield
-    db.fail_no_more()
 
 
 def module_of(world: World) -> StreamManagementModule:
@@ -93,7 +83,7 @@ async def test_what_would_be_too_much_is_refused_before_anybody_has_it(
     monkeypatch.setattr(module_of(world).journal._messages, "most", 6)
     juliet, _ = await managed(world, JULIET)
     romeo, _ = await managed(world, ROMEO)
-    async with refusing(world.db):
+    with world.db.refusing():
         for number in range(9):
             say(romeo, JULIET, str(number))
             ask(romeo)
@@ -141,7 +131,7 @@ async def test_what_is_in_memory_alone_is_confirmed_or_stored_before_anything_is
     monkeypatch.setattr(module_of(world).journal._messages, "most", 2)
     juliet, _ = await managed(world, JULIET)
     romeo, _ = await managed(world, ROMEO)
-    async with refusing(world.db):
+    with world.db.refusing():
         for number in range(6):
             say(romeo, JULIET, str(number))
             ask(romeo)
@@ -196,7 +186,7 @@ async def test_an_acknowledgement_waits_for_all_that_was_refused(archive: bool) 
         juliet, _ = await managed(world, JULIET)
         romeo, _ = await managed(world, ROMEO)
         await world.settle()
-        async with refusing(world.db):
+        with world.db.refusing():
             for number in range(4):
                 say(romeo, JULIET, str(number))
                 ask(romeo)
@@ -220,12 +210,12 @@ async def test_the_archive_may_wait_longer_than_the_count(expected_errors: Expec
         romeo, _ = await managed(world, ROMEO)
         await world.settle()
         assert isinstance(world.db, MemoryDatabase)
-        world.db.fail_next(FULL)
+        world.db.fail_next()
         say(romeo, JULIET, "x")
         await world.settle()
         for _ in range(3):
             ask(romeo)
-            world.db.fail_next(FULL)
+            world.db.fail_next()
             await world.pass_time(RETRY_SECONDS)
             assert acknowledged(romeo) == []
         await juliet.expect("<message id='x'/>")
@@ -239,7 +229,7 @@ async def test_a_session_whose_row_was_refused_gets_one_before_its_messages_coun
     romeo, _ = await managed(world, ROMEO)
     await world.settle()
     assert isinstance(world.db, MemoryDatabase)
-    world.db.fail_next(FULL)
+    world.db.fail_next()
     await enable(juliet)
     say(romeo, JULIET, "x")
     await recovered(world)
@@ -273,7 +263,7 @@ async def test_what_an_ended_session_leaves_is_stored_when_the_disk_takes_it(
                     assert sum(b"id='%b'" % text in bytes(wire) for (wire,) in wires) >= 1, text  # for a moment in both
 
         [session] = world.kernel.sessions.of(JID.parse("juliet@example.org")).all
-        db.fail_next(FULL, jobs=first)
+        db.fail_next(jobs=first)
         world.kernel.end_session(session, "expired")
         for _ in range(6):
             await world.settle()
@@ -337,7 +327,7 @@ async def test_a_session_whose_row_was_refused_keeps_what_came_after_it(
     expected_errors.add("offline_message_not_stored")
     juliet = await world.login(JULIET)
     await world.settle()
-    async with refusing(world.db):
+    with world.db.refusing():
         id = await enable(juliet)
         juliet.send("<presence><status>here</status></presence>")
         say(juliet, ROMEO, "x")
@@ -359,7 +349,7 @@ async def test_a_session_whose_row_was_refused_keeps_what_came_after_it(
 async def test_so_many_sessions_may_wait_for_their_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_OWED_MOST", 3)
     one, two, more = [await world.login(f"juliet@example.org/{name}") for name in ("one", "two", "more")]
-    async with refusing(world.db):
+    with world.db.refusing():
         for client in (one, two):
             await enable(client)
             await world.settle()
@@ -383,7 +373,7 @@ async def test_what_is_confirmed_before_the_disk_takes_it_leaves_no_trace(world:
     romeo = await world.login(ROMEO, presence=True)
     await world.settle()
     journal = module_of(world).journal
-    async with refusing(world.db):
+    with world.db.refusing():
         for number in range(20):
             say(romeo, JULIET, str(number))
             await world.settle()
@@ -424,7 +414,7 @@ async def test_a_session_whose_row_was_refused_may_end_before_it_gets_one(world:
         await enable(juliet)
         juliet.send("</stream:stream>")
         await world.settle()
-        world.db.fail_next(FULL)
+        world.db.fail_next()
     await recovered(world)
     assert await world.db.fetch("SELECT jid FROM sm_session") == []
 
@@ -439,7 +429,7 @@ async def test_stored_messages_stay_in_the_store_until_the_stream_has_them_on_di
     await enable(juliet)
     await world.settle()
     assert isinstance(world.db, MemoryDatabase)
-    world.db.fail_next(FULL)
+    world.db.fail_next()
     say(romeo, nurse.jid, "refused")  # what is handed over from now on waits behind it
     await world.settle()
     juliet.send("<presence/>")
@@ -459,7 +449,7 @@ async def test_nothing_of_a_removed_account_is_stored_later(world: World) -> Non
     romeo = await world.login(ROMEO)
     await world.settle()
     assert isinstance(world.db, MemoryDatabase)
-    world.db.fail_next(FULL)
+    world.db.fail_next()
     for number in range(2):
         say(romeo, JULIET, str(number))
         await world.settle()
@@ -484,7 +474,7 @@ async def test_who_sends_nothing_for_long_is_refused_nothing(world: World, monke
         wire = f"<message from='a@example.net/x' to='{JULIET}' type='chat' id='{id}'><body>{id}</body></message>"
         world.kernel.router.from_elsewhere(Context(Stanza.parse(wire.encode())))
 
-    async with refusing(world.db):
+    with world.db.refusing():
         for id in ("one", "two"):
             arrive(id)
             await world.settle()
@@ -546,7 +536,7 @@ async def test_what_the_stop_has_written_is_not_written_again() -> None:
     async with World(database=database, settings=settings()) as world:
         juliet, id = await managed(world, JULIET)
         romeo = await world.login(ROMEO)
-        database.fail_next(FULL)
+        database.fail_next()
         say(romeo, JULIET, "x")
         await juliet.expect("<message id='x'/>")
         clock = world.clock

@@ -298,7 +298,7 @@ class RegisterModule(Module):
         try:
             await self._accounts.add(user, password, redeem)
         except Exception:
-            # a name that is taken is no account that was made: whoever chooses another one must not find the day's share used up
+            # a name that is taken is no account made: whoever chooses another must not find the day's share used up
             for allowance, key, at in counted:
                 allowance.give_back(key, at)
             raise
