@@ -95,7 +95,7 @@ def test_subscribers_of_an_authorize_node_retrieve_until_their_lease_ends() -> N
     from beamish.modules.pubsub.options import Options
 
     made = node("authorize", publish_model="subscribers")
-    made.subscriptions["1"] = Subscription(JID.parse(f"{ME}/x"), "1", State.SUBSCRIBED, Options(expire=10.0))
+    made.enter(Subscription(JID.parse(f"{ME}/x"), "1", State.SUBSCRIBED, Options(expire=10.0)))
     check_retrieve(made, ME, STRANGER, 9.0)
     check_publish(made, ME, 9.0)
     with pytest.raises(StanzaError):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from beamish.modules.pubsub.hosts import Hosts
+from beamish.modules.pubsub.model import Host
+from beamish.storage.api import Cursor
 from beamish.testing.client import Client
 from beamish.testing.match import mismatch
 from beamish.testing.world import World
@@ -467,3 +473,60 @@ async def test_administrators_own_every_node_of_the_service() -> None:
         assert (await configured(stage, nurse))["pubsub#access_model"] == ["whitelist"]
         await stage.get(nurse, "<items node='musings'/>")
         await stage.set(nurse, "<delete node='musings'/>", ns=OWNER)
+
+
+async def test_many_changes_of_one_request_are_stored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World() as world:
+        stage = Stage(world)
+        romeo, juliet = await cast(stage)
+        await stage.publish(romeo, "musings", "i1")
+        stored: list[str] = []
+        write = Hosts.write
+
+        async def counted(self: Hosts, host: Host, name: str, fn: Callable[[Cursor], Any]) -> Any:
+            stored.append(name)
+            return await write(self, host, name, fn)
+
+        monkeypatch.setattr(Hosts, "write", counted)
+        many = [f"u{n}@example.net" for n in range(300)]
+        for state in ("subscribed", "none"):
+            inner = "".join(f"<subscription jid='{jid}' subscription='{state}'/>" for jid in [juliet.jid.bare, *many])
+            await stage.set(romeo, f"<subscriptions node='musings'>{inner}</subscriptions>", ns=OWNER)
+            await juliet.expect(note(f"<subscription node='musings' jid='juliet@example.org' subscription='{state}'/>"))
+            if state == "subscribed":
+                assert await stage.ids(juliet) == ["i1"]
+        assert stored == ["subscribe", "subscribe"]
+        # and so are those that another access model or affiliation ends
+        inner = "".join(f"<subscription jid='{jid}' subscription='subscribed'/>" for jid in many)
+        await stage.set(romeo, f"<subscriptions node='musings'>{inner}</subscriptions>", ns=OWNER)
+        inner = "".join(f"<affiliation jid='{jid}' affiliation='outcast'/>" for jid in many[:150])
+        await stage.set(romeo, f"<affiliations node='musings'>{inner}</affiliations>", ns=OWNER)
+        narrower = f"<configure node='musings'>{form(CONFIG, {'access_model': 'whitelist'})}</configure>"
+        await stage.set(romeo, narrower, ns=OWNER)
+        assert stored[2:] == ["subscribe", "affiliations", "subscribe", "configure", "subscribe"]
+        shown = await stage.get(romeo, "<subscriptions node='musings'/>", ns=OWNER)
+        assert shown.findall(f".//{{{OWNER}}}subscription") == []
+
+
+async def test_who_is_named_twice_in_a_request_ends_as_it_says_last(stages: Stage) -> None:
+    romeo, juliet = await cast(stages)
+    await stages.publish(romeo, "musings", "i1")
+    inner = "".join(
+        f"<subscription jid='{juliet.jid.bare}' subscription='{state}'/>" for state in ("subscribed", "none")
+    )
+    await stages.set(romeo, f"<subscriptions node='musings'>{inner}</subscriptions>", ns=OWNER)
+    for state in ("subscribed", "none"):
+        await juliet.expect(note(f"<subscription node='musings' jid='juliet@example.org' subscription='{state}'/>"))
+    assert await stages.ids(juliet) == []
+    shown = await stages.get(romeo, "<subscriptions node='musings'/>", ns=OWNER)
+    assert shown.findall(f".//{{{OWNER}}}subscription") == []
+
+
+async def test_a_request_with_an_address_that_is_none_changes_nothing(stages: Stage) -> None:
+    romeo, juliet = await cast(stages)
+    inner = "".join(f"<subscription jid='{jid}' subscription='subscribed'/>" for jid in (juliet.jid.bare, "@"))
+    await stages.refused(
+        romeo, "set", f"<subscriptions node='musings'>{inner}</subscriptions>", "bad-request", "invalid-jid", ns=OWNER
+    )
+    shown = await stages.get(romeo, "<subscriptions node='musings'/>", ns=OWNER)
+    assert shown.findall(f".//{{{OWNER}}}subscription") == []

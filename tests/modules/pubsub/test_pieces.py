@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beamish.modules.pubsub.bookmarks import same, to_legacy, to_native
+from beamish.modules.pubsub.config import NodeConfig
 from beamish.modules.pubsub.digests import MESSAGE_BYTES, joined
-from beamish.modules.pubsub.model import Item
-from beamish.modules.pubsub.names import EVENT
+from beamish.modules.pubsub.model import Item, Node, Subscription
+from beamish.modules.pubsub.names import EVENT, State
 from beamish.modules.pubsub.options import SHOW_VALUES, Options
 from beamish.modules.pubsub.personal import INTERESTS, interests
 from beamish.modules.pubsub.summary import MOST, summary
@@ -145,3 +148,30 @@ def test_bookmarks_without_a_room_are_left_out() -> None:
     assert to_native(broken, {}) == {}
     assert to_native(b"not xml", {}) == {}
     assert to_legacy({"x": b"<other xmlns='urn:x'/>"}, None) == b'<storage xmlns="storage:bookmarks"/>'
+
+
+class _Unsearched(dict[str, Subscription]):
+    """A dictionary that nobody walks through."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("all subscriptions are looked at for one")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_nobody_is_searched_among_all_subscribers() -> None:
+    node = Node(1, "n", JID.parse("a@b"), 0.0, NodeConfig(), subscriptions=_Unsearched())
+    mine = [Subscription(JID.parse(f"c@d{r}"), f"s{r}", State.SUBSCRIBED) for r in ("", "/1", "/2")]
+    others = [Subscription(JID.parse(f"c{n}@d"), str(n), State.SUBSCRIBED) for n in range(50)]
+    for s in (*mine, *others):
+        node.enter(s)
+    assert node.of(JID.parse("c@d/1")) == mine[1:2]
+    assert node.of_entity(JID.parse("c@d")) == mine
+    assert node.is_subscriber(JID.parse("c7@d"), 0.0)
+    node.leave(mine[1])
+    node.leave(mine[1])
+    assert node.of_entity(JID.parse("c@d")) == [mine[0], mine[2]]
+    for s in (mine[0], mine[2]):
+        node.leave(s)
+    assert JID.parse("c@d") not in node.entities
+    assert len(node.subscriptions) == len(others)

@@ -93,7 +93,7 @@ async def _look_at(engine: Engine, subscribing: Subscribing, host: Host, node: N
     if expires is None:
         return
     if expires <= now:
-        await subscribing.settle(host, node, s, State.NONE)
+        await subscribing.settle(host, node, [subscribing.put(host, node, s, State.NONE)])
     elif expires - now <= WARNING and s.warned != expires:
         s.warned = expires
         engine.outbox.lease_ends(host, node, s)

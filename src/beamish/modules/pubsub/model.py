@@ -67,6 +67,8 @@ class Node:
     config: NodeConfig
     affiliations: dict[JID, Affiliation] = field(default_factory=dict)
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    entities: dict[JID, list[Subscription]] = field(default_factory=dict)
+    """The same by bare JID; nobody waits while thousands are searched for one. `enter` and `leave` keep both."""
     last: Item | None = None
     last_known: bool = False
     begun: int = 0
@@ -87,11 +89,25 @@ class Node:
 
     def of(self, jid: JID) -> list[Subscription]:
         """The subscriptions of exactly this JID."""
-        return [s for s in self.subscriptions.values() if s.jid == jid]
+        return [s for s in self.entities.get(jid.bare, ()) if s.jid == jid]
 
     def of_entity(self, bare: JID) -> list[Subscription]:
         """The subscriptions of a bare JID and of its resources."""
-        return [s for s in self.subscriptions.values() if s.jid.bare == bare]
+        return list(self.entities.get(bare, ()))
+
+    def enter(self, s: Subscription) -> None:
+        """Note a subscription."""
+        self.subscriptions[s.subid] = s
+        self.entities.setdefault(s.jid.bare, []).append(s)
+
+    def leave(self, s: Subscription) -> None:
+        """Forget a subscription, if it is there."""
+        if self.subscriptions.pop(s.subid, None) is None:
+            return
+        left = self.entities[s.jid.bare]
+        left.remove(s)
+        if not left:
+            del self.entities[s.jid.bare]
 
     def is_subscriber(self, bare: JID, now: float) -> bool:
         """Whether an entity has a subscription that is neither pending nor over."""
@@ -124,7 +140,7 @@ class Host:
         """A rough measure of the memory this takes, in bytes."""
         weight = 1000
         for node in self.nodes.values():
-            weight += 2000 + 300 * len(node.affiliations) + 600 * len(node.subscriptions)
+            weight += 2000 + 300 * len(node.affiliations) + 700 * len(node.subscriptions)
             if node.last is not None:
                 weight += len(node.last.payload)
         return weight
@@ -145,12 +161,12 @@ class Host:
 
     def subscribe(self, node: Node, subscription: Subscription) -> None:
         """Enter a subscription."""
-        node.subscriptions[subscription.subid] = subscription
+        node.enter(subscription)
         self._index(node, subscription)
 
     def unsubscribe(self, node: Node, subscription: Subscription) -> None:
         """Take a subscription out."""
-        node.subscriptions.pop(subscription.subid, None)
+        node.leave(subscription)
         self._unindex(subscription)
 
     def subscriptions_of(self, bare: JID) -> Iterable[tuple[Node, Subscription]]:

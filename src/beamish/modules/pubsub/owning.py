@@ -9,7 +9,7 @@ from beamish.modules.pubsub import access, config, store, wire
 from beamish.modules.pubsub.engine import Asker, Engine, jid_of
 from beamish.modules.pubsub.model import Host, Node, Subscription
 from beamish.modules.pubsub.names import NODE_CONFIG, OWNER, PUBSUB, Affiliation, State
-from beamish.modules.pubsub.subscribing import Subscribing
+from beamish.modules.pubsub.subscribing import Settled, Subscribing
 from beamish.storage.api import Cursor
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
@@ -167,12 +167,16 @@ class Owning:
         if access_changed and host.account:
             await engine.access_changed(host, node, before)
 
-    async def recheck(self, host: Host, node: Node, only: JID | None = None) -> None:
-        """End the subscriptions of those who may no longer have one (XEP-0163 §8.1), all or those of one bare JID."""
+    async def recheck(self, host: Host, node: Node, only: list[JID] | None = None) -> None:
+        """End the subscriptions of those who may no longer have one (XEP-0163 §8.1), all or those of some bare JIDs."""
         of = await self._engine.relations(host, node)
-        for s in list(node.subscriptions.values()) if only is None else node.of_entity(only):
-            if s.state is State.SUBSCRIBED and not access.may_receive(node, s.jid.bare, of(s.jid.bare)):
-                await self._subscribing.settle(host, node, s, State.NONE)
+        settling = self._subscribing
+        changes = [
+            settling.put(host, node, s, State.NONE)
+            for s in (list(node.subscriptions.values()) if only is None else _of_all(node, only))
+            if s.state is State.SUBSCRIBED and not access.may_receive(node, s.jid.bare, of(s.jid.bare))
+        ]
+        await settling.settle(host, node, changes)
 
     async def default_configuration(self, host: Host, _asker: Asker, pubsub: Element) -> bytes:
         """The configuration that new nodes get (§8.3)."""
@@ -201,8 +205,8 @@ class Owning:
         engine = self._engine
         node = engine.owned(host, pubsub[0].get("node", ""), asker)
         wrong: list[str] = []
-        for el in pubsub[0].findall(f"{{{OWNER}}}subscription"):
-            jid = jid_of(el)
+        changes: list[Settled] = []
+        for jid, el in [(jid_of(el), el) for el in pubsub[0].findall(f"{{{OWNER}}}subscription")]:
             there = [s for s in node.of(jid) if el.get("subid") in (None, "", s.subid)]
             text = el.get("subscription")
             if text is None:
@@ -213,7 +217,8 @@ class Owning:
                 state = there[0].state.value if there else "none"
                 wrong.append(f"<subscription jid='{escape_attr(jid)}' subscription='{state}'/>")
                 continue
-            await self._apply(host, node, jid, there, State(text))
+            changes += self._apply(host, node, jid, there, State(text))
+        await self._subscribing.settle(host, node, changes)
         if wrong:
             inner = f"<subscriptions node='{escape_attr(node.name)}'>{''.join(wrong)}</subscriptions>"
             raise Refusal(Condition.NOT_ACCEPTABLE, wire.pubsub(inner, OWNER))
@@ -228,18 +233,14 @@ class Owning:
             return False
         return bool(there) or len(node.subscriptions) < self._engine.limits(host).subscribers
 
-    async def _apply(self, host: Host, node: Node, jid: JID, there: list[Subscription], state: State) -> None:
-        if state is State.NONE:
-            for s in there:
-                await self._subscribing.settle(host, node, s, State.NONE)
-        elif state is State.SUBSCRIBED and not there:
+    def _apply(self, host: Host, node: Node, jid: JID, there: list[Subscription], state: State) -> list[Settled]:
+        if state is State.SUBSCRIBED and not there:
             s = Subscription(jid, new_id(), State.PENDING)
             host.subscribe(node, s)
-            await self._subscribing.settle(host, node, s, State.SUBSCRIBED)
-        elif state is State.SUBSCRIBED:
-            for s in there:
-                if s.state is not State.SUBSCRIBED:
-                    await self._subscribing.settle(host, node, s, State.SUBSCRIBED)
+            there = [s]
+        if state not in (State.NONE, State.SUBSCRIBED):
+            return []
+        return [self._subscribing.put(host, node, s, state) for s in there if s.state is not state]
 
     # ---- affiliations -----------------------------------------------------------------------------------------------
 
@@ -278,8 +279,7 @@ class Owning:
                     store.set_affiliation(c, node.id, jid, what)
 
             await engine.hosts.write(host, "affiliations", txn)
-            for jid, what in done:
-                await self._became(host, node, jid, what)
+            await self._became(host, node, done)
         if wrong:
             inner = f"<affiliations node='{escape_attr(node.name)}'>{''.join(wrong)}</affiliations>"
             raise Refusal(Condition.NOT_ACCEPTABLE, wire.pubsub(inner, OWNER))
@@ -301,15 +301,28 @@ class Owning:
             return len(node.owners()) > 1
         return before is not Affiliation.NONE or len(node.affiliations) < self._engine.limits(host).affiliations
 
-    async def _became(self, host: Host, node: Node, jid: JID, what: Affiliation) -> None:
-        """What follows from another affiliation for subscriptions (§8.7, note), and the message about it."""
-        for s in node.of_entity(jid):
-            if what in (Affiliation.OUTCAST, Affiliation.PUBLISH_ONLY):
-                await self._subscribing.settle(host, node, s, State.NONE)
-            elif s.state is State.PENDING and what in (Affiliation.OWNER, Affiliation.PUBLISHER, Affiliation.MEMBER):
-                await self._subscribing.settle(host, node, s, State.SUBSCRIBED)
-        await self.recheck(host, node, jid)
-        self._engine.outbox.affiliation_changed(host, node, jid, what)
+    async def _became(self, host: Host, node: Node, done: list[tuple[JID, Affiliation]]) -> None:
+        """What follows from other affiliations for subscriptions (§8.7, note), and the messages about them."""
+        settling = self._subscribing
+        changes: list[Settled] = []
+        for jid, what in done:
+            for s in node.of_entity(jid):
+                if what in (Affiliation.OUTCAST, Affiliation.PUBLISH_ONLY):
+                    changes.append(settling.put(host, node, s, State.NONE))
+                elif s.state is State.PENDING and what in (
+                    Affiliation.OWNER,
+                    Affiliation.PUBLISHER,
+                    Affiliation.MEMBER,
+                ):
+                    changes.append(settling.put(host, node, s, State.SUBSCRIBED))
+        await settling.settle(host, node, changes)
+        await self.recheck(host, node, [jid for jid, _ in done])
+        for jid, what in done:
+            self._engine.outbox.affiliation_changed(host, node, jid, what)
+
+
+def _of_all(node: Node, bares: list[JID]) -> list[Subscription]:
+    return [s for bare in bares for s in node.of_entity(bare)]
 
 
 def _wanted_affiliations(el: Element) -> dict[JID, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 import structlog
@@ -207,7 +208,7 @@ class Personal:
             return
         if before:
             for node in host:
-                await self._owning.recheck(host, node, event.contact)
+                await self._owning.recheck(host, node, [event.contact])
             return
         for full, session in self._resources(event.user, event.contact):
             wanted = interests(self._features(full))
@@ -228,7 +229,7 @@ class Personal:
         if not host.account or not _sends_last(node):
             return
         plan, of = await engine.plan(host, node)
-        was = Node(node.id, node.name, node.creator, node.created, before, node.affiliations, node.subscriptions)
+        was = replace(node, config=before)
         targets = [(session.jid, session) for session in plan.sessions if session.bare != host.jid]
         for full, session in [*targets, *((jid, None) for jid in plan.others)]:
             if not access.may_follow(was, full.bare, of(full.bare), engine.clock.now()):

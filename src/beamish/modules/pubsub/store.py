@@ -73,7 +73,7 @@ def load(c: Cursor, host: Host) -> None:
         address,
     ):
         subscription = Subscription(JID.parse(jid), subid, State(state), Options.from_json(options))
-        by_id[id_].subscriptions[subid] = subscription
+        by_id[id_].enter(subscription)
     host.stored = c.value(
         "SELECT coalesce(sum(length(payload)), 0) FROM pubsub_item "
         "WHERE node IN (SELECT id FROM pubsub_node WHERE host = ?)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from beamish.core.kernel import new_id
@@ -19,6 +19,7 @@ from beamish.modules.pubsub.names import (
     refused,
 )
 from beamish.modules.pubsub.options import Options
+from beamish.storage.api import Cursor
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID
@@ -30,6 +31,15 @@ _OPTIONS: Final = f"{{{PUBSUB}}}options"
 _X: Final = f"{{{ns.DATA}}}x"
 PER_ADDRESS: Final = 20
 """Subscriptions of one JID to one node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A subscription that was put into a state, and whether it gets events only from now on."""
+
+    subscription: Subscription
+    state: State
+    new: bool
 
 
 class Subscribing:
@@ -62,7 +72,7 @@ class Subscribing:
         if there and submitted is None:
             # the same again is no second subscription, but asking for other options is; it is answered as if the
             # subscription was just approved (§6.1.6), and so with the last item: clients ask for it like that
-            await self.send_last(host, node, there[0], engine.hosts.begun)
+            await self.send_last(host, node, [there[0]], engine.hosts.begun)
             return self._subscribed(node, there[0], None)
         limits = engine.limits(host)
         if (
@@ -80,7 +90,7 @@ class Subscribing:
             self.ask_owners(host, node, s)
         else:
             engine.outbox.tell_owners(host, node, s)
-            await self.send_last(host, node, s, at)
+            await self.send_last(host, node, [s], at)
         return self._subscribed(node, s, wanted if submitted is not None else None)
 
     def _subscribed(self, node: Node, s: Subscription, shown: Options | None) -> bytes:
@@ -104,17 +114,19 @@ class Subscribing:
                 Stanza.build(PRESENCE, "subscribe", id=new_id(), sender=host.jid, to=s.jid.bare)
             )
 
-    async def send_last(self, host: Host, node: Node, s: Subscription, at: int) -> None:
-        """Send the last published item to a new subscriber (§6.1.7); `at`: see `Hosts.last`."""
+    async def send_last(self, host: Host, node: Node, subscriptions: list[Subscription], at: int) -> None:
+        """Send the last published item to new subscribers (§6.1.7); `at`: see `Hosts.last`."""
         engine = self._engine
         if node.config.send_last_published_item == "never" or not node.config.deliver_notifications:
             return
-        if not s.options.deliver or s.state is not State.SUBSCRIBED or not engine.keep(host, node):
+        wanted = [s for s in subscriptions if s.options.deliver and s.active and s.subid in node.subscriptions]
+        if not wanted or not engine.keep(host, node):
             return
         found = await engine.hosts.last(host, [node], at)
         item = found.get(node.name)
         if item is not None and item.published > engine.oldest(node):
-            engine.outbox.last_item(host, node, item, s.jid)
+            for s in wanted:
+                engine.outbox.last_item(host, node, item, s.jid)
 
     # ---- approval ---------------------------------------------------------------------------------------------------
 
@@ -151,21 +163,34 @@ class Subscribing:
         chosen = [s for s in waiting if s.subid == subid] or [s for s in waiting if not subid and s.jid in jids]
         if not chosen:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="no such subscription awaits approval")
-        for s in chosen:
-            await self.settle(host, node, s, State.SUBSCRIBED if allow else State.NONE)
+        state = State.SUBSCRIBED if allow else State.NONE
+        await self.settle(host, node, [self.put(host, node, s, state) for s in chosen])
 
-    async def settle(self, host: Host, node: Node, s: Subscription, state: State) -> None:
-        """Put a subscription into a state decided by an owner (or by events), tell the subscriber, send the last item."""
+    def put(self, host: Host, node: Node, s: Subscription, state: State) -> Settled:
+        """Put a subscription into a state decided by an owner (or by events), in memory; `settle` must follow."""
         before = s.state
         if state is State.NONE:
             host.unsubscribe(node, s)
         else:
             s.state = state
-        at = self._engine.hosts.begun
-        await self._store(host, node, replace(s, state=state))
-        self._engine.outbox.subscription_changed(host, node, s, state.value)
-        if state is State.SUBSCRIBED and before is not State.SUBSCRIBED:
-            await self.send_last(host, node, s, at)
+        return Settled(s, state, state is State.SUBSCRIBED and before is not State.SUBSCRIBED)
+
+    async def settle(self, host: Host, node: Node, changes: list[Settled]) -> None:
+        """Store what `put` has changed without waiting in between, tell the subscribers, and send new ones the last item."""
+        if not changes:
+            return
+        engine = self._engine
+        at = engine.hosts.begun
+        rows = [(one.subscription, one.state, one.subscription.options) for one in changes]
+
+        def txn(c: Cursor) -> None:
+            for s, state, wanted in rows:
+                store.set_subscription(c, node.id, s.subid, s.jid, state, wanted)
+
+        await engine.hosts.write(host, "subscribe", txn)
+        for s, state, _ in rows:
+            engine.outbox.subscription_changed(host, node, s, state.value)
+        await self.send_last(host, node, [one.subscription for one in changes if one.new], at)
 
     # ---- unsubscribe ------------------------------------------------------------------------------------------------
 
