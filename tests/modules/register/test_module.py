@@ -96,6 +96,17 @@ async def test_a_form_is_taken_as_well_and_the_name_is_prepared() -> None:
         await client.authenticate("tybalt", PASSWORD)
 
 
+async def test_a_form_that_comes_back_as_it_went_is_taken() -> None:
+    """Psi and Psi+ leave the type `form`; a result is still none."""
+    async with server(open=True, captcha="none") as world:
+        client = await stranger(world)
+        filled_in = form(username="tybalt", password=PASSWORD)
+        assert filled_in.count("type='submit'") == 1
+        refused(await client.iq(filled_in.replace("type='submit'", "type='result'"), "error"), "bad-request")
+        await client.iq(filled_in.replace("type='submit'", "type='form'"))
+        await client.authenticate("tybalt", PASSWORD)
+
+
 async def test_an_image_must_be_read() -> None:
     async with server(open=True) as world:
         client = await stranger(world)

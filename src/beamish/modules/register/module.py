@@ -269,7 +269,8 @@ class RegisterModule(Module):
         if submitted is None:
             given = Submission({_local(child): (child.text or "",) for child in query})
         else:
-            given = Submission.from_xml(submitted, REGISTER)
+            # Psi and Psi+ fill in the form and send it back with the type that it came with
+            given = Submission.from_xml(submitted, REGISTER, returned=True)
             if given.cancelled:
                 return
         if self._must_solve(visit):

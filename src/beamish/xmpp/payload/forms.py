@@ -188,8 +188,8 @@ class Submission:
     cancelled: bool = False
 
     @classmethod
-    def from_xml(cls, el: Element, form_type: str = "") -> Submission:
-        """Read a form of type `submit` or `cancel`.
+    def from_xml(cls, el: Element, form_type: str = "", *, returned: bool = False) -> Submission:
+        """Read a form of type `submit` or `cancel`; `returned` also takes one that still has the type `form`.
 
         With `form_type`, a submission that names another one is refused; naming none is allowed (XEP-0068 §3.3 asks
         for it, clients of before forget it). Raises `StanzaError(bad-request)`.
@@ -197,7 +197,7 @@ class Submission:
         form = Form.from_xml(el)
         if form.type == "cancel":
             return cls({}, cancelled=True)
-        if form.type != "submit":
+        if form.type != "submit" and not (returned and form.type == "form"):
             raise StanzaError(Condition.BAD_REQUEST, text="the form is not of type submit")
         if form_type and form.form_type not in ("", form_type):
             raise StanzaError(Condition.BAD_REQUEST, text=f"the form is not of FORM_TYPE {form_type}")
