@@ -97,6 +97,15 @@ async def test_messages_of_another_type_are_refused(rooms: Any, type_: str) -> N
     assert condition((await rooms.take(romeo))[0]) == "bad-request"
 
 
+async def test_who_speaks_in_a_room_that_is_not_configured_is_told_so(rooms: Any) -> None:
+    (romeo,) = await rooms.login("romeo")
+    await rooms.enter(romeo, "romeo")
+    romeo.send(f"<message to='{ROOM}' type='groupchat'><body>Anybody?</body></message>")
+    got = await romeo.expect(f"<message type='error' from='{ROOM}'/>")
+    assert condition(got) == "item-not-found"
+    assert got.findtext(".//{*}text") == "this room is not configured yet"
+
+
 async def test_the_subject(rooms: Any) -> None:
     """§8.1: moderators, and participants where the room says so; never visitors."""
     romeo, juliet = await rooms.login("romeo", "juliet")

@@ -211,8 +211,10 @@ class Talk:
         room = self._muc.rooms.get(to.bare)
         if stanza.type == "error":
             return None if room is None else self._error(room, who, to, stanza)
-        if room is None or room.locked:
+        if room is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
+        if room.locked:
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
         if to.resource:
             return self._private(ctx, room, who, to)
         if stanza.type == "groupchat":
