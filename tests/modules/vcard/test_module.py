@@ -338,6 +338,48 @@ async def test_a_vcard4_that_is_not_for_everybody_stays_where_it_is(world: World
     assert empty(await fetch(romeo))
 
 
+PUBSUB = "http://jabber.org/protocol/pubsub"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        f"<pubsub xmlns='{PUBSUB}'><retract node='{V4}'><item id='current'/></retract></pubsub>",
+        f"<pubsub xmlns='{PUBSUB}#owner'><purge node='{V4}'/></pubsub>",
+        f"<pubsub xmlns='{PUBSUB}#owner'><delete node='{V4}'/></pubsub>",
+    ],
+)
+async def test_a_vcard4_that_is_taken_away_is_not_read_in_the_other_form(world: World, request_: str) -> None:
+    romeo, juliet = await friends(world)
+    await store(romeo, CARD + photo(PNG))
+    await romeo.iq(f"<iq type='set' id='p'>{request_}</iq>")
+    await world.settle()
+    got = await fetch(juliet, "romeo@example.org")
+    assert got.find(".//{vcard-temp}FN") is None
+    assert picture(got) == PNG  # that is the avatar's business
+
+
+async def test_a_vcard4_for_contacts_is_taken_away_without_the_vcard(world: World) -> None:
+    romeo = await world.login("romeo@example.org/orchard")
+    pep = world.kernel.service(PepService)
+    v4 = b"<vcard xmlns='urn:ietf:params:xml:ns:vcard-4.0'><fn><text>Secret</text></fn></vcard>"
+    await pep.publish(ROMEO, V4, {"current": v4}, {"access_model": "presence"})
+    await store(romeo, CARD)
+    await pep.retract(ROMEO, V4, ["current"])
+    await world.settle()
+    assert (await fetch(romeo)).findtext(".//{vcard-temp}FN") == "Romeo"
+
+
+async def test_an_avatar_that_is_too_large_does_not_leave_the_one_before_it() -> None:
+    async with World(settings={"modules": {"vcard": {"max_bytes": 4096}}}) as world:
+        _, juliet = await friends(world)
+        await publish_avatar(world, PNG)
+        assert shown(await juliet.expect("<presence from='romeo@example.org/orchard'/>")) == sha1(PNG)
+        await publish_avatar(world, PNG + bytes(4096))
+        assert shown(await juliet.expect("<presence from='romeo@example.org/orchard'/>")) == ""
+        assert picture(await fetch(juliet, "romeo@example.org", "error")) is None
+
+
 async def test_the_account_announces_the_conversion() -> None:
     for convert in (True, False):
         async with World(settings={"modules": {"vcard": {"convert": convert}}}) as world:

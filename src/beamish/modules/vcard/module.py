@@ -194,8 +194,11 @@ class VcardModule(Module):
                 await self._avatar_published(pep, user, from_bytes(payload))
             elif event.purged or event.removed:
                 await self._avatar_gone(pep, user)
-        elif payload and await pep.access(user, VCARD4_NODE) == "open":
-            await self._vcard4_published(user, from_bytes(payload))
+        elif payload:
+            if await pep.access(user, VCARD4_NODE) == "open":
+                await self._vcard4_published(user, from_bytes(payload))
+        elif event.purged or event.removed:
+            await self._vcard4_gone(pep, user)
 
     async def _avatar_published(self, pep: PepService, user: JID, metadata: Element) -> None:
         """XEP-0398 §3.1."""
@@ -210,12 +213,16 @@ class VcardModule(Module):
             return
         payload = (await pep.items(user, DATA)).get(hash_)
         data = decode(from_bytes(payload).text or "") if payload is not None else None
-        if data is None or len(data) > self.config.max_bytes:
-            log.debug("avatar_not_converted", user=str(user), reason="no data, or too much")
+        if data is None:
+            log.debug("avatar_not_converted", user=str(user), reason="no data")
             return
         photo = Photo.of(data, type_)
         if photo.hash != hash_.lower():
             log.debug("avatar_not_converted", user=str(user), reason="the id is not the hash")
+            return
+        if len(data) > self.config.max_bytes:
+            log.debug("avatar_not_converted", user=str(user), reason="too large")
+            await self._set_photo(user, None)  # better none than the one that the user has replaced
             return
         await self._set_photo(user, photo)
 
@@ -246,6 +253,11 @@ class VcardModule(Module):
             return old if same else Profile(converted, old.photo, old.shared)
 
         await self._profiles.change(user, change)
+
+    async def _vcard4_gone(self, pep: PepService, user: JID) -> None:
+        """Whoever takes the vCard4 away does not want it read in the other form."""
+        if await pep.access(user, VCARD4_NODE) in ("open", None) and not await pep.items(user, VCARD4_NODE):
+            await self._profiles.change(user, lambda old: Profile(None, old.photo, old.shared))
 
     # ---- photos in presence -----------------------------------------------------------------------------------------
 
