@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamish.storage.api import ConstraintViolated, StorageError, StorageUnavailable
+from beamish.storage.api import ConstraintViolated, StorageDamaged, StorageError, StorageUnavailable
 from beamish.storage.commits import Row, Work
 from beamish.storage.engine import NAMES_LIMIT, Engine, SqliteCursor, Timings, storage_error, widened
 
@@ -131,7 +131,8 @@ def test_jobs_get_savepoints_only_when_one_has_failed(conn: sqlite3.Connection) 
         (sqlite3.SQLITE_FULL, StorageUnavailable),
         (sqlite3.SQLITE_BUSY_SNAPSHOT, StorageUnavailable),
         (sqlite3.SQLITE_IOERR_FSYNC, StorageUnavailable),
-        (sqlite3.SQLITE_CORRUPT, StorageUnavailable),
+        (sqlite3.SQLITE_CORRUPT_INDEX, StorageDamaged),
+        (sqlite3.SQLITE_NOTADB, StorageDamaged),
         (sqlite3.SQLITE_ERROR, StorageError),
     ],
 )

@@ -13,8 +13,8 @@ from stat import S_IMODE
 import pytest
 from structlog.testing import capture_logs
 
-from beamish.storage import sqlite
-from beamish.storage.api import Cursor, StorageBusy, StorageError, StorageUnavailable
+from beamish.storage import commits, sqlite
+from beamish.storage.api import Cursor, StorageBusy, StorageDamaged, StorageError, StorageUnavailable
 from beamish.storage.sqlite import SqliteDatabase
 
 INSERT = "INSERT INTO item (text) VALUES (?)"
@@ -273,3 +273,39 @@ async def test_what_belongs_to_what_the_loop_has_not_heard_of_is_refused_with_it
         await db.flushed()
         assert refused == ["full", "one", "two"]
         assert await db.fetch("SELECT text FROM item ORDER BY id") == [("alone",), ("heard",)]
+
+
+async def test_damage_is_told_as_long_as_somebody_meets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a minute, with what to do; what is sound goes on."""
+    path = tmp_path / "x.db"
+    async with SqliteDatabase.open(path) as db:
+        await db.write("w", lambda c: c.run(SCHEMA))
+        await db.write("w", lambda c: c.run("CREATE TABLE other (id INTEGER PRIMARY KEY)"))
+        await db.write("w", lambda c: c.many(INSERT, [(str(n) * 500,) for n in range(500)]))
+        root = await db.write("w", lambda c: c.value("SELECT rootpage FROM sqlite_master WHERE name = 'item'"))
+        page = await db.write("w", lambda c: c.value("PRAGMA page_size"))
+    with path.open("r+b") as file:
+        file.seek((root - 1) * page)
+        file.write(b"\xff" * page)
+    refused: list[Exception] = []
+    with capture_logs() as logs:
+        async with SqliteDatabase.open(path) as db:
+            for attempt in ("append", "submit", "write", "read", "fetch", "later"):
+                if attempt == "append":
+                    db.append("t", INSERT, ("x",), refused.append)
+                elif attempt == "submit":
+                    db.submit("t", lambda c: c.many(INSERT, [("y",)]), refused.append)
+                elif attempt == "fetch":
+                    with pytest.raises(StorageDamaged):
+                        await db.fetch("SELECT COUNT(text) FROM item NOT INDEXED")
+                else:
+                    if attempt == "later":
+                        monkeypatch.setattr(commits, "DAMAGE_EVERY", 0.0)
+                    call = db.read if attempt == "read" else db.write
+                    with pytest.raises(StorageDamaged):
+                        await call("t", lambda c: c.value("SELECT COUNT(text) FROM item NOT INDEXED"))
+                await db.flushed()
+                assert [entry["event"] for entry in logs] == ["database_damaged"] * (2 if attempt == "later" else 1)
+            await db.write("w", lambda c: c.run("INSERT INTO other VALUES (1)"))
+    assert [type(exc) for exc in refused] == [StorageDamaged, StorageDamaged]
+    assert "restore a backup" in logs[0]["advice"]

@@ -25,6 +25,10 @@ class StorageUnavailable(StorageError):
     """The disk is full, the file locked by another process, unreadable or damaged: not the statement's fault."""
 
 
+class StorageDamaged(StorageUnavailable):
+    """The file is no sound database any more; it stays so until whoever runs the server restores it."""
+
+
 class StorageBusy(StorageError):
     """A queue of the database is at its limit. Nothing was taken; the caller should answer `resource-constraint`."""
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from beamish.storage.api import Cursor, StorageBusy, StorageClosed, StorageUnavailable
+from beamish.storage.api import Cursor, StorageBusy, StorageClosed, StorageDamaged, StorageUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +27,8 @@ QUEUE_BYTES = 64 * 1024 * 1024
 """Text and bytes held by rows waiting for a commit: 20,000 stanzas of the largest size would not fit into memory."""
 LAZY_SECONDS = 0.1
 """How long a lazy row waits for others to share the way to the writer with. Waking its thread costs more than the row."""
+DAMAGE_EVERY = 60.0
+"""Seconds after which a damage of the file is told again, as long as somebody meets it."""
 WAITERS_PER_JOB = 4
 """Callbacks waiting for a position, per job that may wait."""
 
@@ -112,6 +114,7 @@ class CommitQueue:
         self._called = False
         """`_wake` was called since the last `_take`."""
         self._lazy: asyncio.TimerHandle | None = None
+        self._damage_told = -DAMAGE_EVERY
 
     # What modules call; contracts in storage.api.Database.
 
@@ -257,7 +260,19 @@ class CommitQueue:
         self._registered += 1
         heapq.heappush(self._waiters, (position, self._registered, then))
 
+    def _note_damage(self, exc: BaseException | None) -> None:
+        """Tell whoever runs the server that the file is damaged, which nothing here can mend, and what to do."""
+        if isinstance(exc, StorageDamaged) and self._loop.time() >= self._damage_told + DAMAGE_EVERY:
+            self._damage_told = self._loop.time()
+            log.error(
+                "database_damaged",
+                error=str(exc),
+                advice="stop the server, keep a copy of the files, and restore a backup or what sqlite3's .recover finds "
+                "(docs/ops/install.md); until then what is refused may be lost, and acknowledgements may wait for it",
+            )
+
     def _tell_failed(self, job: Job, exc: BaseException) -> None:
+        self._note_damage(exc)
         if isinstance(job, Work) and job.future is not None:
             if job.future.done():
                 log.warning("write_failed_unseen", job=job.name, error=repr(exc))  # the caller was cancelled

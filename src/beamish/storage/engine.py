@@ -13,7 +13,14 @@ from itertools import chain
 from time import perf_counter
 from typing import Any, TypeVar
 
-from beamish.storage.api import ConstraintViolated, Cursor, StorageError, StorageUnavailable, Timing
+from beamish.storage.api import (
+    ConstraintViolated,
+    Cursor,
+    StorageDamaged,
+    StorageError,
+    StorageUnavailable,
+    Timing,
+)
 from beamish.storage.commits import Job, Outcome, Row, Work
 
 T = TypeVar("T")
@@ -30,13 +37,12 @@ _NOT_OUR_FAULT = frozenset(
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOTADB,
     }
 )
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _VALUES = re.compile(r"\bVALUES\s*(\(\s*\?(?:\s*,\s*\?)*\s*\))", re.IGNORECASE)
 _CHANGE = re.compile(r"\s*(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _CONTROL = re.compile(r"\s*(?:BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
@@ -56,6 +62,8 @@ def storage_error(exc: Exception) -> Exception:
     kind = StorageError
     if isinstance(exc, sqlite3.IntegrityError):
         kind = ConstraintViolated
+    elif isinstance(exc, sqlite3.Error) and _code(exc) in _DAMAGE:
+        kind = StorageDamaged
     elif isinstance(exc, MemoryError) or _code(exc) in _NOT_OUR_FAULT:
         kind = StorageUnavailable
     error = kind(str(exc) or "out of memory")

@@ -22,7 +22,15 @@ from typing import Any, Literal, TypeVar, get_args
 
 import structlog
 
-from beamish.storage.api import Cursor, StorageBusy, StorageClosed, StorageError, StorageUnavailable, Timing
+from beamish.storage.api import (
+    Cursor,
+    StorageBusy,
+    StorageClosed,
+    StorageDamaged,
+    StorageError,
+    StorageUnavailable,
+    Timing,
+)
 from beamish.storage.commits import QUEUE_BYTES, QUEUE_LIMIT, CommitQueue, Job, Outcome
 from beamish.storage.engine import Engine, Timings, only_reading, storage_error
 from beamish.storage.selects import Selects
@@ -112,7 +120,11 @@ class SqliteDatabase(CommitQueue):
             return await self.read("(fetch)", lambda cursor: cursor.rows(sql, *params))
         if self._closing or self._selects is None:
             raise StorageClosed("the database is closed")
-        return await self._selects.fetch(sql, params)
+        try:
+            return await self._selects.fetch(sql, params)
+        except StorageDamaged as exc:
+            self._note_damage(exc)
+            raise
 
     async def close(self) -> None:
         """Commit what is queued, tell everybody, close the file. Later calls raise `StorageClosed`, except this one."""
@@ -282,6 +294,7 @@ class SqliteDatabase(CommitQueue):
 
     def _read_done(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self._reads_waiting -= 1
+        self._note_damage(error)
         if error is None:
             _resolve(future, result)
         else:
