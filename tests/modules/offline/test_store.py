@@ -46,7 +46,7 @@ def message(text: str) -> Stanza:
 
 def put(kept: Store, box: Box, *texts: str) -> None:
     for text in texts:
-        kept.append(box, message(text), NOW, lambda: None)
+        kept.append(box, message(text), NOW, lambda _: None)
 
 
 def ids(page: Page) -> list[str]:
@@ -74,7 +74,7 @@ async def test_a_row_is_what_its_receiver_will_see(db: Database) -> None:
 
 async def test_a_message_without_children_gets_its_stamp(db: Database) -> None:
     kept = made(db)
-    kept.append(kept.box(JULIET), Stanza.build("message"), NOW, lambda: None)
+    kept.append(kept.box(JULIET), Stanza.build("message"), NOW, lambda _: None)
     assert await on_disk(db) == [b"<message>" + DELAY + b"</message>"]
 
 
@@ -84,7 +84,7 @@ async def test_one_that_was_handed_back_keeps_the_time_of_before(db: Database) -
     put(kept, box, "one")
     before = await kept.page(box)
     kept.remove(box, before, soon=True)
-    kept.append(box, StoredMessage(before.wires[0], before), NOW + 60, lambda: None)
+    kept.append(box, StoredMessage(before.wires[0], before), NOW + 60, lambda _: None)
     assert await on_disk(db) == before.wires
 
 
@@ -269,7 +269,7 @@ async def test_a_row_that_fails_while_the_box_is_counted_counts_for_nothing(
         box = kept.box(JULIET)
         db.fail_next(OSError("full"))
         told: list[str] = []
-        kept.append(box, message("1"), NOW, lambda: told.append("1"))
+        kept.append(box, message("1"), NOW, lambda _: told.append("1"))
         await kept.know(box)
         assert (box.known, box.count, box.bytes, told) == (True, 0, 0, ["1"])
 

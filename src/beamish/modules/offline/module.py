@@ -56,6 +56,8 @@ _QUESTION: Final = b"<query xmlns='jabber:iq:version'/>"
 
 WHEN: Final = "sm.when"
 """Note of a context: the message was handed to a session at this time, and its sender was told that it is safe."""
+ARCHIVED: Final = "mam.received"
+"""Note of a context: the account's archive has the message, or will have it, so an error would not be true."""
 _HELD: Final = frozenset((MESSAGE,))
 
 
@@ -132,10 +134,10 @@ class OfflineModule(Module):
         while not box.known:
             try:
                 await self.store.know(box)
-            except StorageError:
-                if ctx.note(WHEN) is None:
+            except StorageError as exc:
+                if not _safe(ctx):
                     raise unable() from None
-                self._owed.add(Owed(ctx, stanza, now))
+                self._refused(ctx, stanza, now, exc)
                 return STOP
             box = self.store.box(to.bare)  # it may have been forgotten meanwhile
         if box.removed:
@@ -149,17 +151,17 @@ class OfflineModule(Module):
         return STOP
 
     def _store(self, ctx: Context, stanza: Stanza, box: Box, now: float) -> None:
-        promised = ctx.note(WHEN) is not None
-        if promised and self._owed.waiting:
-            self._owed.add(Owed(ctx, stanza, now))  # behind the others
+        safe = _safe(ctx)
+        if safe and self._owed.waiting:
+            self._refused(ctx, stanza, now, None)  # behind the others
             return
-        refused = partial(self._refused, ctx, stanza, now) if promised else partial(self._not_stored, ctx)
+        refused = partial(self._refused, ctx, stanza, now) if safe else partial(self._not_stored, ctx)
         try:
             ctx.caused(self.store.append(box, stanza, now, refused))
         except StanzaError as error:
-            if not promised or error.condition is not Condition.RESOURCE_CONSTRAINT:
+            if not safe or error.condition is not Condition.RESOURCE_CONSTRAINT:
                 raise
-            refused()
+            refused(error)
             return
         self._stored(box)
 
@@ -167,11 +169,11 @@ class OfflineModule(Module):
         if box.session is None:
             self._serve_next(box, frozenset())  # only if its sessions broke off just now, all but one
 
-    def _refused(self, ctx: Context, stanza: Stanza, now: float) -> None:
-        """The sender was told that the message is safe: it is stored as soon as the disk takes it."""
-        self._owed.add(Owed(ctx, stanza, now))
+    def _refused(self, ctx: Context, stanza: Stanza, now: float, why: Exception | None) -> None:
+        """The sender was told that the message is safe, or it is archived: it is stored as soon as the disk takes it."""
+        self._owed.add(Owed(ctx, stanza, now, archived=ctx.note(ARCHIVED) is not None), why)
 
-    def _store_owed(self, owed: Owed, refused: Callable[[], None]) -> int:
+    def _store_owed(self, owed: Owed, refused: Callable[[Exception], None]) -> int:
         """Try once more to store what was refused; the position. Raises `StanzaError`."""
         to = owed.stanza.to
         assert to is not None
@@ -182,7 +184,7 @@ class OfflineModule(Module):
         self._stored(box)
         return position
 
-    def _not_stored(self, ctx: Context) -> None:
+    def _not_stored(self, ctx: Context, _why: Exception) -> None:
         self.kernel.router.bounce(ctx, unable())
 
     async def stop(self) -> None:
@@ -339,10 +341,14 @@ class OfflineModule(Module):
         ctx.held = True
         return STOP
 
-    def _give_directly(self, ctx: Context, stanza: Stanza, session: Session) -> None:
+    def _give_directly(self, ctx: Context, stanza: Stanza, session: Session, why: Exception) -> None:
         """The database refused to keep a message for a session that gets others: it gets it out of order."""
-        if not session.send(stanza):
-            self._not_stored(ctx)
+        if session.send(stanza):
+            return
+        if _safe(ctx):
+            self._refused(ctx, stanza, self.kernel.clock.now(), why)
+        else:
+            self._not_stored(ctx, why)
 
     # ---- delivering -------------------------------------------------------------------------------------------------
 
@@ -442,6 +448,11 @@ class OfflineModule(Module):
         account = jid.bare
         count, size = await self.store.count(account)
         return {"jid": str(account), "messages": count, "bytes": size}
+
+
+def _safe(ctx: Context) -> bool:
+    """Whether a message is in safety somewhere else, so that nobody must hear that it was not stored."""
+    return ctx.note(WHEN) is not None or ctx.note(ARCHIVED) is not None
 
 
 async def _finish(begun: Awaitable[bool]) -> bool:

@@ -1,8 +1,12 @@
-"""Messages that must be stored, though the disk has refused them: their senders were told that they are safe.
+"""Messages that must be stored, though the disk has refused them: their senders were told that they are safe, or archives have
+them, so that an error would not be true.
 
 They wait in memory, in order, and count as owed (`Database.owed`), so that nothing is acknowledged and no session's copy of
-them is deleted before they are in the store; a crash just then finds both. There are no more of them than sessions held
-unconfirmed when they ended.
+them is deleted before they are in the store; a crash just then finds both. Of those that sessions held unconfirmed when they
+ended there are no more than that; of others, some thousands.
+
+They are not rows of a `Gathering`: what an account has is counted when a message is queued, one may have become too many or its
+account may be gone when its turn comes, and all of them stay owed while they are on their way.
 """
 
 from __future__ import annotations
@@ -16,35 +20,44 @@ import structlog
 
 from beamish.core.clock import Clock
 from beamish.core.events import Context
-from beamish.storage.api import Database, StorageError
+from beamish.core.gather import RETRY_SECONDS
+from beamish.storage.api import Database, StorageDamaged, StorageError
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
 log = structlog.get_logger(__name__)
 
-RETRY_SECONDS: Final = 1.0
-"""Until the oldest of them is tried again; the others follow when the disk has taken it."""
+MOST: Final = 10_000
+MOST_BYTES: Final = 32 * 1024 * 1024
+"""Messages, and their bytes, that may wait; beyond that only those wait that are nowhere else."""
 
 
 class Owed:
     """A message that is to be stored with its time."""
 
-    __slots__ = ("ctx", "number", "refused", "stanza", "when")
+    __slots__ = ("archived", "ctx", "number", "size", "stanza", "when", "why")
 
-    def __init__(self, ctx: Context, stanza: Stanza, when: float) -> None:
+    def __init__(self, ctx: Context, stanza: Stanza, when: float, *, archived: bool) -> None:
         self.ctx = ctx
         self.stanza = stanza
         self.when = when
+        self.archived = archived
+        self.size = len(stanza.body)
         self.number = 0
-        self.refused = False
-        """The disk did not take it this time."""
+        self.why: Exception | None = None
+        """Why the disk did not take it the last time."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is better left to the archive: as long as it waited, nothing would be acknowledged to anybody."""
+        return self.archived and isinstance(self.why, StorageDamaged)
 
 
 class OwedMessages:
     """Those of all accounts. Belongs to the loop."""
 
-    def __init__(self, db: Database, clock: Clock, store: Callable[[Owed, Callable[[], None]], int]) -> None:
+    def __init__(self, db: Database, clock: Clock, store: Callable[[Owed, Callable[[Exception], None]], int]) -> None:
         """`store` queues a message; its position (0: nobody wants it any more). It may raise `StanzaError`."""
         self._db = db
         self._clock = clock
@@ -52,15 +65,27 @@ class OwedMessages:
         self._waiting: list[Owed] = []
         self._under_way = 0
         self._last = 0
+        self._bytes = 0
         self._due = False
+        self._told = False
+        """The log says that some are left to the archive."""
 
     @property
     def waiting(self) -> bool:
         """Whether there are any: what comes now must go behind them."""
         return bool(self._waiting) or self._under_way > 0
 
-    def add(self, owed: Owed) -> None:
-        """The newest of all."""
+    def add(self, owed: Owed, why: Exception | None = None) -> None:
+        """The newest of all, and why the disk did not take it. Left to the archive if `hopeless` or one too many."""
+        owed.why = why
+        if owed.hopeless:
+            return
+        if owed.archived and (len(self._waiting) + self._under_way >= MOST or self._bytes > MOST_BYTES):
+            if not self._told:
+                self._told = True
+                log.error("offline_messages_left_to_archive", waiting=len(self._waiting), bytes=self._bytes)
+            return
+        self._bytes += owed.size
         self._last = owed.number = self._last + 1
         self._db.owed += 1
         self._waiting.append(owed)
@@ -72,9 +97,19 @@ class OwedMessages:
 
     def drop(self, account: JID) -> None:
         """Forget those of an account. What is on its way to the disk is not touched: see `Database.flushed`."""
-        left = [owed for owed in self._waiting if owed.stanza.to is None or owed.stanza.to.bare != account]
-        self._db.owed -= len(self._waiting) - len(left)
-        self._waiting = left
+        waiting, self._waiting = self._waiting, []
+        for owed in waiting:
+            if owed.stanza.to is None or owed.stanza.to.bare != account:
+                self._waiting.append(owed)
+            else:
+                self._paid(owed)
+
+    def _paid(self, owed: Owed) -> None:
+        """Nothing is to be stored any more."""
+        self._db.owed -= 1
+        self._bytes -= owed.size
+        if not self.waiting:
+            self._told = False
 
     def _try_later(self) -> None:
         if not self._due:
@@ -91,7 +126,7 @@ class OwedMessages:
         while self._waiting and count:
             owed = self._waiting.pop(0)
             count -= 1
-            owed.refused = False
+            owed.why = None
             try:
                 position = self._store(owed, partial(_refused, owed))
                 self._under_way += 1
@@ -102,23 +137,25 @@ class OwedMessages:
                     self._try_later()
                     return
                 log.info("unconfirmed_message_dropped", condition=error.condition.value)
-                self._db.owed -= 1
+                self._paid(owed)
             except StorageError as exc:  # nobody will tell: it stays owed
                 self._under_way -= 1
                 log.error("offline_message_not_stored", error=repr(exc))
 
     def _settled(self, owed: Owed) -> None:
         self._under_way -= 1
-        if owed.refused:
+        if owed.why is None:
+            self._paid(owed)
+            self.hand_over()
+        elif owed.hopeless:
+            self._paid(owed)
+        else:
             insort(self._waiting, owed, key=_number)
             self._try_later()
-            return
-        self._db.owed -= 1
-        self.hand_over()
 
 
-def _refused(owed: Owed) -> None:
-    owed.refused = True
+def _refused(owed: Owed, why: Exception) -> None:
+    owed.why = why
 
 
 def _number(owed: Owed) -> int:

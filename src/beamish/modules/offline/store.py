@@ -248,7 +248,7 @@ class Store:
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 
-    def append(self, box: Box, stanza: Stanza, when: float, failed: Callable[[], None]) -> int:
+    def append(self, box: Box, stanza: Stanza, when: float, failed: Callable[[Exception], None]) -> int:
         """Queue a message that came at this time; its position. `failed` is called if the database refuses it later.
 
         Raises `StanzaError`: `service-unavailable` if the box is full (XEP-0160 §2), or `unable`.
@@ -270,13 +270,13 @@ class Store:
         box.ahead = None
         return position
 
-    def _lost(self, box: Box, epoch: int, size: int, failed: Callable[[], None], exc: Exception) -> None:
+    def _lost(self, box: Box, epoch: int, size: int, failed: Callable[[Exception], None], exc: Exception) -> None:
         """The row was not committed; nothing has been acknowledged yet."""
         log.error("offline_message_not_stored", user=box.account, error=repr(exc))
         if box.epoch == epoch:
             box.count -= 1
             box.bytes -= size
-        failed()
+        failed(exc)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
