@@ -138,21 +138,20 @@ class Approvals:
         """Make somebody a member with a nickname, at least."""
         if bare not in room.standings and len(room.standings) >= room.bounds.affiliations:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="this room has too many members")
-        after = Standing(max(standing.affiliation, Affiliation.MEMBER), nick, standing.reason)
-        await self._muc.store.save(room.jid, None, [(bare, after)])
-        effects = [e for e in apply_affiliations(room, [Change(bare, standing, after)]) if not isinstance(e, Send)]
-        rest = self._muc.carry_out(room, effects)
-        if rest is not None:
-            await rest
+        affiliation = max(standing.affiliation, Affiliation.MEMBER)
+        await self._change(room, bare, standing, Standing(affiliation, nick, standing.reason))
 
     async def _unregister(self, room: Room, bare: JID, standing: Standing) -> None:
         """XEP-0077 §3.2: a member is none any more, others lose only the nickname."""
         if standing.affiliation < Affiliation.MEMBER or bare not in room.standings:
             raise StanzaError(Condition.REGISTRATION_REQUIRED, text="you are not registered")
         affiliation = Affiliation.NONE if standing.affiliation is Affiliation.MEMBER else standing.affiliation
-        after = Standing(affiliation, "", standing.reason)
+        await self._change(room, bare, standing, Standing(affiliation, "", standing.reason))
+
+    async def _change(self, room: Room, bare: JID, before: Standing, after: Standing) -> None:
+        """Keep it, then tell those inside; somebody elsewhere hears it from the answer to the request."""
         await self._muc.store.save(room.jid, None, [(bare, after)])
-        effects = [e for e in apply_affiliations(room, [Change(bare, standing, after)]) if not isinstance(e, Send)]
+        effects = [e for e in apply_affiliations(room, [Change(bare, before, after)]) if not isinstance(e, Send)]
         rest = self._muc.carry_out(room, effects)
         if rest is not None:
             await rest
