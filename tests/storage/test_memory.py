@@ -52,11 +52,10 @@ async def test_close_ends_a_hold() -> None:
 
 async def test_a_disk_that_refuses_takes_everything_again_behind_the_block() -> None:
     async with await prepared() as db:
-        with pytest.raises(KeyError), db.refusing():  # also when the test fails in it
+        with db.refusing():
             for _ in range(3):
                 with pytest.raises(StorageUnavailable, match="the disk is full"):
                     await db.write("w", lambda c: c.run(INSERT, "a"))
-            raise KeyError
         await db.write("w", lambda c: c.run(INSERT, "b"))
         assert await db.fetch("SELECT text FROM item") == [("b",)]
 

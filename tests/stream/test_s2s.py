@@ -1,97 +1,17 @@
-"""The two machines of a server stream joined by byte strings, and each against a peer that misbehaves."""
+"""The two machines of a server stream joined by byte strings."""
 
 from random import Random
-from typing import Any
 
 import pytest
+from tests.stream.s2s_driver import HEADER, Pair, admitted, kinds, settings
 
-from beamish.stream.dialback import DialbackSecret
 from beamish.stream.names import NameLedger
 from beamish.stream.parser import ParserLimits, Unaddressable
-from beamish.stream.s2s import Authenticated, S2SSettings, StartTls, StreamClosed, StreamFailed
+from beamish.stream.s2s import Authenticated, StreamClosed, StreamFailed
 from beamish.stream.s2s_in import KeyToVerify, Refused, S2SIn
-from beamish.stream.s2s_out import Cause, Denied, KeyAnswer, Ready, S2SOut
-from beamish.xmpp.errors import Condition, StreamErrorCondition
+from beamish.stream.s2s_out import Ready
+from beamish.xmpp.errors import StreamErrorCondition
 from beamish.xmpp.stanza import Stanza
-
-LIMITS = ParserLimits(stanza_bytes=10_000)
-HEADER = (
-    "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' "
-    "xmlns:db='jabber:server:dialback' from='a.example' to='b.example' version='1.0'>"
-)
-STARTTLS = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
-EXTERNAL = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>YS5leGFtcGxl</auth>"
-
-
-def settings(*served: str, **changes: Any) -> S2SSettings:
-    count = iter(range(1000))
-    values: dict[str, Any] = {
-        "serves": lambda domain: domain in served,
-        "new_id": lambda: f"id-{served[0]}-{next(count)}",
-        "ledger": NameLedger(unauthenticated=0),
-        "secret": DialbackSecret(f"the secret of {served[0]}".encode()),
-        "limits": LIMITS,
-    }
-    return S2SSettings(**(values | changes))
-
-
-def holds(_domain: str) -> str:
-    return ""
-
-
-def admitted(_domain: str) -> str:
-    return ""
-
-
-class Pair:
-    """a.example opens a stream to b.example; both sides' events are collected."""
-
-    def __init__(
-        self, *, certificate: bool = True, crumbs: Random | None = None, trusted: bool = True, **theirs: Any
-    ) -> None:
-        self.a_settings, self.b_settings = settings("a.example"), settings("b.example", "c.example", **theirs)
-        self.out = S2SOut(self.a_settings, "a.example", "b.example")
-        self.into = S2SIn(self.b_settings, admitted)
-        self.certificate = certificate
-        self.crumbs = crumbs
-        self.trusted = trusted
-        self.out_events: list[Any] = []
-        self.in_events: list[Any] = []
-        self.wire = b""
-
-    def pieces(self, data: bytes) -> list[bytes]:
-        if self.crumbs is None:
-            return [data]
-        cuts = sorted(self.crumbs.randrange(len(data) + 1) for _ in range(self.crumbs.randrange(8)))
-        return [data[i:j] for i, j in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-
-    def run(self) -> None:
-        """Carry bytes until both are silent; TLS and dialback are done as the network layer does them."""
-        while True:
-            to_b, to_a = self.out.data_to_send(), self.into.data_to_send()
-            if not to_b and not to_a:
-                return
-            self.wire += to_b + to_a
-            for piece in self.pieces(to_b):
-                for event in self.into.receive(piece):
-                    self.in_events.append(event)
-                    if isinstance(event, KeyToVerify):
-                        ok = self.a_settings.secret.proves(event.key, event.local, event.remote, event.stream_id)
-                        self.in_events += self.into.verified(event.local, event.remote, ok=ok)
-            for piece in self.pieces(to_a):
-                for event in self.out.receive(piece):
-                    self.out_events.append(event)
-                    if isinstance(event, StartTls):
-                        self.into.established(holds if self.certificate else lambda domain: "expired")
-                        self.out.established(trusted=self.trusted)
-
-    def open(self) -> None:
-        self.out.start()
-        self.run()
-
-
-def kinds(events: list[Any]) -> list[str]:
-    return [type(event).__name__ for event in events]
 
 
 def test_external() -> None:
@@ -252,34 +172,6 @@ def test_more_domains_on_one_stream() -> None:
     assert isinstance(stanza, Stanza)
 
 
-def into(*, certificate: bool = False, secure: bool = True, admits: Any = admitted, **changes: Any) -> S2SIn:
-    """A receiving machine that has got a header."""
-    made = S2SIn(
-        settings("b.example", **changes), admits, secure=secure, certifies=holds if certificate else lambda d: "no"
-    )
-    made.receive(HEADER.encode())
-    made.data_to_send()
-    return made
-
-
-@pytest.mark.parametrize("ok", [True, False, None])
-def test_answers_of_the_authoritative_server(ok: bool | None) -> None:
-    machine = into()
-    [asked] = machine.receive(b"<db:result from='a.example' to='b.example'>abc</db:result>")
-    assert asked == KeyToVerify("b.example", "a.example", machine.stream_id, "abc")
-    failure = Condition.REMOTE_SERVER_TIMEOUT if ok is None else None
-    [event] = machine.verified("b.example", "a.example", ok=bool(ok), failure=failure)
-    if ok:
-        assert event == Authenticated("b.example", "a.example", "dialback")
-        return
-    assert isinstance(event, Refused)
-    kind = b"type='invalid'" if ok is False else b"type='error'"
-    assert kind in machine.data_to_send()
-    [failed] = machine.receive(b"<message from='x@a.example' to='z@b.example'/>")
-    assert isinstance(failed, StreamFailed)
-    assert failed.error.condition is StreamErrorCondition.NOT_AUTHORIZED
-
-
 def test_a_claim_for_a_domain_that_policy_refuses() -> None:
     machine = S2SIn(settings("b.example"), lambda d: "no spam" if d == "spam.example" else "", secure=True)
     machine.receive(HEADER.encode())
@@ -287,63 +179,6 @@ def test_a_claim_for_a_domain_that_policy_refuses() -> None:
     [event] = machine.receive(b"<db:result from='spam.example' to='b.example'>abc</db:result>")
     assert event == Refused("spam.example", "dialback", "no spam")
     assert b"policy-violation" in machine.data_to_send()
-
-
-def test_external_for_another_domain_than_the_header_says() -> None:
-    machine = into(certificate=True)
-    [event] = machine.receive(EXTERNAL.replace("YS5leGFtcGxl", "Yi5leGFtcGxl").encode())
-    assert event == Refused("a.example", "external", "the identity is not the stream's 'from'")
-    assert b"<invalid-authzid/>" in machine.data_to_send()
-
-
-def test_external_without_a_certificate_that_holds() -> None:
-    machine = into()
-    [event] = machine.receive(EXTERNAL.encode())
-    assert event == Refused("a.example", "external", "no")
-    assert not machine.pairs
-
-
-def test_the_restarted_stream_must_keep_its_name() -> None:
-    machine = into(certificate=True)
-    machine.receive(EXTERNAL.encode())
-    events = machine.receive(HEADER.replace("from='a.example'", "from='evil.example'").encode())
-    assert [event.error.condition for event in events] == [StreamErrorCondition.INVALID_FROM]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("early", [EXTERNAL, "<db:result from='a.example' to='b.example'>abc</db:result>"])
-def test_nothing_is_authenticated_before_tls(early: str) -> None:
-    machine = into(secure=False, certificate=True)
-    [failed] = machine.receive(early.encode())
-    assert isinstance(failed, StreamFailed)
-    assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
-
-
-@pytest.mark.parametrize("name", ["enable", "resume"])
-def test_stream_management_before_authentication_fails_without_ending_the_stream(name: str) -> None:
-    """XEP-0198 §3, of dialback as well."""
-    machine = into()
-    assert machine.receive(f"<{name} xmlns='urn:xmpp:sm:3'/>".encode()) == []
-    sent = machine.data_to_send()
-    assert sent == (
-        b"<failed xmlns='urn:xmpp:sm:3'><unexpected-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
-    )
-    [asked] = machine.receive(b"<db:result from='a.example' to='b.example'>abc</db:result>")
-    assert isinstance(asked, KeyToVerify)
-    for off in (into(secure=False), into(resumption=False)):
-        [failed] = off.receive(f"<{name} xmlns='urn:xmpp:sm:3'/>".encode())
-        assert isinstance(failed, StreamFailed)
-
-
-def test_what_follows_starttls_in_the_clear_is_refused() -> None:
-    machine = into(secure=False)
-    [failed] = machine.receive((STARTTLS + HEADER).encode())
-    assert isinstance(failed, StreamFailed)
-    assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
-    answering = S2SOut(settings("a.example"), "a.example", "b.example")
-    answering.start()
-    answering.receive(server_header("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"))
-    [failed] = answering.receive(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><x/>")
-    assert isinstance(failed, StreamFailed)
 
 
 @pytest.mark.parametrize(
@@ -364,38 +199,6 @@ def test_headers(change: tuple[str, str], condition: StreamErrorCondition) -> No
     assert failed.error.condition is condition
     sent = machine.data_to_send()
     assert sent.startswith(b"<?xml version='1.0'?><stream:stream ") and sent.endswith(b"</stream:stream>")
-
-
-def test_data_without_end_before_authentication() -> None:
-    machine = into(unauthenticated_bytes=20_000)
-    events: list[Any] = []
-    for _ in range(1_000):
-        events += machine.receive(b"<db:verify from='a.example' to='b.example' id='1'>k</db:verify>")
-    assert [type(event) for event in events] == [StreamFailed]
-    assert events[0].error.condition is StreamErrorCondition.POLICY_VIOLATION
-
-
-FEATURES = (
-    "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
-    "<c xmlns='urn:example:new' brandnew='1'/></stream:features>"
-)
-
-
-@pytest.mark.parametrize("before", [HEADER, HEADER.replace("xmlns:db", "xmlns:new='urn:example:new' xmlns:db")])
-def test_names_of_strangers_cost_nothing(before: str) -> None:
-    """What they name in the clear is kept by nobody, so nobody can use up what honest servers need to be understood."""
-    shared = settings("b.example", ledger=NameLedger(unauthenticated=5))
-    known = set(shared.ledger.known), set(shared.ledger.spaces)
-    for round_ in range(20):
-        machine = S2SIn(shared, admitted)
-        names = "".join(f"<e{round_}-{n} a{n}='1' xmlns='urn:{n}'/>" for n in range(50))
-        [_, failed] = machine.receive(f"{before}<x>{names}</x>".encode())
-        assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
-    assert (shared.ledger.known, shared.ledger.spaces) == known
-    ours = S2SOut(shared, "b.example", "a.example")
-    ours.start()
-    assert ours.receive((before.replace("from=", "id='1' from=") + FEATURES).encode()) == []
-    assert b"<starttls" in ours.data_to_send()
 
 
 @pytest.mark.parametrize("cut", [1, 12, 50, 60])
@@ -424,120 +227,6 @@ def test_a_header_whose_names_are_too_many_is_refused_when_it_counts() -> None:
     assert failed.error.condition is StreamErrorCondition.POLICY_VIOLATION
 
 
-def test_domains_of_one_stream_are_bounded() -> None:
-    machine = into(pairs_per_stream=3)
-    events: list[Any] = []
-    for n in range(5):
-        events += machine.receive(f"<db:result from='a{n}.example' to='b.example'>k</db:result>".encode())
-    assert kinds(events) == ["KeyToVerify"] * 3 + ["Refused"] * 2
-
-
-# ---- the initiating side --------------------------------------------------------------------------------------------
-
-
-def server_header(features: str, version: str = " version='1.0'") -> bytes:
-    return (
-        "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' "
-        f"xmlns:db='jabber:server:dialback' from='b.example' to='a.example' id='s1'{version}>"
-        f"<stream:features>{features}</stream:features>"
-    ).encode()
-
-
-def secured(features: str, **changes: Any) -> tuple[S2SOut, list[Any]]:
-    machine = S2SOut(settings("a.example", **changes), "a.example", "b.example", secure=True)
-    machine.start(trusted=True)
-    machine.data_to_send()
-    return machine, machine.receive(server_header(features))
-
-
-def test_a_server_without_tls() -> None:
-    machine = S2SOut(settings("a.example"), "a.example", "b.example")
-    machine.start()
-    [denied] = machine.receive(server_header(""))
-    assert isinstance(denied, Denied)
-    assert denied.why.cause is Cause.TLS
-
-
-def test_external_that_is_refused_falls_back_to_dialback() -> None:
-    machine, _ = secured(
-        "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
-    )
-    assert b"mechanism='EXTERNAL'>YS5leGFtcGxl<" in machine.data_to_send()
-    machine.receive(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
-    key = settings("a.example").secret.key("b.example", "a.example", "s1")
-    assert machine.data_to_send() == f"<db:result from='a.example' to='b.example'>{key}</db:result>".encode()
-    [ready] = machine.receive(b"<db:result from='b.example' to='a.example' type='valid'/>")
-    assert ready == Ready("dialback", False, False)
-
-
-def test_stream_management_is_known_after_external_was_refused() -> None:
-    """What was offered together with EXTERNAL still holds when dialback takes its place."""
-    machine, _ = secured(
-        "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
-        "<sm xmlns='urn:xmpp:sm:3'/>"
-    )
-    machine.receive(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
-    answer = b"<db:result from='b.example' to='a.example' type='valid'/>"
-    assert machine.receive(answer) == [Ready("dialback", False, True)]
-
-
-def test_external_that_is_refused_where_dialback_is_off() -> None:
-    machine, _ = secured(
-        "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>",
-        dialback=False,
-    )
-    [denied] = machine.receive(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
-    assert isinstance(denied, Denied)
-    assert (denied.why.cause, denied.why.text) == (Cause.AUTHENTICATION, "EXTERNAL failed with not-authorized")
-
-
-@pytest.mark.parametrize("sender", ["evil.example", "sub.b.example"])
-def test_somebody_elses_answer_does_not_count(sender: str) -> None:
-    machine, _ = secured("<dialback xmlns='urn:xmpp:features:dialback'/>")
-    [failed] = machine.receive(f"<db:result from='{sender}' to='a.example' type='valid'/>".encode())
-    assert isinstance(failed, StreamFailed)
-
-
-def test_stanzas_on_a_stream_that_is_not_bidirectional() -> None:
-    machine, _ = secured("<dialback xmlns='urn:xmpp:features:dialback'/>")
-    machine.receive(b"<db:result from='b.example' to='a.example' type='valid'/>")
-    [failed] = machine.receive(b"<message from='x@b.example' to='y@a.example'/>")
-    assert isinstance(failed, StreamFailed)
-    assert failed.error.condition is StreamErrorCondition.INVALID_FROM
-
-
-def test_the_peers_stream_error_is_read() -> None:
-    machine, _ = secured("<dialback xmlns='urn:xmpp:features:dialback'/>")
-    [failed] = machine.receive(
-        b"<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
-        b"<text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>Moved</text></stream:error></stream:stream>"
-    )
-    assert isinstance(failed, StreamFailed)
-    assert (failed.by_peer, failed.error.condition, failed.error.text) == (
-        True,
-        StreamErrorCondition.HOST_UNKNOWN,
-        "Moved",
-    )
-
-
-@pytest.mark.parametrize(("type_", "ok"), [("valid", True), ("invalid", False)])
-def test_a_question_about_a_key(type_: str, ok: bool) -> None:
-    machine = S2SOut(settings("b.example"), "b.example", "a.example", question=("id1", "key"), secure=True)
-    machine.start(trusted=True)
-    machine.receive(server_header("").replace(b"from='b.example' to='a.example'", b"from='a.example' to='b.example'"))
-    assert b"<db:verify from='b.example' to='a.example' id='id1'>key</db:verify>" in machine.data_to_send()
-    [answer] = machine.receive(f"<db:verify from='a.example' to='b.example' id='id1' type='{type_}'/>".encode())
-    assert answer == KeyAnswer(ok, "")
-
-
-def test_our_keys_are_recognised_and_others_are_not() -> None:
-    machine = into()
-    key = machine._settings.secret.key("a.example", "b.example", "x1")
-    for given, kind in ((key, "valid"), ("0" * 64, "invalid")):
-        machine.receive(f"<db:verify from='a.example' to='b.example' id='x1'>{given}</db:verify>".encode())
-        assert f"type='{kind}'" in machine.data_to_send().decode()
-
-
 def test_an_orderly_end() -> None:
     pair = Pair()
     pair.open()
@@ -545,25 +234,6 @@ def test_an_orderly_end() -> None:
     pair.run()
     assert isinstance(pair.in_events[-1], StreamClosed)
     assert isinstance(pair.out_events[-1], StreamClosed)
-
-
-@pytest.mark.parametrize("how", ["denied", "not found out", "not served", "refused"])
-def test_domains_claimed_in_vain_are_bounded(how: str) -> None:
-    """Each claim costs a look-up and a connection, and may be made in anybody's name."""
-    admits = (lambda domain: "no" if domain != "a.example" else "") if how == "refused" else admitted
-    machine = into(failed_claims=3, admits=admits)
-    to = "elsewhere.example" if how == "not served" else "b.example"
-    events: list[Any] = []
-    for n in range(5):
-        for event in machine.receive(f"<db:result from='a{n}.example' to='{to}'>k</db:result>".encode()):
-            events.append(event)
-            if isinstance(event, KeyToVerify):
-                failure = Condition.REMOTE_SERVER_TIMEOUT if how == "not found out" else None
-                events += machine.verified(event.local, event.remote, ok=False, failure=failure)
-    assert kinds([event for event in events if not isinstance(event, KeyToVerify)]) == ["Refused"] * 3 + [
-        "StreamFailed"
-    ]
-    assert events[-1].error.condition is StreamErrorCondition.POLICY_VIOLATION
 
 
 def test_claims_that_hold_are_not_counted() -> None:
@@ -586,29 +256,3 @@ def test_nothing_is_said_before_tls() -> None:
     machine = S2SIn(settings("b.example"), admitted)
     machine.receive(HEADER.encode())
     assert b"urn:xmpp:stream-limits:0" not in machine.data_to_send()
-
-
-@pytest.mark.parametrize("text", ["", "-5", "x", "9" * 40, "<a/>"])
-def test_limits_that_are_none(text: str) -> None:
-    machine, _ = secured(f"<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{text}</max-bytes></limits>")
-    assert machine.peer_bytes == 0
-
-
-@pytest.mark.parametrize(
-    ("condition", "lasting"),
-    [
-        ("remote-server-timeout", False),
-        ("remote-connection-failed", False),
-        ("policy-violation", True),
-        ("forbidden", True),
-    ],
-)
-def test_a_peer_that_could_not_find_out_is_asked_again(condition: str, lasting: bool) -> None:
-    machine, _ = secured("<dialback xmlns='urn:xmpp:features:dialback'/>")
-    [denied] = machine.receive(
-        "<db:result from='b.example' to='a.example' type='error'><error type='cancel'>"
-        f"<{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></db:result>".encode()
-    )
-    assert isinstance(denied, Denied)
-    assert denied.why.lasting is lasting
-    assert denied.why.text == f"dialback: error ({condition})"

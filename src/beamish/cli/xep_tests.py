@@ -48,7 +48,7 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         107: "test_personal.py",
         108: "../../scenarios/rows/test_people.py",
         118: "test_personal.py test_foreign_clients.py",
-        163: "test_personal.py",
+        163: "test_personal.py test_last_items.py test_personal_audience.py",
         172: "test_pieces.py",
         222: "test_publisher.py",
         223: "test_conversions.py test_personal.py",

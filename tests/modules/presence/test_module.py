@@ -1,4 +1,4 @@
-"""RFC 6121 §4, played: initial, subsequent, unavailable and directed presence, and probes."""
+"""RFC 6121 §4, played: initial, subsequent and unavailable presence, and the hooks."""
 
 from __future__ import annotations
 
@@ -10,41 +10,15 @@ import pytest
 from beamish.core import events
 from beamish.core.events import Context, Delivery, PresenceChanged, RemoteFound
 from beamish.core.hooks import STOP, Outcome, Row
-from beamish.core.services import PresenceService, RosterItem, RosterService
-from beamish.testing import Client, World
+from beamish.core.services import PresenceService, RosterService
+from beamish.testing import World
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 
+from .play import AWAY, BAD, JULIET, NURSE, ROMEO, friends, know, pair, unavailable
+
 if TYPE_CHECKING:
     from tests.modules.presence.conftest import Remote
-
-ROMEO, JULIET, NURSE = "romeo@example.org", "juliet@example.org", "nurse@example.org"
-AWAY = "benvolio@elsewhere.example"
-BAD = "<error type='modify'><bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
-
-
-def unavailable(sender: str, inner: str = "") -> str:
-    return f"<presence type='unavailable' from='{sender}'>{inner}</presence>"
-
-
-async def know(world: World, owner: str, contact: str, *, to: bool = False, from_: bool = False) -> None:
-    """Write one side of a subscription."""
-    rosters = world.kernel.service(RosterService)
-    await rosters.change(JID.parse(owner), RosterItem(JID.parse(contact), to=to, from_=from_))
-
-
-async def friends(world: World, one: str, other: str) -> None:
-    await know(world, one, other, to=True, from_=True)
-    await know(world, other, one, to=True, from_=True)
-
-
-async def pair(world: World) -> tuple[Client, Client]:
-    await friends(world, ROMEO, JULIET)
-    romeo = await world.login(f"{ROMEO}/orchard", presence=True)
-    juliet = await world.login(f"{JULIET}/balcony", presence=True)
-    romeo.inbox.clear()
-    juliet.inbox.clear()
-    return romeo, juliet
 
 
 # ---- §4.2, §4.4 ---------------------------------------------------------------------------------------------------------
@@ -280,196 +254,6 @@ async def test_error_presence_is_delivered_and_never_answered(wide_world: World,
     await remote.send(f"<presence type='error' id='3' from='{AWAY}' to='{ROMEO}/gone'>{BAD}</presence>")
     await one.expect_nothing()
     await remote.expect()
-
-
-# ---- §4.6 ---------------------------------------------------------------------------------------------------------------
-
-
-async def test_4_6_3_directed_presence_reaches_a_stranger_and_ends_with_the_session(world: World) -> None:
-    romeo = await world.login(f"{ROMEO}/orchard", presence=True)
-    nurse = await world.login(f"{NURSE}/kitchen", presence=True)
-    romeo.send(f"<presence to='{NURSE}/kitchen'><show>chat</show></presence>")
-    await nurse.expect(f"<presence from='{ROMEO}/orchard' to='{NURSE}/kitchen'><show>chat</show></presence>")
-    romeo.send("<presence><show>away</show></presence>")
-    await romeo.receive()
-    await nurse.expect_nothing()
-    romeo.drop()
-    await nurse.expect(unavailable(f"{ROMEO}/orchard"))
-    await nurse.expect_nothing()
-
-
-async def test_4_6_3_rule_3_directed_presence_without_initial_presence(world: World) -> None:
-    await friends(world, ROMEO, JULIET)
-    romeo = await world.login(f"{ROMEO}/orchard")
-    juliet = await world.login(f"{JULIET}/balcony", presence=True)
-    romeo.send(f"<presence to='{JULIET}'/>")
-    await juliet.expect(f"<presence from='{ROMEO}/orchard' type='!'/>")
-    romeo.send("<presence type='unavailable'><status>bye</status></presence>")
-    await juliet.expect(unavailable(f"{ROMEO}/orchard", "<status>bye</status>"))
-    romeo.drop()
-    await juliet.expect_nothing()
-
-
-async def test_4_6_3_rule_1_a_subscriber_hears_of_the_end_only_once(world: World) -> None:
-    romeo, juliet = await pair(world)
-    romeo.send(f"<presence to='{JULIET}/balcony'><show>xa</show></presence>")
-    await juliet.expect(f"<presence from='{ROMEO}/orchard'><show>xa</show></presence>")
-    romeo.drop()
-    await juliet.expect(unavailable(f"{ROMEO}/orchard"))
-    await juliet.expect_nothing()
-
-
-async def test_4_6_1_who_was_told_of_the_end_is_not_told_again(wide_world: World, remote: Remote) -> None:
-    romeo = await wide_world.login(f"{ROMEO}/orchard", presence=True)
-    romeo.send(f"<presence to='{AWAY}/a'/><presence to='{AWAY}/b'/><presence to='{AWAY}/c'/>")
-    romeo.send(f"<presence type='unavailable' to='{AWAY}/a'/>")
-    await wide_world.settle()
-    remote.got.clear()
-    await remote.send(f"<presence type='unavailable' from='{AWAY}/b' to='{ROMEO}/orchard'/>")
-    romeo.drop()
-    await remote.expect(f"<presence type='unavailable' from='{ROMEO}/orchard' to='{AWAY}/c'/>")
-
-
-async def test_4_6_1_a_cancelled_subscription_ends_directed_presence_too(wide_world: World, remote: Remote) -> None:
-    await know(wide_world, ROMEO, AWAY, from_=True)
-    romeo = await wide_world.login(f"{ROMEO}/orchard")
-    romeo.send(f"<presence to='{AWAY}/a'/><presence/><presence type='unsubscribed' to='{AWAY}'/>")
-    await wide_world.settle()
-    assert [stanza.type for stanza in remote.got] == ["", "", "unavailable", "unsubscribed"]
-    remote.got.clear()
-    romeo.drop()
-    await remote.expect()
-
-
-async def test_the_limit_of_directed_presence() -> None:
-    async with World(settings={"limits": {"directed_presence": 2}}) as small:
-        romeo = await small.login(f"{ROMEO}/orchard", presence=True)
-        for n in (1, 2, 2, 3):
-            romeo.send(f"<presence id='{n}' to='{NURSE}/{n}'/>")
-        await romeo.expect(
-            "<presence id='3' type='error'><error type='wait'>"
-            "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></presence>"
-        )
-        await romeo.expect_nothing()
-
-
-async def test_presence_to_our_own_domain_or_own_resource_is_no_error(world: World) -> None:
-    one = await world.login(f"{ROMEO}/one", presence=True)
-    two = await world.login(f"{ROMEO}/two")
-    one.send("<presence to='example.org'/>")
-    one.send(f"<presence to='{ROMEO}/two'><show>chat</show></presence>")
-    await two.expect(f"<presence from='{ROMEO}/one'><show>chat</show></presence>")
-    await one.expect_nothing()
-
-
-# ---- §4.3.2, §4.6.6 -----------------------------------------------------------------------------------------------------
-
-
-def probe(to: str, sender: str = AWAY) -> str:
-    return f"<presence type='probe' id='xv291f38' from='{sender}' to='{to}'/>"
-
-
-@pytest.mark.parametrize("to", [ROMEO, f"{ROMEO}/orchard", "nobody@example.org"])
-async def test_4_3_2_rule_1_strangers_learn_nothing_not_even_of_accounts(
-    wide_world: World, remote: Remote, to: str
-) -> None:
-    await wide_world.login(f"{ROMEO}/orchard", presence=True)
-    await remote.send(probe(to))
-    bare = to.partition("/")[0]
-    await remote.expect(f"<presence type='unsubscribed' id='xv291f38' from='{bare}' to='{AWAY}'/>")
-
-
-async def test_4_3_2_rule_1_a_pre_approval_outlives_a_probe(wide_world: World, remote: Remote) -> None:
-    romeo = await wide_world.login(f"{ROMEO}/orchard", presence=True)
-    romeo.send(f"<presence type='subscribed' to='{AWAY}'/>")
-    await wide_world.settle()
-    await remote.send(probe(ROMEO))
-    await remote.expect(f"<presence type='unsubscribed' from='{ROMEO}' to='{AWAY}'/>")
-    assert await wide_world.db.fetch("SELECT approved FROM roster") == [(1,)]
-
-
-async def test_4_3_2_rule_3_an_absent_contact_and_since_when(wide_world: World, remote: Remote) -> None:
-    await know(wide_world, ROMEO, AWAY, from_=True)
-    await remote.send(probe(ROMEO))
-    await remote.expect(f"<presence type='unavailable' id='xv291f38' from='{ROMEO}' to='{AWAY}'/>")
-    romeo = await wide_world.login(f"{ROMEO}/orchard", presence=True)
-    romeo.drop()
-    await wide_world.pass_time(60)
-    remote.got.clear()
-    await remote.send(probe(ROMEO))
-    await remote.expect(
-        f"<presence type='unavailable' id='xv291f38' from='{ROMEO}'>"
-        "<delay xmlns='urn:xmpp:delay' stamp='2023-11-14T22:13:20.000Z'/></presence>"
-    )
-
-
-async def test_4_3_2_rule_4_every_resource_with_its_own_presence_and_id(wide_world: World, remote: Remote) -> None:
-    await know(wide_world, ROMEO, AWAY, from_=True)
-    foo = await wide_world.login(f"{ROMEO}/foo")
-    foo.send("<presence id='hzf1v27k'/>")
-    bar = await wide_world.login(f"{ROMEO}/bar")
-    bar.send("<presence id='ps6t1fu3'><show>away</show></presence>")
-    await wide_world.settle()
-    remote.got.clear()
-    await remote.send(probe(ROMEO))
-    await remote.expect(
-        f"<presence type='!' id='hzf1v27k' from='{ROMEO}/foo' to='{AWAY}'/>",
-        f"<presence type='!' id='ps6t1fu3' from='{ROMEO}/bar' to='{AWAY}'><show>away</show></presence>",
-    )
-
-
-async def test_4_3_2_a_probe_of_one_resource_tells_only_that_it_is_there(wide_world: World, remote: Remote) -> None:
-    await know(wide_world, ROMEO, AWAY, from_=True)
-    bar = await wide_world.login(f"{ROMEO}/bar")
-    bar.send("<presence id='p'><show>away</show></presence>")
-    await wide_world.settle()
-    remote.got.clear()
-    await remote.send(probe(f"{ROMEO}/bar"))
-    await remote.expect(f"<presence type='!' id='!' from='{ROMEO}/bar'><show absent='!'/></presence>")
-    await remote.send(probe(f"{ROMEO}/other"))
-    await remote.expect(f"<presence type='unavailable' from='{ROMEO}/other'/>")
-
-
-async def test_4_6_6_who_got_directed_presence_may_ask_for_that_resource(wide_world: World, remote: Remote) -> None:
-    romeo = await wide_world.login(f"{ROMEO}/orchard")
-    await wide_world.login(f"{ROMEO}/study", presence=True)
-    romeo.send("<presence to='room@elsewhere.example/Ro'><show>away</show></presence>")
-    await wide_world.settle()
-    remote.got.clear()
-    await remote.send(probe(f"{ROMEO}/orchard", "room@elsewhere.example/Ro"))
-    await remote.expect(f"<presence type='!' from='{ROMEO}/orchard' to='room@elsewhere.example/Ro'/>")
-    await remote.send(probe(f"{ROMEO}/study", "room@elsewhere.example/Ro"))
-    await remote.expect(f"<presence type='unsubscribed' from='{ROMEO}'/>")
-
-
-async def test_4_3_a_client_that_probes_gets_its_answer(world: World) -> None:
-    romeo, juliet = await pair(world)
-    juliet.send(f"<presence type='probe' to='{ROMEO}'/>")
-    await juliet.expect(f"<presence type='!' from='{ROMEO}/orchard' to='{JULIET}/balcony'/>")
-    await romeo.expect_nothing()
-
-
-async def test_may_see(world: World) -> None:
-    await know(world, ROMEO, JULIET, from_=True)
-    romeo = await world.login(f"{ROMEO}/orchard", presence=True)
-    romeo.send("<presence to='room@conference.example.org/Ro'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
-    await world.settle()
-    service = world.kernel.service(PresenceService)
-    owner = JID.parse(ROMEO)
-    for peer, may in (
-        (f"{ROMEO}/x", True),
-        (f"{JULIET}/x", True),
-        (NURSE, False),
-        ("room@conference.example.org/Ro", True),
-        ("room@conference.example.org/Other", True),
-        ("other@conference.example.org/Ro", False),
-    ):
-        assert service.may_see(owner, JID.parse(peer)) is may, peer
-    romeo.drop()
-    await world.settle()
-    later = service.may_see(JID.parse(NURSE), JID.parse(JULIET))
-    assert not isinstance(later, bool)
-    assert await later is False
 
 
 # ---- hooks, order, many ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import MESSAGE, Stanza
 
 from .kit import OWNER, Stage
-from .test_personal import TUNE, cast, publish, titles, tune
+from .personal import TUNE, cast, publish, titles, tune
 
 
 @pytest.fixture
