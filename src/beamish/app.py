@@ -58,6 +58,11 @@ _NEEDED: Final = {
     "component": "there are no components: the configuration has none ([components])",
 }
 """What groups of commands need in order to be there."""
+_MORE_SECONDS: Final = 30.0
+"""What the service manager is asked for again and again while the start takes long (a migration), and once for the stop on
+top of the graces: the database has to be closed."""
+_GRACES: Final = 3
+"""Clients, components and other servers have `shutdown_grace` each, one after the other."""
 _STARTING_SECONDS: Final = 10.0
 """How long a command waits for a server that has the data but does not listen for commands (yet, or any more)."""
 
@@ -310,10 +315,13 @@ async def serve(
 
     def asked_to_stop(and_restart: bool) -> None:
         nonlocal again
+        if and_restart and not _would_start(reload):
+            return
         again = and_restart
         stop.set()
 
     async with AsyncExitStack() as up:
+        starting = up.enter_context(_SignsOfLife())
         kernel = await up.enter_async_context(open_kernel(config))
         kernel.ask_to_stop = asked_to_stop
         certificates = CertificateStore(config.tls, config.server.domains, config.server.data_dir)
@@ -330,7 +338,8 @@ async def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)  # a login makes hundreds of objects, none of them in a ring
-        systemd.ready(f"serving {', '.join(config.server.domains)}")
+        starting.over()
+        systemd.ready(_serving(config))
         log.info(
             "ready", version=__version__, domains=list(config.server.domains), listening=listening, pid=os.getpid()
         )
@@ -338,11 +347,13 @@ async def serve(
             outcome = ready(listening)
             if inspect.isawaitable(outcome):
                 await outcome
-        endless = (_heartbeat(), "watchdog"), (_watch_certificates(certificates), "certificates")
-        for task in [kernel.tasks.spawn(coroutine, name) for coroutine, name in endless]:
-            up.callback(task.cancel)  # the stop waits for tasks to end by themselves
+        daily = kernel.tasks.spawn(_watch_certificates(certificates), "certificates")
+        up.callback(daily.cancel)  # the stop waits for tasks to end by themselves
         await stop.wait()
-        systemd.stopping()
+        if again:
+            systemd.reloading("restarting")  # after STOPPING=1, what still runs at the end of TimeoutStopSec is killed
+        else:
+            systemd.stopping(seconds=_GRACES * config.server.shutdown_grace + _MORE_SECONDS)
         log.info("stopping", and_start_again=again)
     log.info("stopped")
     return again
@@ -420,7 +431,8 @@ class _Reloadable:
         server: C2SServer,
         load: Callable[[], Config] | None,
     ) -> None:
-        self._config = config
+        self._running = config
+        self._log = config.server.log
         self._certificates = certificates
         self._server = server
         self._load = load
@@ -429,37 +441,89 @@ class _Reloadable:
         """Read the configuration and the certificates again; a broken file leaves everything as it is."""
         systemd.reloading()
         try:
-            fresh = self._load() if self._load is not None else self._config
+            fresh = self._load() if self._load is not None else self._running
         except ConfigProblems as found:
-            for problem in found.problems:
-                log.error("config_problem", problem=str(problem))
-            systemd.ready("configuration not reloaded: it has errors")
+            _log_problems(found)
+            systemd.ready(f"{_serving(self._running)}; configuration not reloaded: it has errors")
             log.error("not_reloaded", reason="the configuration has errors")
             return
         self._certificates.reload(fresh.tls)
-        if fresh.server.log != self._config.server.log:
-            logging.configure(fresh.server.log.level, fresh.server.log.format)
-            self._server.wire_log.enabled = fresh.server.log.wire
+        if fresh.server.log != self._log:
+            self._log = fresh.server.log
+            logging.configure(self._log.level, self._log.format)
+            self._server.wire_log.enabled = self._log.wire
+        later = self._later(fresh)
+        if later:
+            log.warning("restart_needed", sections=later)
+        systemd.ready(_serving(self._running) + (f"; restart needed: {', '.join(later)}" if later else ""))
+        log.info("reloaded")
+
+    def _later(self, fresh: Config) -> list[str]:
+        """The sections in which there is something that counts from the next start on only."""
+        running = self._running
         later = [
             section
             for section in ("c2s", "s2s", "components", "component_listener", "storage", "limits", "modules")
-            if getattr(fresh, section) != getattr(self._config, section)
+            if getattr(fresh, section) != getattr(running, section)
         ]
-        if fresh.server.domains != self._config.server.domains or fresh.server.data_dir != self._config.server.data_dir:
+        if fresh.server.model_copy(update={"log": running.server.log}) != running.server:
             later.append("server")
-        if later:
-            log.warning("restart_needed", sections=later)
-        self._config = fresh
-        systemd.ready(f"serving {', '.join(fresh.server.domains)}")
-        log.info("reloaded")
+        if fresh.tls.minimum != running.tls.minimum:
+            later.append("tls")
+        return later
 
 
-async def _heartbeat() -> None:
-    """Tell the service manager that the loop turns."""
-    interval = systemd.watchdog_interval()
-    while interval is not None:
-        systemd.watchdog()
-        await asyncio.sleep(interval)
+def _serving(config: Config) -> str:
+    return f"serving {', '.join(config.server.domains)}"
+
+
+def _log_problems(found: ConfigProblems) -> None:
+    for problem in found.problems:
+        log.error("config_problem", problem=str(problem))
+
+
+def _would_start(load: Callable[[], Config] | None) -> bool:
+    """Whether the configuration as it stands now is one to start with; if not, the log says so."""
+    try:
+        if load is not None:
+            load()
+    except ConfigProblems as found:
+        _log_problems(found)
+        log.error("not_restarted", reason="the configuration has errors")
+        return False
+    return True
+
+
+class _SignsOfLife:
+    """Tells the service manager that the loop turns, from before the start to the end of the stop.
+
+    Until `over()`, that the start needs more time, too: what is being migrated would begin again after being killed.
+    """
+
+    def __init__(self) -> None:
+        self._starting = True
+        self._watchdog = systemd.watchdog_interval()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> _SignsOfLife:
+        self._tell()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def over(self) -> None:
+        """The start is over."""
+        self._starting = False
+
+    def _tell(self) -> None:
+        if self._starting:
+            systemd.extend_timeout(_MORE_SECONDS)
+        if self._watchdog is not None:
+            systemd.watchdog()
+        pause = min(self._watchdog or _MORE_SECONDS, _MORE_SECONDS / 3)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._tell)
 
 
 async def _watch_certificates(certificates: CertificateStore) -> None:

@@ -49,7 +49,7 @@ def test_a_server_that_cannot_start_says_why(server: Any, runner: CliRunner) -> 
 
 def test_a_broken_configuration_is_not_served(server: Any, runner: CliRunner, tmp_path: Path) -> None:
     result = runner.invoke(commands, ["serve", "-c", str(tmp_path / "absent.toml")])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert "absent.toml: No such file" in result.stderr
     assert not server.served
 

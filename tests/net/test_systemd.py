@@ -32,12 +32,17 @@ def test_the_service_manager_hears_what_happens(manager):
     assert heard(manager) == ["WATCHDOG=1"]
     assert systemd.stopping()
     assert heard(manager) == ["STOPPING=1"]
+    assert systemd.extend_timeout(1.5)
+    assert heard(manager) == ["EXTEND_TIMEOUT_USEC=1500000"]
+    assert systemd.stopping("good night", seconds=60)
+    assert heard(manager) == ["STOPPING=1", "STATUS=good night", "EXTEND_TIMEOUT_USEC=60000000"]
 
 
 def test_a_reload_carries_the_clock(manager):
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    assert systemd.reloading()
-    flag, stamp = heard(manager)
+    assert systemd.reloading("in a moment")
+    flag, stamp, status = heard(manager)
+    assert status == "STATUS=in a moment"
     assert flag == "RELOADING=1"
     name, _, value = stamp.partition("=")
     assert name == "MONOTONIC_USEC"

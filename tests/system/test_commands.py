@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from beamish import app
+from beamish.net.control import call
 from beamish.storage.api import StorageUnavailable
 from beamish.testing import Client, World
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Daemon
+    from tests.system.conftest import Daemon, NotifySocket
 
 
 async def run(daemon: Daemon, *args: str) -> str:
@@ -58,8 +59,9 @@ async def test_shutdown_ends_the_process_in_good_order(daemon: Daemon) -> None:
     assert await daemon.ended() == 0
 
 
-async def test_restart_begins_anew_in_the_same_process(daemon: Daemon) -> None:
-    await daemon.start()
+async def test_restart_begins_anew_in_the_same_process(daemon: Daemon, notify_socket: NotifySocket) -> None:
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path), WATCHDOG_USEC="60000000")
+    await notify_socket.until("READY=1")
     await daemon.add("romeo@example.org", "a wise password")
     assert daemon.process is not None and daemon.process.stdout is not None
     romeo = await daemon.client("romeo@example.org/orchard", "a wise password")
@@ -76,6 +78,10 @@ async def test_restart_begins_anew_in_the_same_process(daemon: Daemon) -> None:
     await again.expect_nothing()
     begun = daemon.events("ready")
     assert len(begun) == 2 and begun[0]["pid"] == begun[1]["pid"]
+    # systemd takes STOPPING=1 as the end of the service, and kills what is still there after TimeoutStopSec
+    told = await notify_socket.until("READY=1")
+    assert "RELOADING=1" in told and "STATUS=restarting" in told
+    assert "STOPPING=1" not in told
     assert await daemon.stop() == 0
 
 
@@ -93,3 +99,20 @@ async def test_a_command_that_the_disk_refuses_tells_why(world: World, expected_
     world.db.fail_next(StorageUnavailable("database or disk is full"))
     with pytest.raises(app.CommandFailed, match="could not be stored: database or disk is full"):
         await app._command(world.kernel, "user.add", {"jid": "tybalt@example.org", "password": "prince of cats"})
+
+
+async def test_a_restart_into_a_broken_configuration_does_not_happen(
+    daemon: Daemon, notify_socket: NotifySocket
+) -> None:
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    await notify_socket.until("READY=1")
+    good = daemon.config
+    await daemon.add("romeo@example.org", "a wise password")
+    romeo = await daemon.client("romeo@example.org/orchard", "a wise password")
+    (daemon.directory / "beamish.toml").write_text(good + "[c2s.oops]\nx = 1\n")
+    await call(daemon.directory / "data" / "control.sock", "server.restart", {})
+    async with asyncio.timeout(30):
+        while not daemon.events("not_restarted"):
+            await romeo.expect_nothing()
+    assert daemon.events("config_problem")
+    assert await daemon.stop() == 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 async def test_it_tells_where_it_listens_and_that_it_is_ready(daemon: Daemon, notify_socket: NotifySocket) -> None:
     await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
     told = await notify_socket.until("READY=1")
+    assert told[0] == "EXTEND_TIMEOUT_USEC=30000000", "a migration may take longer than the unit's TimeoutStartSec"
     assert "STATUS=serving example.org, example.net" in told
     assert daemon.port and daemon.tls_port
     (ready,) = daemon.events("ready")
@@ -37,7 +38,7 @@ async def test_it_tells_where_it_listens_and_that_it_is_ready(daemon: Daemon, no
         await client.open_stream("example.net")
     assert daemon.process is not None
     assert await daemon.stop() == 0
-    assert "STOPPING=1" in await notify_socket.until("STOPPING=1")
+    assert "STOPPING=1" in await notify_socket.until("EXTEND_TIMEOUT_USEC=45000000")  # of 5 seconds' grace each, and 30
     assert daemon.events("stopping")
 
 
@@ -127,11 +128,45 @@ async def test_hangup_leaves_everything_as_it_is_if_the_file_is_broken(
     (daemon.directory / "beamish.toml").write_text(daemon.config.replace("require_tls", "x") + "\n[c2s.oops]\nx = 1\n")
     daemon.signal(signal.SIGHUP)
     told = await notify_socket.until("READY=1")
-    assert any("errors" in line for line in told)
+    assert "STATUS=serving example.org, example.net; configuration not reloaded: it has errors" in told
     (problem,) = daemon.events("config_problem")
     assert re.search(r"beamish\.toml:\d+: ", problem["problem"])
     client = await daemon.connect()
     await client.open_stream("example.org")
+
+
+async def test_hangup_says_each_time_what_waits_for_a_restart(
+    make_daemon: Callable[..., Daemon], notify_socket: NotifySocket
+) -> None:
+    daemon = make_daemon(rest='[tls]\nminimum = "1.2"')
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    await notify_socket.until("READY=1")
+    here = 'domains = ["example.org", "example.net"]'
+    changes = (
+        (here, 'domains = ["example.org"]', ["server"]),
+        (here, here + '\nadmins = ["romeo@example.org"]', ["server"]),
+        ("shutdown_grace = 5", "shutdown_grace = 6", ["server"]),
+        ('minimum = "1.2"', 'minimum = "1.3"', ["tls"]),
+        ('level = "info"', 'level = "warning"', []),
+    )
+    for before, after, sections in changes:
+        assert before in daemon.config
+        (daemon.directory / "beamish.toml").write_text(daemon.config.replace(before, after))
+        for _ in range(2):  # what was named once still waits
+            daemon.signal(signal.SIGHUP)
+            told = await notify_socket.until("READY=1")
+            status = "STATUS=serving example.org, example.net"
+            assert told[-1] == (f"{status}; restart needed: {sections[0]}" if sections else status)
+    assert [each["sections"] for each in daemon.events("restart_needed")] == [["server"]] * 6 + [["tls"]] * 2
+
+
+async def test_a_process_that_a_watchdog_ends_says_what_it_was_doing(daemon: Daemon) -> None:
+    await daemon.start()
+    daemon.signal(signal.SIGABRT)
+    assert await daemon.ended() == -signal.SIGABRT
+    told = daemon.log.read_text()
+    assert "Fatal Python error: Aborted" in told
+    assert 'cli/serve.py"' in told
 
 
 @pytest.mark.parametrize("command", [["serve"], ["config", "check"], ["user", "list"]])
@@ -139,7 +174,7 @@ async def test_a_mistake_in_the_file_is_named_by_line(make_daemon: Callable[...,
     daemon = make_daemon(c2s="requires_tls = true")
     status, out, err = await daemon.command(*command)
     line = 1 + daemon.config[: daemon.config.index("requires_tls")].count("\n")
-    assert status == 1
+    assert status == (78 if command == ["serve"] else 1)  # EX_CONFIG: the unit does not try again
     told = out + err
     assert f"beamish.toml:{line}: " in told
     assert "require_tls" in told.replace("requires_tls", "")  # what was probably meant

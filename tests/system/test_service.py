@@ -84,3 +84,11 @@ def test_it_is_watched() -> None:
     """`Type=notify` and the watchdog are what `tests/system/test_serve.py` plays with a socket in systemd's place."""
     assert options()["Type"] == "notify"
     assert float(options()["WatchdogSec"]) >= 30
+
+
+def test_what_cannot_get_better_by_itself_is_not_tried_again() -> None:
+    from beamish.cli.console import UNSTARTABLE
+
+    unit = options()
+    assert str(UNSTARTABLE) in unit["RestartPreventExitStatus"].split()
+    assert (unit["Restart"], unit["StartLimitIntervalSec"]) == ("on-failure", "0"), "everything else is"

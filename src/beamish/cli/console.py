@@ -1,6 +1,7 @@
 """What all commands share: where the configuration is, how modules are found, how things are said and failures end.
 
-Exit codes: 0 done, 1 it failed, 2 the command was called wrongly.
+Exit codes: 0 done, 1 it failed, 2 the command was called wrongly, 78 (`serve` alone) it cannot start before somebody
+mends something, so that whoever supervises it need not try again.
 """
 
 import asyncio
@@ -18,6 +19,9 @@ from beamish.config import Config, ConfigProblems, ModuleClass, load
 
 SYSTEM_CONFIG: Final = Path("/etc/beamish/beamish.toml")
 """The file that is read when none is named and it exists."""
+
+UNSTARTABLE: Final = 78
+"""Exit code of `serve` for what no further try will mend; EX_CONFIG of sysexits(3), and the unit's RestartPreventExitStatus."""
 
 T = TypeVar("T")
 
@@ -48,20 +52,27 @@ def config_file(named: Path | None) -> Path | None:
     return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None
 
 
-def load_or_exit(path: Path | None) -> Config:
-    """The configuration; with problems in it, one line each on standard error and exit code 1."""
+def load_or_exit(path: Path | None, code: int = 1) -> Config:
+    """The configuration; with problems in it, one line each on standard error and this exit code."""
     try:
         return load(path, module_classes())
     except ConfigProblems as found:
         for problem in found.problems:
-            print(problem, file=sys.stderr)
-        raise typer.Exit(1) from None
+            complain(str(problem))
+        raise typer.Exit(code) from None
 
 
-def fail(message: str) -> NoReturn:
-    """Say on standard error what failed, and end with exit code 1."""
-    print(f"beamish: {message}", file=sys.stderr)
-    raise typer.Exit(1)
+def complain(text: str) -> None:
+    """Say what is wrong on standard error; in the journal, as an error."""
+    from beamish.core import log
+
+    print(log.for_journal(text) if log.to_journal() else text, file=sys.stderr)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say on standard error what failed, and end with this exit code."""
+    complain(f"beamish: {message}")
+    raise typer.Exit(code)
 
 
 def print_json(value: object) -> None:
@@ -112,11 +123,20 @@ def run_command(config: Config, name: str, args: dict[str, Any]) -> Any:
 
 
 def run_server(main: Coroutine[Any, Any, T]) -> T:
-    """Run the server's coroutine on uvloop until it ends; says why and exits with 1 when it cannot start."""
+    """Run the server's coroutine on uvloop until it ends; says why and exits with 1 or `UNSTARTABLE` when it cannot start.
+
+    A port in use or a full disk may be over at the next try; files and a database that this program cannot use will not.
+    """
     import uvloop
+
+    from beamish.core.registry import ModuleError
+    from beamish.net.tls import CertificatesUnusable
+    from beamish.storage.api import DatabaseTooNew, MigrationChanged
 
     try:
         return uvloop.run(main)
+    except (ModuleError, CertificatesUnusable, DatabaseTooNew, MigrationChanged) as error:
+        fail(str(error), UNSTARTABLE)
     except expected_failures() as error:
         fail(reason(error))
     except KeyboardInterrupt:  # before the server had its own handler in place

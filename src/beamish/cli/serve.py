@@ -1,6 +1,7 @@
 """`beamish serve`: the server in the foreground."""
 
 import asyncio
+import faulthandler
 import os
 import sys
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 
 from beamish.cli import demo as demonstration
 from beamish.cli.console import (
+    UNSTARTABLE,
     ConfigOption,
     JsonOption,
     config_file,
@@ -28,14 +30,15 @@ DemoOption = Annotated[
 
 
 def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOption = False) -> None:
-    """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
+    """Run the server until SIGTERM or Ctrl-C; SIGHUP reads certificates and log settings again.
 
     With --demo and no file, the system's configuration is left aside and ./var is used.
     """
     from beamish import app
 
     path = config if demo else config_file(config)
-    loaded = load_or_exit(path)
+    faulthandler.enable(2)  # a watchdog ends the process by SIGABRT: the log shall say what it was doing
+    loaded = load_or_exit(path, UNSTARTABLE)
     accounts: dict[str, str] = {}
     if demo:
         try:

@@ -133,7 +133,7 @@ class ServerConfig(Section):
         10.0,
         le=600,
         description="Seconds for sessions to be closed in order after SIGTERM; after that they are cut. "
-        "Stored data is safe either way. Keep it below TimeoutStopSec of the service.",
+        "Stored data is safe either way. systemd is asked to wait for it.",
     )
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import structlog
+
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""The levels as syslog(3) numbers them."""
 
 _SECRETS = frozenset(("password", "token", "secret"))
 
@@ -21,8 +26,39 @@ def _drop_what_is_none(_logger: Any, _method: str, event: Any) -> Any:
     return {key: value for key, value in event.items() if value is not None}
 
 
+def _drop_the_time(_logger: Any, _method: str, event: Any) -> Any:
+    event.pop("timestamp", None)
+    return event
+
+
+def to_journal(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether standard error goes to systemd's journal (`JOURNAL_STREAM`, systemd.exec(5)) and not somewhere else since."""
+    try:
+        into = os.fstat(2)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{into.st_dev}:{into.st_ino}"
+
+
+def for_journal(text: str, level: int = logging.ERROR) -> str:
+    """Text with the priority before each line (sd-daemon(3)); also, so that no line sets one that somebody else chose."""
+    priority = next(number for least, number in _PRIORITIES if level >= least)
+    return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+class _JournalFormatter(structlog.stdlib.ProcessorFormatter):
+    """Lines that the journal files under their level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_journal(super().format(record), record.levelno)
+
+
 def configure(level: str = "info", format: Literal["text", "json"] = "text") -> None:
-    """Set up logging to standard error for a process: `text` for people and the journal, `json` for collectors."""
+    """Set up logging to standard error for a process: `text` for people, `json` for collectors.
+
+    The journal gets the level of each line as its priority, and in `text` no time: it has its own.
+    """
+    journal = to_journal()
     renderer: Any
     shaped: list[Any] = []
     if format == "json":
@@ -30,9 +66,11 @@ def configure(level: str = "info", format: Literal["text", "json"] = "text") -> 
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
         shaped.append(_drop_what_is_none)  # `error=None` tells a person nothing
+        if journal:
+            shaped.append(_drop_the_time)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        (_JournalFormatter if journal else structlog.stdlib.ProcessorFormatter)(
             foreign_pre_chain=[
                 structlog.stdlib.add_log_level,
                 structlog.processors.TimeStamper("iso"),

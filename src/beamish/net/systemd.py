@@ -18,19 +18,32 @@ def ready(status: str = "") -> bool:
     return notify("READY=1", *([f"STATUS={status}"] if status else []))
 
 
-def reloading() -> bool:
+def reloading(status: str = "") -> bool:
     """A reload began; `ready()` must follow. With the time stamp that Type=notify-reload demands."""
-    return notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    stamp = f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+    return notify("RELOADING=1", stamp, *([f"STATUS={status}"] if status else []))
 
 
-def stopping(status: str = "") -> bool:
-    """Shutdown began."""
-    return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
+def stopping(status: str = "", *, seconds: float = 0.0) -> bool:
+    """Shutdown began, and may take `seconds` from now on, even if the unit's TimeoutStopSec is less."""
+    more = [f"STATUS={status}"] if status else []
+    if seconds:
+        more.append(_extension(seconds))
+    return notify("STOPPING=1", *more)
 
 
 def watchdog() -> bool:
     """A sign of life; send one every `watchdog_interval()` seconds."""
     return notify("WATCHDOG=1")
+
+
+def extend_timeout(seconds: float) -> bool:
+    """Ask for `seconds` more, from now on, to start or stop."""
+    return notify(_extension(seconds))
+
+
+def _extension(seconds: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}"
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
