@@ -111,7 +111,7 @@ def change_roles(room: Room, actor: JID, items: Sequence[RoleItem]) -> list[Effe
         note = note_bytes(item.reason, nick)
         if item.role is Role.NONE:
             if room.roles.get(occupant.bare) is Role.MODERATOR:
-                del room.roles[occupant.bare]  # whoever is thrown out does not come back as a moderator
+                room.forget_role(occupant.bare)  # whoever is thrown out does not come back as a moderator
             own, others = room.remove(occupant, statuses=(Status.KICKED,), note=note)
             first += own
             rest += others

@@ -19,6 +19,7 @@ from beamish.modules.muc.names import REGISTER, REGISTER_FORM, REQUEST_FORM
 from beamish.modules.muc.occupants import Send, is_visible_nick, nick_key
 from beamish.modules.muc.privileges import Affiliation, Role, Standing
 from beamish.modules.muc.room import Room
+from beamish.modules.muc.store import Note, NoteKind
 from beamish.xmpp.errors import Condition, Kind, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed, prepare_resource
 from beamish.xmpp.payload import forms
@@ -131,6 +132,7 @@ class Approvals:
             room.check_nick(nick, bare)
             if standing.affiliation is Affiliation.NONE and room.config.members_only:
                 self._ask_admins(room, bare, nick)
+                await self._muc.db.flushed()
                 return
             await self._enter(room, bare, standing, nick)
 
@@ -165,8 +167,9 @@ class Approvals:
             raise StanzaError(Condition.POLICY_VIOLATION, Kind.WAIT, text)
         self._waiting[room.jid, bare] = (nick, times + 1)
         self._waiting.move_to_end((room.jid, bare))
+        self._muc.notes.keep(room, Note(NoteKind.REQUEST, bare, number=times + 1, text=nick))
         if len(self._waiting) > MAX_REQUESTS:
-            self._waiting.popitem(last=False)
+            self._drop(next(iter(self._waiting)))
         fields = (
             forms.Field(_NICK, "text-single", (nick,), "Requested nickname"),
             forms.Field("muc#register_jid", "jid-single", (str(bare),), "User ID"),
@@ -177,6 +180,21 @@ class Approvals:
             if standing.affiliation in _ADMINS:
                 self._muc.kernel.router.post(Stanza.build(MESSAGE, sender=room.jid, to=jid, content=question))
 
+    def _drop(self, key: tuple[JID, JID]) -> None:
+        del self._waiting[key]
+        room = self._muc.rooms.get(key[0])
+        if room is not None:
+            self._muc.notes.erase(room, NoteKind.REQUEST, key[1])
+
+    def restore(self, room: Room, note: Note) -> None:
+        """The admins of a room may still answer what they were asked before a restart."""
+        self._waiting[room.jid, note.jid] = (note.text, note.number)
+
+    def forget(self, user: JID) -> None:
+        """An account is gone: it wants nothing any more; in memory."""
+        for key in [key for key in self._waiting if key[1] == user]:
+            del self._waiting[key]
+
     async def _approve(self, room: Room, who: JID, submitted: Submission) -> None:
         """An admin's answer (§9.9). Only what was asked for can be approved."""
         if room.affiliation_of(who) < Affiliation.ADMIN:
@@ -185,7 +203,7 @@ class Approvals:
         jids = submitted.jids("muc#register_jid") or ()
         for (room_jid, bare), (asked, _) in tuple(self._waiting.items()):
             if room_jid == room.jid and (bare in jids or (not jids and nick_key(asked) == nick_key(nick))):
-                del self._waiting[room_jid, bare]
+                self._drop((room_jid, bare))
                 if submitted.boolean(_ALLOW):
                     async with self._muc.exclusive(room):
                         item = AffiliationItem(bare, Affiliation.MEMBER, asked)

@@ -12,6 +12,7 @@ from beamish.modules.muc.names import MUC_USER
 from beamish.modules.muc.occupants import Send
 from beamish.modules.muc.privileges import Affiliation, Standing
 from beamish.modules.muc.room import Room
+from beamish.modules.muc.store import Note, NoteKind
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
 from beamish.xmpp.stanza import MESSAGE, Stanza, content_bytes
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_INVITEES: Final = 20
 """Invitations in one message."""
-MAX_OPEN: Final = 1000
-"""Invitations of one room whose decline would be passed on."""
+MAX_OPEN: Final = 200
+"""Invitations of one room whose decline would be passed on; they are kept on disk, and in memory."""
 _INVITE: Final = f"{{{MUC_USER}}}invite"
 _REASON: Final = f"{{{MUC_USER}}}reason"
 _CONTINUE: Final = f"{{{MUC_USER}}}continue"
@@ -76,13 +77,19 @@ class Invitations:
         for jid, el in invitees:
             if room.affiliation_of(jid) is Affiliation.OUTCAST:
                 continue  # §9.1: who is banned is not asked back by an occupant
-            room.invitations[jid.bare, who.bare] = None
-            room.invitations.move_to_end((jid.bare, who.bare))
-            if len(room.invitations) > MAX_OPEN:
-                room.invitations.popitem(last=False)
+            self._note(room, jid.bare, who.bare)
             extra = b"".join(content_bytes(child) for child in el if child.tag == _CONTINUE)
             message = invitation(room, jid, who.bare, el.findtext(_REASON) or "", extra)
             self._muc.kernel.router.post(message)
+
+    def _note(self, room: Room, invitee: JID, inviter: JID) -> None:
+        """Whom to tell if the invitee declines, which may be long after the inviter has left and the server was restarted."""
+        room.invitations[invitee, inviter] = None
+        room.invitations.move_to_end((invitee, inviter))
+        self._muc.notes.keep(room, Note(NoteKind.INVITATION, invitee, str(inviter)))
+        if len(room.invitations) > MAX_OPEN:
+            (invitee, inviter), _ = room.invitations.popitem(last=False)
+            self._muc.notes.erase(room, NoteKind.INVITATION, invitee, str(inviter))
 
     def decline(self, room: Room, who: JID, el: Element) -> None:
         """Tell the inviter; only for an invitation that there was, so that rooms are no way to write to strangers."""
@@ -96,6 +103,7 @@ class Invitations:
                 inviter = occupant.bare
         if room.invitations.pop((who.bare, inviter), False) is False:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there was no such invitation")
+        self._muc.notes.erase(room, NoteKind.INVITATION, who.bare, str(inviter))
         reason = el.findtext(_REASON) or ""
         text = f"<reason>{escape_text(reason)}</reason>" if reason else ""
         content = f"<x xmlns='{MUC_USER}'><decline from='{escape_attr(who.bare)}'>{text}</decline></x>"

@@ -94,6 +94,8 @@ class Room:
         self.wearers: dict[JID, tuple[str, ...]] = {}
         self.roles: OrderedDict[JID, Role] = OrderedDict()
         """Roles that were given or taken, for those who come back (§5.1: kept for moderated rooms)."""
+        self.role_changes: dict[JID, Role | None] = {}
+        """What has changed in `roles` since somebody looked; None is forgotten."""
         self.invitations: OrderedDict[tuple[JID, JID], None] = OrderedDict()
         """(invitee, inviter): whose decline may be passed on."""
         self.pace = Pace(bounds.rate, bounds.burst)
@@ -143,7 +145,7 @@ class Room:
     def set_standing(self, jid: JID, standing: Standing) -> None:
         """Enter, replace or (for nothing worth keeping) delete what is known of a bare JID or a domain."""
         before = self.standings.pop(jid, None)
-        self.roles.pop(jid, None)
+        self.forget_role(jid)
         if before is not None and before.nick:
             self.nicks.pop(nick_key(before.nick), None)
         if standing.affiliation is Affiliation.NONE:
@@ -569,7 +571,12 @@ class Room:
 
     def remember_role(self, bare: JID, role: Role) -> None:
         """Keep a role that was given or taken for the next visit; the oldest are forgotten first."""
-        self.roles[bare] = role
+        self.roles[bare] = self.role_changes[bare] = role
         self.roles.move_to_end(bare)
         if len(self.roles) > _REMEMBERED_ROLES:
-            self.roles.popitem(last=False)
+            self.forget_role(next(iter(self.roles)))
+
+    def forget_role(self, bare: JID) -> None:
+        """Whoever comes back gets the role of its affiliation."""
+        if self.roles.pop(bare, None) is not None:
+            self.role_changes[bare] = None

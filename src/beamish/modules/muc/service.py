@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,7 @@ from beamish.modules.muc.ghosts import Ghosts
 from beamish.modules.muc.history import History
 from beamish.modules.muc.invitations import Invitations
 from beamish.modules.muc.names import SEARCH, X_MUC
+from beamish.modules.muc.notes import Notes
 from beamish.modules.muc.occupants import Closed, Effect, Send, Tell
 from beamish.modules.muc.privileges import Affiliation, Standing, parse_affiliation
 from beamish.modules.muc.records import Records
@@ -51,6 +53,7 @@ from beamish.modules.muc.store import SqlRoomStore, StoredRoom
 from beamish.modules.muc.talk import Talk
 from beamish.modules.muc.visits import Visits
 from beamish.modules.muc.wardrobe import Wardrobe
+from beamish.storage.api import StorageError
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
@@ -143,6 +146,7 @@ class MucModule(Module):
         self.discovery = Discovery(self)
         self.records = Records(self)
         self.wardrobe = Wardrobe(self)
+        self.notes = Notes(self)
         self.invitations = Invitations(self)
         self.approvals = Approvals(self)
         self.talk = Talk(self)
@@ -160,6 +164,7 @@ class MucModule(Module):
         for stored in await self.store.load():
             self._enter(_restored(stored, self.bounds), stored.creator)
             self.visits.was_inside(stored.jid, stored.occupants)
+            self.notes.restore(stored)
         for host in self.hosts:
             self.kernel.router.add_service(host, self.handle)
         self.ghosts.start()
@@ -344,6 +349,7 @@ class MucModule(Module):
     ) -> Awaitable[None] | None:
         """Do what a room decided; with `ctx`, its request is answered where the effects say `Done`."""
         self.visits.note(room)
+        position = self.notes.keep_roles(room)
         if room.in_directory is not room.public and self.rooms.get(room.jid) is room:
             self.directory.note(room)
         if any(isinstance(effect, Closed) for effect in effects):
@@ -352,8 +358,19 @@ class MucModule(Module):
         done: Callable[[], None] | None = None
         if ctx is not None:
             request = ctx
-            done = lambda: self.kernel.router.answer(request, request.stanza.reply())  # noqa: E731
+            done = lambda: self._answer(request, position)  # noqa: E731
         return self.fanout.run(room.jid, effects, done=done, cause=cause)
+
+    def _answer(self, ctx: Context, position: int) -> None:
+        """Answer a request when what it changed is on disk."""
+        answer = partial(self.kernel.router.answer, ctx, ctx.stanza.reply())
+        if position:
+            try:
+                self.db.when_durable(position, answer)
+                return
+            except StorageError:
+                log.warning("muc_answered_early", to=str(ctx.stanza.sender))
+        answer()
 
     def close(self, room: Room) -> None:
         """End a room in which nobody is left, with everything that is stored of it."""
@@ -365,7 +382,6 @@ class MucModule(Module):
         """An empty room needs no history in memory."""
         if not room.occupants and not room.locked:
             room.history = None
-            room.invitations.clear()
 
     def with_history(
         self, room: Room, ctx: Context, go_on: Callable[[Context], Awaitable[None] | None]
@@ -426,8 +442,10 @@ class MucModule(Module):
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:
         """An account goes: its affiliations with it. A room without an owner gets its first admin or member as one, or ends."""
+        self.approvals.forget(event.user)
+        await self.store.erase_user(event.user)
         async for room in unhurried(tuple(self.rooms.values())):
-            room.roles.pop(event.user, None)
+            self.notes.forget(room, event.user)
             if not room.locked and (event.user in room.standings or event.user in room.wearers):
                 with suppress(StanzaError):  # the room has ended meanwhile
                     await self._remove_user(room, event.user)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from enum import IntEnum
+from typing import Final, NamedTuple, Protocol
 
 from beamish.modules.muc.config_form import RoomConfig
 from beamish.modules.muc.hats import Hat
@@ -46,7 +47,38 @@ MIGRATIONS: Final = (
     ),
     # what is kept for the history alone is found without a look at the archive of a room that once had one
     Migration(3, ("CREATE INDEX muc_archive_unlogged ON muc_archive (room, id) WHERE logged = 0",)),
+    Migration(
+        4,
+        (
+            "CREATE TABLE muc_note (id {pk}, room TEXT NOT NULL, kind INTEGER NOT NULL, jid TEXT NOT NULL, "
+            "other TEXT NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL)",
+            "CREATE UNIQUE INDEX muc_note_key ON muc_note (room, kind, jid, other)",
+            "CREATE INDEX muc_note_jid ON muc_note (jid)",
+            "CREATE INDEX muc_note_other ON muc_note (other)",
+        ),
+    ),
 )
+
+
+class NoteKind(IntEnum):
+    """What a room remembers besides what its owners decide; the numbers are stored."""
+
+    ROLE = 1
+    """`jid` has the role `number` when it comes back."""
+    INVITATION = 2
+    """`jid` was invited by `other`, who is told if it declines."""
+    REQUEST = 3
+    """`jid` wants to register the nickname `text`; the admins have been asked for it, and for others, `number` times."""
+
+
+class Note(NamedTuple):
+    """Something that a room remembers; there is one for each kind, `jid` and `other`."""
+
+    kind: NoteKind
+    jid: JID
+    other: str = ""
+    number: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +97,8 @@ class StoredRoom:
     wearers: tuple[tuple[JID, str], ...] = ()
     occupants: tuple[tuple[str, JID], ...] = ()
     """Who was inside when the server ended: nickname and bare JID."""
+    notes: tuple[Note, ...] = ()
+    """The oldest first."""
 
 
 class RoomStore(Protocol):
@@ -93,6 +127,15 @@ class RoomStore(Protocol):
 
     def went(self, room: JID, nick: str) -> None:
         """Note, without waiting, that somebody is not inside any more. Raises `StorageBusy`."""
+
+    def note(self, room: JID, note: Note) -> int:
+        """Remember something, as the newest of the room, without waiting; its position. Raises `StorageBusy`."""
+
+    def erase(self, room: JID, kind: NoteKind, jid: JID, other: str = "") -> int:
+        """Forget it again, without waiting; the position of that. Raises `StorageBusy`."""
+
+    async def erase_user(self, user: JID) -> None:
+        """Forget all that rooms remember of somebody."""
 
     async def set_vcard(self, room: JID, vcard: bytes, avatars: Sequence[str]) -> None:
         """Store the room's vCard and the hashes of the pictures in it."""
@@ -135,6 +178,11 @@ class SqlRoomStore:
             inside: dict[str, list[tuple[str, JID]]] = {}
             for room, nick, bare in c.rows("SELECT room, nick, bare FROM muc_occupant ORDER BY nick"):
                 inside.setdefault(room, []).append((nick, JID.parse(bare)))
+            notes: dict[str, list[Note]] = {}
+            for room, kind, jid, other, number, text in c.rows(
+                "SELECT room, kind, jid, other, number, text FROM muc_note ORDER BY id"
+            ):
+                notes.setdefault(room, []).append(Note(NoteKind(kind), JID.parse(jid), other, number, text))
             return [
                 StoredRoom(
                     JID.parse(room),
@@ -150,6 +198,7 @@ class SqlRoomStore:
                     tuple(hats.get(room, ())),
                     tuple(wearers.get(room, ())),
                     tuple(inside.get(room, ())),
+                    tuple(notes.get(room, ())),
                 )
                 for room, creator, created, config, secret, content, sender, occupant, stamp, text, avatars in c.rows(
                     "SELECT room, creator, created, config, secret, subject, subject_sender, subject_occupant, "
@@ -234,6 +283,32 @@ class SqlRoomStore:
         """See `RoomStore.went`."""
         self._db.append("muc.went", "DELETE FROM muc_occupant WHERE room = ? AND nick = ?", (str(room), nick))
 
+    def note(self, room: JID, note: Note) -> int:
+        """See `RoomStore.note`."""
+        self.erase(room, note.kind, note.jid, note.other)
+        return self._db.append(
+            "muc.note",
+            "INSERT INTO muc_note (room, kind, jid, other, number, text) VALUES (?, ?, ?, ?, ?, ?)",
+            (str(room), int(note.kind), str(note.jid), note.other, note.number, note.text),
+        )
+
+    def erase(self, room: JID, kind: NoteKind, jid: JID, other: str = "") -> int:
+        """See `RoomStore.erase`."""
+        return self._db.append(
+            "muc.erase",
+            "DELETE FROM muc_note WHERE room = ? AND kind = ? AND jid = ? AND other = ?",
+            (str(room), int(kind), str(jid), other),
+        )
+
+    async def erase_user(self, user: JID) -> None:
+        """See `RoomStore.erase_user`."""
+
+        def txn(c: Cursor) -> None:
+            c.run("DELETE FROM muc_note WHERE jid = ?", str(user))
+            c.run("DELETE FROM muc_note WHERE other = ?", str(user))
+
+        await self._db.write("muc.erase_user", txn)
+
     async def set_vcard(self, room: JID, vcard: bytes, avatars: Sequence[str]) -> None:
         """See `RoomStore.set_vcard`."""
 
@@ -303,5 +378,5 @@ def _store_standings(c: Cursor, room: JID, standings: Iterable[tuple[JID, Standi
 
 
 def _delete(c: Cursor, room: JID) -> None:
-    for table in ("muc_occupant", "muc_archive", "muc_wearer", "muc_hat", "muc_standing", "muc_room"):
+    for table in ("muc_note", "muc_occupant", "muc_archive", "muc_wearer", "muc_hat", "muc_standing", "muc_room"):
         c.run(f"DELETE FROM {table} WHERE room = ?", str(room))
