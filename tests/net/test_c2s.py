@@ -274,6 +274,30 @@ async def test_an_address_that_guesses_is_slowed_down_over_all_accounts() -> Non
         assert await failed_login(world, "juliet", PASSWORD) == "temporary-auth-failure"
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+@pytest.mark.parametrize("user", ["romeo", "nobody", "a b"])
+async def test_guesses_made_at_the_same_time_are_as_few(mechanism: str, user: str) -> None:
+    limits = {"login_failures_per_account": 4, "login_failures_per_address": 6}
+    async with World(settings={"limits": limits}) as world:
+        clients = [world.connect() for _ in range(20)]
+        for client in clients:
+            await client.open_stream("example.org")
+            if mechanism != "PLAIN":
+                first = base64.b64encode(f"n,,n={user},r=abc".encode()).decode()
+                client.send(f"<auth xmlns='{SASL}' mechanism='{mechanism}'>{first}</auth>")
+        for client in clients:
+            if mechanism == "PLAIN":
+                client.send(plain(user, "wrong"))
+                continue
+            challenge = await client.expect(f"<challenge xmlns='{SASL}'/>")
+            nonce = base64.b64decode(challenge.text or "").decode().partition(",")[0]
+            final = base64.b64encode(f"c=biws,{nonce},p={base64.b64encode(bytes(32)).decode()}".encode()).decode()
+            client.send(f"<response xmlns='{SASL}'>{final}</response>")
+        answers = [str((await client.receive())[0].tag).rpartition("}")[2] for client in clients]
+        judged = 6 if user == "a b" else 4
+        assert sorted(answers) == ["not-authorized"] * judged + ["temporary-auth-failure"] * (20 - judged)
+
+
 async def test_a_removed_account_cannot_bind_what_it_began(world: World) -> None:
     romeo = world.connect()
     await romeo.open_stream("example.org")

@@ -11,6 +11,7 @@ from beamish.core.later import is_later
 from beamish.core.sessions import Link, Session
 from beamish.net.c2s_stream import C2SStream, Wait
 from beamish.stream.machine import (
+    THROTTLED,
     Authenticated,
     AuthFailed,
     BindRequested,
@@ -33,8 +34,6 @@ from beamish.xmpp.xml import namespace_of
 
 if TYPE_CHECKING:
     from beamish.net.c2s import C2SServer
-
-_THROTTLED: Final = "too many failed logins, try again later"
 
 
 class C2SConnection(C2SStream):
@@ -148,12 +147,13 @@ class C2SConnection(C2SStream):
     def _keys(self, event: KeysNeeded) -> Wait | None:
         machine, accounts = self._machine, self._server.accounts
         assert machine is not None
-        if not self._server.throttle.allowed(self._network, event.jid or ""):
-            self._go_on(machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, _THROTTLED))
+        if not self._may_try(event.jid):
+            self._go_on(machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, THROTTLED))
             return None
         jid = event.jid
         if jid is None:
-            self._go_on(machine.keys(accounts.decoy(event.username, event.algorithm), False))
+            decoy = accounts.decoy(event.username, event.algorithm)
+            self._go_on(machine.keys(decoy, False, allowed=lambda: self._may_try(None)))
             return None
         found, expired = accounts.keys(jid, event.algorithm), accounts.has_expired(jid)
         if is_later(found) or is_later(expired):
@@ -177,19 +177,31 @@ class C2SConnection(C2SStream):
             return []
         decoy = accounts.decoy(event.username, event.algorithm)  # made for those who exist, too: it takes time
         disabled = accounts.is_disabled(event.jid)
-        return machine.keys(keys or decoy, keys is not None, disabled=disabled, expired=expired)
+        jid = event.jid
+        return machine.keys(
+            keys or decoy, keys is not None, disabled=disabled, expired=expired, allowed=lambda: self._may_try(jid)
+        )
+
+    def _may_try(self, jid: JID | None) -> bool:
+        """Whether there were not too many failed logins yet, from here or to this account.
+
+        To be asked when a guess comes and again when it is judged: many may have begun at the same time.
+        """
+        return self._server.throttle.allowed(self._network, jid or "")
 
     async def _password(self, event: PasswordGiven) -> list[Event]:
         machine = self._machine
         if machine is None:
             return []
         jid = event.jid
-        if not self._server.throttle.allowed(self._network, jid or ""):
-            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, _THROTTLED)
+        if not self._may_try(jid):
+            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, THROTTLED)
         accounts = self._server.accounts
         ok = await accounts.check_password(jid, event.password)
         expired = jid is not None and accounts.has_expired(jid)
         old = await cast("Awaitable[bool]", expired) if is_later(expired) else cast("bool", expired)
+        if not self._may_try(jid):
+            return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, THROTTLED)
         return machine.password_checked(ok, disabled=jid is not None and accounts.is_disabled(jid), expired=old)
 
     def _auth_failed(self, event: AuthFailed) -> None:

@@ -61,6 +61,8 @@ from beamish.xmpp.jid import JID, JidMalformed, prepare_local, prepare_resource
 from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import escape_text
 
+THROTTLED: Final = "too many failed logins, try again later"
+"""What a client is told whose attempt is not looked at."""
 _CLOSE: Final = b"</stream:stream>"
 _SASL: Final = f"{{{ns.SASL}}}"
 _ONE_READ: Final = 524_288
@@ -85,6 +87,7 @@ class C2SMachine(Opening):
     """
 
     __slots__ = (
+        "_allowed",
         "_bind_id",
         "_bind_refusals",
         "_failures",
@@ -107,6 +110,8 @@ class C2SMachine(Opening):
         self._mechanism_name = ""
         self._username = ""
         self._refusal: FailureCondition | None = None
+        self._allowed: Callable[[], bool] | None = None
+        """Whether a proof may be looked at; asked when it comes."""
         self._bind_id = ""
         self.closed_by_us = False
         self._begin()
@@ -303,7 +308,7 @@ class C2SMachine(Opening):
         self._mechanism = None  # RFC 6120 §6.4.2: an exchange that is under way is dropped
         self._mechanism_name = step.mechanism
         self._username = ""
-        self._refusal = None
+        self._refusal = self._allowed = None
         if not self.secure and self._settings.require_tls:
             return self._sasl_failed(SaslFailure(FailureCondition.ENCRYPTION_REQUIRED))
         try:
@@ -315,6 +320,8 @@ class C2SMachine(Opening):
     def _response(self, step: KnownStep) -> list[Event]:
         assert self._mechanism is not None
         try:
+            if self._allowed is not None and not self._allowed():
+                raise SaslFailure(FailureCondition.TEMPORARY_AUTH_FAILURE, THROTTLED)
             return self._step(self._mechanism.respond(decode_payload(step.text) or b""))
         except SaslFailure as failure:
             return self._sasl_failed(failure)
@@ -322,14 +329,24 @@ class C2SMachine(Opening):
     def _abort(self, _step: KnownStep) -> list[Event]:
         return self._sasl_failed(SaslFailure(FailureCondition.ABORTED))
 
-    def keys(self, keys: ScramKeys, exists: bool, *, disabled: bool = False, expired: bool = False) -> list[Event]:
+    def keys(
+        self,
+        keys: ScramKeys,
+        exists: bool,
+        *,
+        disabled: bool = False,
+        expired: bool = False,
+        allowed: Callable[[], bool] | None = None,
+    ) -> list[Event]:
         """Answer `KeysNeeded`. For an unknown user give decoy keys and `exists=False`.
 
         `disabled`, `expired`: whoever proves to know the password is told that the account is (RFC 6120 §6.5.2), or the
-        password (§6.5.3), nobody else.
+        password (§6.5.3), nobody else. `allowed` is asked when the proof comes, which is refused unseen if it says no: by
+        then others may have guessed as often as may be.
         """
         assert self._mechanism is not None
         self._refusal = _refusal(disabled, expired)
+        self._allowed = allowed
         return self._answered(lambda mechanism: mechanism.keys(keys, exists))
 
     def password_checked(self, ok: bool, *, disabled: bool = False, expired: bool = False) -> list[Event]:
@@ -536,6 +553,7 @@ _ACCEPTS: Final[dict[tuple[State, str], Callable[[C2SMachine, KnownStep], list[E
 """Every element but IQs that is understood before a resource is bound. The rest is answered with `not-authorized`."""
 
 __all__ = [
+    "THROTTLED",
     "AuthFailed",
     "Authenticated",
     "BindRequested",
