@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -10,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from tests.net.written import HEADER, STARTTLS, plain
+from tests.net.written import HEADER, SASL, STARTTLS, plain
+from tests.stream.sasl.test_scram import Client as ScramClient
 
 from beamish.core import events
 from beamish.core.hooks import Row
@@ -225,6 +227,35 @@ def test_alpn_and_the_version_of_tls(run: Run) -> None:
             features = await reader.readuntil(b"</stream:features>")
             assert b"SCRAM-SHA-256-PLUS" in features
             assert b"<starttls" not in features
+            await closed(writer)
+            await gone(server)
+
+    run(play())
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_channel_binding_of_old_clients(run: Run, right: bool) -> None:
+    """What slixmpp 1.8 knows is tls-unique alone, and it uses it with TLS 1.3 too; nobody in between has the same."""
+
+    async def play() -> None:
+        async with LiveServer() as server:
+            await (await server.client("romeo@example.org/orchard")).close()  # makes the account
+            reader, writer = await asyncio.open_connection(
+                server.host, server.tls_port, ssl=trust(server.ca), server_hostname="example.org"
+            )
+            session: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            assert session.version() == "TLSv1.3"
+            unique = session.get_channel_binding("tls-unique")
+            assert unique is not None
+            client = ScramClient(
+                "SHA-256", server.password, "romeo", "p=tls-unique,,", unique if right else unique[::-1]
+            )
+            first = base64.b64encode(client.first()).decode()
+            writer.write(f"{HEADER}<auth xmlns='{SASL}' mechanism='SCRAM-SHA-256-PLUS'>{first}</auth>".encode())
+            challenge = (await reader.readuntil(b"</challenge>")).rpartition(b"</")[0].rpartition(b">")[2]
+            final = base64.b64encode(client.final(base64.b64decode(challenge))).decode()
+            writer.write(f"<response xmlns='{SASL}'>{final}</response>".encode())
+            await reader.readuntil(b"</success>" if right else b"</failure>")
             await closed(writer)
             await gone(server)
 

@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from beamish.net import tls_exporter as module
 from beamish.net.certificate import keep_self_signed
-from beamish.net.tls_exporter import tls_exporter
+from beamish.net.tls_exporter import tls_exporter, tls_unique
 
 LABEL = b"EXPORTER-Channel-Binding"
 
@@ -50,10 +50,23 @@ def test_both_ends_export_the_same(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
+def test_both_ends_know_the_first_finished_message(tmp_path: Path) -> None:
+    """RFC 5929 §3: in a full handshake that of the client."""
+    seen = set()
+    for _ in range(3):
+        server, client = shaken(tmp_path)
+        unique = tls_unique(server)
+        assert unique and unique == client.get_finished()
+        seen.add(unique)
+    assert len(seen) == 3
+    assert tls_unique(None) is None
+
+
 def test_there_is_none_before_tls_1_3(tmp_path: Path) -> None:
     server, _ = shaken(tmp_path, SSL.TLS1_2_VERSION)
     assert server.version() == "TLSv1.2"
     assert tls_exporter(server) is None
+    assert tls_unique(server) is None
 
 
 def test_there_is_none_where_openssl_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

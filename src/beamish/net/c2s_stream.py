@@ -21,7 +21,7 @@ from beamish.net.address import format_peer, network_of
 from beamish.net.throttle import Bucket
 from beamish.net.tls import XMPP_CLIENT
 from beamish.net.tls_client import ClientConnection
-from beamish.net.tls_exporter import tls_exporter
+from beamish.net.tls_exporter import tls_exporter, tls_unique
 from beamish.stream.machine import C2SMachine, Event, State, StreamFailed
 from beamish.stream.sasl import tls_server_end_point
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -313,8 +313,11 @@ class C2SStream(ClientConnection):
         """See `TlsConnection.secured`: the stream begins anew, with what the certificate binds it to."""
         machine, certificates, tls = self._machine, self._server.certificates, self._tls
         if machine is not None and certificates is not None and tls is not None:
-            used = certificates.end_point_binding(tls.object)
-            machine.tls_established(None if used is None else _binding_of(used), tls_exporter(tls.object))
+            connection = tls.object
+            used = certificates.end_point_binding(connection)
+            machine.tls_established(
+                None if used is None else _binding_of(used), tls_exporter(connection), tls_unique(connection)
+            )
 
     def tls_failed(self, reason: str) -> None:
         """See `TlsConnection.tls_failed`."""

@@ -1,8 +1,9 @@
-"""RFC 9266: the `tls-exporter` binding of a connection of the standard library's `ssl`, which has no function for it.
+"""What a connection of the standard library's `ssl` binds a login to.
 
-OpenSSL has one. It wants the connection as OpenSSL knows it, a pointer that CPython keeps in the object behind `ssl.SSLObject`,
-after the (weak) owner and before the context. That it is there is seen by the context, whose address is known, before
-anything is called; where it is not, or where `ssl` does not let OpenSSL be called, there is no such binding.
+For `tls-exporter` (RFC 9266) `ssl` has no function. OpenSSL has one; it wants the connection as OpenSSL knows it, a pointer
+that CPython keeps in the object behind `ssl.SSLObject`, after the (weak) owner and before the context. That it is there is seen by
+the context, whose address is known, before anything is called; where it is not, or where `ssl` does not let OpenSSL be
+called, there is no such binding.
 """
 
 from __future__ import annotations
@@ -54,3 +55,16 @@ def tls_exporter(connection: ssl.SSLObject | None) -> bytes | None:
     made = ctypes.create_string_buffer(_BYTES)
     done = _EXPORT(pointer, made, _BYTES, _LABEL, len(_LABEL), b"", 0, 1)
     return made.raw if done == 1 else None
+
+
+def tls_unique(connection: ssl.SSLObject | None) -> bytes | None:
+    """The first Finished message of a connection after its handshake (RFC 5929 §3); None before TLS 1.3.
+
+    There it binds nothing unless the handshake had an extended master secret, which `ssl` does not tell. For TLS 1.3 the
+    type is not defined (RFC 9266 §3), yet slixmpp 1.8 and so Poezio take it whatever the version is, and where it is refused
+    come with PLAIN in the end. The message proves as much as an exported key: it is a MAC over the whole handshake, the
+    certificate included, by a key that only the two ends have.
+    """
+    if connection is None or connection.version() != "TLSv1.3":
+        return None
+    return connection.get_channel_binding("tls-unique")

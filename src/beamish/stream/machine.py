@@ -287,8 +287,10 @@ class C2SMachine(Opening):
         """The transport begins with a handshake (XEP-0368); `tls_established` follows, nothing is read before."""
         self.state = State.TLS
 
-    def tls_established(self, binding: bytes | None, exporter: bytes | None = None) -> None:
-        """The handshake is done; `binding` is the `tls-server-end-point` value, `exporter` that of `tls-exporter`, or None.
+    def tls_established(
+        self, binding: bytes | None, exporter: bytes | None = None, unique: bytes | None = None
+    ) -> None:
+        """The handshake is done; with the values of `tls-server-end-point`, `tls-exporter` and `tls-unique`, or None.
 
         A new stream begins.
         """
@@ -296,6 +298,7 @@ class C2SMachine(Opening):
             return  # closed meanwhile
         self._binding = binding
         self._exporter = exporter
+        self._unique = unique
         self.secure = True
         self._intake.drop()
         self._new_stream()

@@ -6,7 +6,7 @@ from beamish.stream import features as feat
 from beamish.stream.events import Event, StreamOpened
 from beamish.stream.features import Has, StreamFeature
 from beamish.stream.items import StreamHeader
-from beamish.stream.sasl import TLS_EXPORTER, TLS_SERVER_END_POINT, Offer, binding_types, offered
+from beamish.stream.sasl import TLS_EXPORTER, TLS_SERVER_END_POINT, TLS_UNIQUE, Offer, binding_types, offered
 from beamish.stream.settings import C2SSettings, State
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -35,6 +35,7 @@ class Opening:
         "_peer",
         "_settings",
         "_tls_offered",
+        "_unique",
         "authenticated",
         "domain",
         "jid",
@@ -47,6 +48,7 @@ class Opening:
         self._settings = settings
         self._binding = binding
         self._exporter: bytes | None = None
+        self._unique: bytes | None = None
         self._tls_offered = not secure
         self._peer: JID | None = None
         self._claimed: JID | None = None
@@ -143,6 +145,7 @@ class Opening:
         return Offer(
             tls=self.secure,
             bindings={kind: data for kind, data in bindings if data is not None},
+            unnamed_bindings={} if self._unique is None else {TLS_UNIQUE: self._unique},
             plain_without_tls=not self._settings.require_tls,
             anonymous=self._settings.anonymous,
             enabled=self._settings.mechanisms,

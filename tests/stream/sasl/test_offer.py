@@ -21,6 +21,7 @@ from beamish.stream.sasl import (
     negotiate,
     offered,
 )
+from beamish.stream.sasl.mechanism import NeedKeys
 
 BOUND = Offer(tls=True, bindings={"tls-server-end-point": b"hash", "tls-exporter": b"secret"})
 
@@ -137,6 +138,17 @@ def test_channel_binding_feature() -> None:
 def test_no_feature_without_plus_mechanisms(offer: Offer) -> None:
     assert channel_binding_feature(offer) is None
     assert b"\x1f" not in advertisement(offer)
+
+
+def test_a_binding_that_is_not_advertised_serves_all_the_same() -> None:
+    offer = replace(BOUND, unnamed_bindings={"tls-unique": b"finished"})
+    assert binding_types(offer) == binding_types(BOUND)
+    assert advertisement(offer) == advertisement(BOUND)
+    first = b"p=tls-unique,,n=romeo,r=abcdef"
+    assert isinstance(negotiate("SCRAM-SHA-256-PLUS", offer).start(first), NeedKeys)
+    with pytest.raises(SaslFailure):
+        negotiate("SCRAM-SHA-256-PLUS", BOUND).start(first)
+    assert not any(name.endswith("-PLUS") for name in offered(replace(offer, bindings={})))
 
 
 def test_example_of_xep_0474() -> None:

@@ -5,7 +5,7 @@
 """
 
 from beamish.stream.sasl.anonymous import Anonymous
-from beamish.stream.sasl.binding import TLS_EXPORTER, TLS_SERVER_END_POINT, tls_server_end_point
+from beamish.stream.sasl.binding import TLS_EXPORTER, TLS_SERVER_END_POINT, TLS_UNIQUE, tls_server_end_point
 from beamish.stream.sasl.failure import FailureCondition, SaslFailure
 from beamish.stream.sasl.keys import (
     ALGORITHMS,
@@ -37,6 +37,7 @@ __all__ = [
     "MECHANISMS",
     "TLS_EXPORTER",
     "TLS_SERVER_END_POINT",
+    "TLS_UNIQUE",
     "Algorithm",
     "Anonymous",
     "Challenge",

@@ -1,6 +1,7 @@
 """RFC 5929 and RFC 5056: channel binding data of the server's certificate.
 
-`tls-exporter` (RFC 9266) comes from the TLS connection itself and is put into `Offer.bindings` by whoever has one.
+`tls-exporter` (RFC 9266) and `tls-unique` (RFC 5929 §3) come from the TLS connection itself and are put into the `Offer` by
+whoever has them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 
 TLS_SERVER_END_POINT: Final = "tls-server-end-point"
 TLS_EXPORTER: Final = "tls-exporter"
+TLS_UNIQUE: Final = "tls-unique"
 
 
 def tls_server_end_point(cert_der: bytes) -> bytes | None:

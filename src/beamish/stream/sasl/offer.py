@@ -36,6 +36,7 @@ class Offer:
 
     tls: the stream is encrypted.
     bindings: channel binding type → its data on this connection; without TLS they count for nothing.
+    unnamed_bindings: the same for types that clients may use, but that are not advertised.
     plain: PLAIN may be used under TLS; `plain_without_tls`: also outside it (testing, trusted networks).
     anonymous: anybody may come in (RFC 4505 §5: off unless the operator decides otherwise).
     enabled: mechanisms that the configuration names; None for all.
@@ -45,6 +46,7 @@ class Offer:
 
     tls: bool
     bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    unnamed_bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False, kw_only=True)
     plain: bool = True
     plain_without_tls: bool = False
     anonymous: bool = False
@@ -127,7 +129,7 @@ def negotiate(name: str, offer: Offer) -> Mechanism:
         return Scram(
             algorithm,
             plus=plus,
-            bindings=offer.bindings,
+            bindings={**offer.unnamed_bindings, **offer.bindings},
             plus_advertised=bool(binding_types(offer)),
             advertised=advertisement(offer) if offer.downgrade_protection else None,
         )
