@@ -1,9 +1,9 @@
 """What a connection of the standard library's `ssl` binds a login to.
 
 For `tls-exporter` (RFC 9266) `ssl` has no function. OpenSSL has one; it wants the connection as OpenSSL knows it, a pointer
-that CPython keeps in the object behind `ssl.SSLObject`, after the (weak) owner and before the context. That it is there is seen by
-the context, whose address is known, before anything is called; where it is not, or where `ssl` does not let OpenSSL be
-called, there is no such binding.
+that CPython keeps in the object behind `ssl.SSLObject`, after the (weak) owner and before the context. That it is there is
+seen by the context, whose address is known, before anything is called; where it is not, or where `ssl` does not let OpenSSL
+be called, there is no such binding.
 """
 
 from __future__ import annotations
