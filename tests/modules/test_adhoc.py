@@ -64,6 +64,16 @@ async def test_everybody_sees_the_commands_that_are_for_them(court: World) -> No
     assert any(el.get("var") == CMD for el in support[0])
 
 
+async def test_an_anonymous_session_has_no_commands() -> None:
+    """Least of all one that invites to make an account where nobody else may make one."""
+    settings = {"c2s": {"anonymous": True}, "modules": {"invites": {"register_contacts": True}}}
+    async with World(settings=settings) as world:
+        guest = await world.guest()
+        assert len((await guest.iq(ITEMS))[0]) == 0
+        refused(await guest.iq(step(node="urn:xmpp:invite#invite"), "error"), "forbidden")
+        assert await world.db.fetch("SELECT 1 FROM invite") == []
+
+
 async def test_a_form_is_filled_in_and_the_command_carried_out(court: World) -> None:
     romeo = await court.login("romeo@example.org/orchard")
     asked = await romeo.iq(step(node=ADD, action="execute"))

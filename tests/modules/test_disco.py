@@ -168,12 +168,7 @@ async def test_a_contact_sees_what_the_account_sees(world: World) -> None:
 async def test_an_anonymous_account_announces_nothing_that_is_kept() -> None:
     """XEP-0163 §3.1 and its like: who reads the identity publishes, and was refused."""
     async with World(settings={"c2s": {"anonymous": True}}) as world:
-        romeo, guest = await world.login("romeo@example.org/orchard"), world.connect()
-        await guest.open_stream("example.org")
-        guest.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'>=</auth>")
-        await guest.expect("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
-        await guest.open_stream("example.org")
-        await guest.bind()
+        romeo, guest = await world.login("romeo@example.org/orchard"), await world.guest()
         kept = {
             "http://jabber.org/protocol/pubsub#publish",
             "urn:xmpp:mam:2",

@@ -313,11 +313,16 @@ class Commands:
         return self._nodes.get(node)
 
     def permitted(self, command: Command, caller: Caller) -> bool:
-        """Whether the caller may run the command: administrators all, accounts of ours those that are for everybody."""
+        """Whether the caller may run the command: administrators all, accounts of ours those that are for everybody.
+
+        An anonymous session is no account: what it would leave behind (an invitation to make one) belongs to nobody.
+        """
         jid = caller.jid
         if jid is None or jid.bare in self._kernel.admins:
             return True
-        return command.access is Access.USER and bool(jid.local) and self._kernel.is_local_domain(jid.domain)
+        if command.access is not Access.USER or not jid.local or not self._kernel.is_local_domain(jid.domain):
+            return False
+        return not any(session.anonymous for session in self._kernel.sessions.of(jid.bare).all)
 
     async def run(self, name: str, arguments: Mapping[str, Any], caller: Caller = CONSOLE) -> Any:
         """Run a command and return what JSON can carry. Raises `CommandError`; see `call`."""

@@ -203,6 +203,16 @@ class World:
             await client.appear(priority)
         return client
 
+    async def guest(self, domain: str = "example.org") -> Client:
+        """A client with an anonymous session, for which the settings must have `c2s.anonymous`."""
+        client = self.connect()
+        await client.open_stream(domain)
+        client.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'>=</auth>")
+        await client.expect("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        await client.open_stream(domain)
+        await client.bind()
+        return client
+
     async def befriend(self, one: Client, other: Client) -> None:
         """Subscribe two available clients to each other through the protocol; both inboxes are empty afterwards."""
         for a, b in ((one, other), (other, one)):

@@ -253,3 +253,34 @@ async def test_it_can_be_switched_off_and_is_announced_otherwise(world: World) -
         assert romeo.features.find(tag("feature")) is None
         assert f"{NS}:manage" not in {el.get("var") for el in (await romeo.iq(disco))[0]}
         assert condition(await call(romeo, "get", "<list />", "error")) == "service-unavailable"
+
+
+async def test_preferences_that_are_chosen_at_the_same_time_are_all_kept(world: World) -> None:
+    phone = await world.login("romeo@example.org/phone")
+    laptop = await world.login("romeo@example.org/laptop")
+    third = await world.login("romeo@example.org/third")
+    with world.db.held():
+        for client, inner in (
+            (phone, "<item jid='nurse@example.org' save='body' otr='concede'/>"),
+            (laptop, "<item jid='juliet@example.org' save='false' otr='concede'/>"),
+            (third, "<default save='body' otr='concede'/>"),
+        ):
+            client.send(f"<iq type='set' id='p'><pref xmlns='{NS}'>{inner}</pref></iq>")
+        await world.settle()
+    for client in (phone, laptop, third):
+        await client.expect("<iq type='result' id='p'/>")
+    kept = await call(phone, "get", "<pref />")
+    assert {el.get("jid") for el in kept.iterfind(tag("item"))} == {"nurse@example.org", "juliet@example.org"}
+    default = kept.find(tag("default"))
+    assert default is not None and default.get("save") == "body"
+
+
+async def test_anonymous_users_leave_no_preferences_behind() -> None:
+    async with World(settings={"c2s": {"anonymous": True}}) as world:
+        guest = await world.guest()
+        assert condition(await call(guest, "set", "<pref ><default save='false' otr='concede'/></pref>", "error")) == (
+            "not-allowed"
+        )
+        answer = await guest.iq("<iq type='set' id='p'><prefs xmlns='urn:xmpp:mam:2' default='never'/></iq>", "error")
+        assert answer.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}not-allowed") is not None
+        assert await world.db.fetch("SELECT 1 FROM mam_prefs") == []

@@ -110,12 +110,7 @@ async def test_example_035_anonymous_sessions_do_not_subscribe() -> None:
         stage = Stage(world)
         romeo = await world.login("romeo@example.org/orchard")
         await stage.create(romeo, "musings")
-        guest = world.connect()
-        await guest.open_stream("example.org")
-        guest.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'>=</auth>")
-        await guest.expect("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
-        await guest.open_stream("example.org")
-        await guest.bind()
+        guest = await world.guest()
         request = f"<subscribe node='musings' jid='{guest.jid.bare}'/>"
         await stage.refused(guest, "set", request, "forbidden", kind="cancel")
         await stage.refused(guest, "set", "<create node='x'/>", "forbidden")

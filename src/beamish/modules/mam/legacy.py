@@ -9,6 +9,7 @@ Not here: uploads (manual archiving) and replication; without them everything in
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -60,6 +61,8 @@ class LegacyArchive(Module):
         super().__init__(kernel, config)
         self._threads: dict[str, dict[str, str]] = {}
         """Save modes of conversations by thread, of accounts that have set some."""
+        self.choosing = asyncio.Lock()
+        """Held by who changes preferences: most requests change a part of what they have read, and one loses no other's."""
 
     async def prefs_of(self, owner: JID) -> Prefs:
         """What an account wants archived."""
@@ -198,6 +201,13 @@ class LegacyArchive(Module):
         """Default modes, modes of contacts and conversations, methods (§2.4 to §2.7)."""
         _, el = self._asked(ctx)
         session = _session(ctx)
+        async with self.choosing:
+            told = await self._choose(session, el)
+        self._tell(session.bare, f"<pref xmlns='{ARCHIVE}'>{told}</pref>")
+        return ctx.stanza.reply()
+
+    async def _choose(self, session: Session, el: Element) -> str:
+        """Set what a `<pref/>` says; what others are told of it."""
         prefs = before = await self.prefs_of(session.bare)
         threads: dict[str, str] = {}
         told = ""
@@ -225,8 +235,7 @@ class LegacyArchive(Module):
             self._rule(session.bare, threads)
         if prefs != before:
             await self.set_prefs(session.bare, prefs)
-        self._tell(session.bare, f"<pref xmlns='{ARCHIVE}'>{told}</pref>")
-        return ctx.stanza.reply()
+        return told
 
     def _rule(self, owner: JID, threads: Mapping[str, str]) -> None:
         rules = {**self._threads.get(owner, {}), **threads}
@@ -240,10 +249,11 @@ class LegacyArchive(Module):
         _, el = self._asked(ctx)
         owner = _session(ctx).bare
         gone = {str(_jid(item.get("jid", ""))) for item in el.iterfind(_tag("item"))}
-        prefs = await self.prefs_of(owner)
-        prefs = prefs.with_lists(prefs.mode, prefs.always - gone, prefs.never - gone)
-        kept = {jid: value for jid, value in _legacy(prefs, "items").items() if jid not in gone}
-        await self.set_prefs(owner, _with_legacy(prefs, "items", kept))
+        async with self.choosing:
+            prefs = await self.prefs_of(owner)
+            prefs = prefs.with_lists(prefs.mode, prefs.always - gone, prefs.never - gone)
+            kept = {jid: value for jid, value in _legacy(prefs, "items").items() if jid not in gone}
+            await self.set_prefs(owner, _with_legacy(prefs, "items", kept))
         items = "".join(f"<item jid='{escape_attr(jid)}'/>" for jid in sorted(gone))
         self._tell(owner, f"<itemremove xmlns='{ARCHIVE}'>{items}</itemremove>")
         return ctx.stanza.reply()
@@ -265,10 +275,11 @@ class LegacyArchive(Module):
         """Switch automatic archiving on or off, for this session or for good (§5)."""
         _, el = self._asked(ctx)
         session = _session(ctx)
-        prefs = await self.prefs_of(session.bare)
-        changed = self._auto(session, el, prefs)
-        if changed != prefs:
-            await self.set_prefs(session.bare, changed)
+        async with self.choosing:
+            prefs = await self.prefs_of(session.bare)
+            changed = self._auto(session, el, prefs)
+            if changed != prefs:
+                await self.set_prefs(session.bare, changed)
         return ctx.stanza.reply()
 
     def _auto(self, session: Session, el: Element, prefs: Prefs) -> Prefs:
@@ -300,6 +311,8 @@ class LegacyArchive(Module):
 def _session(ctx: Context) -> Session:
     if ctx.origin is None:
         raise StanzaError(Condition.FORBIDDEN)
+    if ctx.origin.anonymous:
+        raise StanzaError(Condition.NOT_ALLOWED, text="anonymous users have no archive")
     return ctx.origin
 
 

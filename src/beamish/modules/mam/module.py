@@ -453,8 +453,13 @@ class MamModule(LegacyArchive):
     async def change_prefs(self, ctx: Context) -> IqAnswer:
         """Replace the preferences; the answer shows what is in force now."""
         owner = _owner(ctx)
-        prefs = preferences.read(ctx.stanza.el[0], await self.prefs_of(owner))
-        await self.set_prefs(owner, prefs)
+        if ctx.origin is not None and ctx.origin.anonymous:
+            raise StanzaError(
+                Condition.NOT_ALLOWED, text="anonymous users have no archive"
+            )  # nor would anybody delete this
+        async with self.choosing:
+            prefs = preferences.read(ctx.stanza.el[0], await self.prefs_of(owner))
+            await self.set_prefs(owner, prefs)
         return ctx.stanza.reply(prefs.to_bytes())
 
     # ---- commands ------------------------------------------------------------------------------------------------------------
