@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -98,8 +98,8 @@ class IqDispatch:
         if answer is None:
             return None
         if is_later(answer):
-            return self._later(ctx, cast("Awaitable[Stanza | None]", answer))
-        self._kernel.router.answer(ctx, cast("Stanza", answer))
+            return self._later(ctx, answer)
+        self._kernel.router.answer(ctx, answer)
         return None
 
     def _call(self, ctx: Context, account: bool) -> Stanza | Awaitable[Stanza | None] | None:

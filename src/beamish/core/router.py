@@ -368,7 +368,7 @@ class Router:
             assert self._accounts is not None
             exists = True if to in self._by_user else self._accounts.exists(to)
             if is_later(exists):
-                return self._iq_when_known(ctx, cast("Awaitable[bool]", exists))
+                return self._iq_when_known(ctx, exists)
             return self._kernel.iq.handle(ctx, account=bool(exists))
         session = self._by_full.get(to)
         if session is None:
@@ -382,7 +382,7 @@ class Router:
         # … which the account itself and its own server know anyway
         allowed = sender.bare == to.bare or sender == to.domain or self._presence.may_ask(to.bare, sender)
         if is_later(allowed):
-            return self._iq_when_allowed(ctx, to, cast("Awaitable[bool]", allowed))
+            return self._iq_when_allowed(ctx, to, allowed)
         if not allowed or not self.hand_over(ctx, (session,)):
             raise _UNAVAILABLE
         return None

@@ -121,10 +121,10 @@ class AdminModule(Module):
         """The roster of an account; XEP-0133 §4.8 puts it into the form as it is."""
         await self._known(jid)
         found = self._rosters.roster(jid)
-        roster = await found if is_later(found) else found  # type: ignore[misc]
+        roster = await found if is_later(found) else found
         query = make(f"{{{ns.ROSTER}}}query")
         contacts = []
-        for item in sorted((i for i in roster.items() if i.listed), key=lambda i: str(i.jid)):  # type: ignore[union-attr]
+        for item in sorted((i for i in roster.items() if i.listed), key=lambda i: str(i.jid)):
             attrs = {"jid": str(item.jid), "name": item.name or None, "subscription": item.subscription}
             groups = (make(f"{{{ns.ROSTER}}}group", None, group) for group in item.groups)
             query.append(make(f"{{{ns.ROSTER}}}item", attrs, *groups))
@@ -145,18 +145,18 @@ class AdminModule(Module):
         """Addresses, resources, size of the roster."""
         await self._known(jid)
         found = self._rosters.roster(jid)
-        roster = await found if is_later(found) else found  # type: ignore[misc]
+        roster = await found if is_later(found) else found
         sessions = self.kernel.sessions.of(jid).all
         return {
             "jid": str(jid),
             "ipaddresses": sorted({s.peer.rpartition(":")[0].strip("[]") for s in sessions if s.peer}),
-            "rostersize": len([item for item in roster.items() if item.listed]),  # type: ignore[union-attr]
+            "rostersize": len([item for item in roster.items() if item.listed]),
             "onlineresources": [s.jid.resource for s in sessions],
         }
 
     async def _known(self, user: JID) -> None:
         exists = self._accounts.exists(user)
-        if user.resource or not (await exists if is_later(exists) else exists):  # type: ignore[misc]
+        if user.resource or not (await exists if is_later(exists) else exists):
             raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no account {user}")
 
     # ---- how many, and who ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, cast
+from typing import Final
 
 import structlog
 
@@ -189,8 +189,8 @@ class AmpModule(Module):
     async def _decide_later(
         self, ctx: Context, amp: Element, allowed: bool | Awaitable[bool], exists: bool | Awaitable[bool]
     ) -> Outcome:
-        may = await cast("Awaitable[bool]", allowed) if is_later(allowed) else bool(allowed)
-        there = await cast("Awaitable[bool]", exists) if is_later(exists) else bool(exists)
+        may = await allowed if is_later(allowed) else bool(allowed)
+        there = await exists if is_later(exists) else bool(exists)
         return self._judge(ctx, amp, may, there)
 
     def _judge(self, ctx: Context, amp: Element, allowed: bool, exists: bool) -> Outcome:

@@ -9,7 +9,7 @@ Not here: services with domains of their own, which answer for themselves, and c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import Final, cast
+from typing import Final
 
 from pydantic import Field
 
@@ -164,10 +164,8 @@ class DiscoModule(Module):
         for index, module in enumerate(modules):
             more = module.disco_items(at, asker)
             if is_later(more):
-                return self._items_later(
-                    found, cast("Awaitable[Iterable[DiscoItem]]", more), modules[index + 1 :], at, asker
-                )
-            found.extend(cast("Iterable[DiscoItem]", more))
+                return self._items_later(found, more, modules[index + 1 :], at, asker)
+            found.extend(more)
         return found
 
     async def _items_later(
@@ -181,7 +179,7 @@ class DiscoModule(Module):
         found.extend(await first)
         for module in rest:
             more = module.disco_items(at, asker)
-            found.extend(await cast("Awaitable[Iterable[DiscoItem]]", more) if is_later(more) else more)  # type: ignore[arg-type]
+            found.extend(await more if is_later(more) else more)
         return found
 
     def _node(self, at: JID, node: str, asker: JID) -> DiscoNode | Awaitable[DiscoNode | None] | None:
@@ -190,9 +188,7 @@ class DiscoModule(Module):
         for index, module in enumerate(modules):
             found = module.disco_node(at, node, asker)
             if is_later(found):
-                return self._node_later(
-                    cast("Awaitable[DiscoNode | None]", found), modules[index + 1 :], at, node, asker
-                )
+                return self._node_later(found, modules[index + 1 :], at, node, asker)
             if found is not None:
                 return found
         return None
@@ -205,7 +201,7 @@ class DiscoModule(Module):
             if found is not None:
                 break
             more = module.disco_node(at, node, asker)
-            found = await cast("Awaitable[DiscoNode | None]", more) if is_later(more) else more  # type: ignore[assignment]
+            found = await more if is_later(more) else more
         return found
 
 

@@ -135,13 +135,13 @@ class InvitesModule(Module):
 
     async def _exists(self, user: JID) -> bool:
         exists = self._accounts.exists(user)
-        return await exists if is_later(exists) else bool(exists)  # type: ignore[misc]
+        return await exists if is_later(exists) else bool(exists)
 
     async def _befriend_each_other(self, user: JID, inviter: JID) -> None:
         for owner, contact in ((user, inviter), (inviter, user)):
             found = self._rosters.roster(owner)
-            roster = await found if is_later(found) else found  # type: ignore[misc]
-            item = roster.get(contact) or RosterItem(contact)  # type: ignore[union-attr]
+            roster = await found if is_later(found) else found
+            item = roster.get(contact) or RosterItem(contact)
             try:
                 # the inviter may have given the contact a name already
                 await self._rosters.change(
@@ -200,8 +200,8 @@ class InvitesModule(Module):
         if not rows:
             return False  # §4.1: as if there were no token
         found = self._rosters.roster(user)
-        roster = await found if is_later(found) else found  # type: ignore[misc]
-        item = roster.get(contact) or RosterItem(contact)  # type: ignore[union-attr]
+        roster = await found if is_later(found) else found
+        item = roster.get(contact) or RosterItem(contact)
         asks = not item.to
         try:
             await self._rosters.change(

@@ -7,7 +7,6 @@ Not here: pinging clients (connections do that when they fall silent), and pings
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import cast
 
 from beamish.core.events import Context
 from beamish.core.later import is_later
@@ -45,8 +44,8 @@ class PingModule(Module):
             return stanza.reply()
         allowed = self._presence.may_see(to, sender)
         if is_later(allowed):
-            return self._when_allowed(stanza, cast("Awaitable[bool]", allowed))
-        return _answer(stanza, cast("bool", allowed))
+            return self._when_allowed(stanza, allowed)
+        return _answer(stanza, allowed)
 
     async def _when_allowed(self, stanza: Stanza, allowed: Awaitable[bool]) -> Stanza:
         return _answer(stanza, await allowed)

@@ -12,7 +12,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 
@@ -115,9 +115,7 @@ class RemoteRosterModule(Module):
     async def _sees(self, user: JID, entity: JID) -> bool:
         """Whether the service has a subscription to the user's presence, without which it gets nothing (§4.1)."""
         roster = self._rosters.roster(user)
-        return _subscribed(
-            await cast("Awaitable[Roster]", roster) if is_later(roster) else cast("Roster", roster), entity
-        )
+        return _subscribed(await roster if is_later(roster) else roster, entity)
 
     # ---- the service asks (§4.1) ------------------------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ class RemoteRosterModule(Module):
                 Condition.FORBIDDEN, Kind.MODIFY, "a presence subscription is needed to ask for the permission"
             )
         permitted = self.permitted(user, entity)
-        if not (await cast("Awaitable[bool]", permitted) if is_later(permitted) else permitted):
+        if not (await permitted if is_later(permitted) else permitted):
             self._ask(user, entity, xml_safe(query.get("reason", ""))[:_REASON])
         return stanza.reply()
 
@@ -220,7 +218,7 @@ class RemoteRosterModule(Module):
             raise StanzaError(Condition.BAD_REQUEST, text="a permission can only be taken away here")
         user = sender.bare
         permitted = self.permitted(user, entity.bare)
-        if not (await cast("Awaitable[bool]", permitted) if is_later(permitted) else permitted):
+        if not (await permitted if is_later(permitted) else permitted):
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="this service has no permission")
         await self._keep(user, entity.bare, False, "")
         self._inform(user, entity.bare, allowed=False)
@@ -232,7 +230,7 @@ class RemoteRosterModule(Module):
         items = []
         for entity in sorted(self._offers):
             permitted = self.permitted(user, entity)
-            if await cast("Awaitable[bool]", permitted) if is_later(permitted) else permitted:
+            if await permitted if is_later(permitted) else permitted:
                 _, reason = self._said.get((user, entity), (True, ""))
                 items.append(make(ITEM, {"jid": str(entity), "reason": reason or None}))
         return stanza.reply(make(QUERY, None, *items))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from beamish.core.events import Context
 from beamish.core.later import is_later
@@ -68,9 +68,9 @@ class C2SConnection(C2SStream):
         done = self._server.kernel.router.from_session(session, stanza)
         if is_later(done):
             session.busy = True
-            return self._handled_later(session, cast("Awaitable[Context]", done))
+            return self._handled_later(session, done)
         if session.handled is not None:
-            session.handled(cast("Context", done))
+            session.handled(done)
         return None
 
     async def _handled_later(self, session: Session, done: Awaitable[Context]) -> None:
@@ -158,7 +158,7 @@ class C2SConnection(C2SStream):
         found, expired = accounts.keys(jid, event.algorithm), accounts.has_expired(jid)
         if is_later(found) or is_later(expired):
             return self._keys_later(event, found, expired)
-        self._go_on(self._keys_found(event, cast("ScramKeys | None", found), cast("bool", expired)))
+        self._go_on(self._keys_found(event, found, expired))
         return None
 
     async def _keys_later(
@@ -167,8 +167,8 @@ class C2SConnection(C2SStream):
         found: ScramKeys | Awaitable[ScramKeys | None] | None,
         expired: bool | Awaitable[bool],
     ) -> list[Event]:
-        keys = await cast("Awaitable[ScramKeys | None]", found) if is_later(found) else cast("ScramKeys | None", found)
-        old = await cast("Awaitable[bool]", expired) if is_later(expired) else cast("bool", expired)
+        keys = await found if is_later(found) else found
+        old = await expired if is_later(expired) else expired
         return self._keys_found(event, keys, old)
 
     def _keys_found(self, event: KeysNeeded, keys: ScramKeys | None, expired: bool) -> list[Event]:
@@ -199,7 +199,7 @@ class C2SConnection(C2SStream):
         accounts = self._server.accounts
         ok = await accounts.check_password(jid, event.password)
         expired = jid is not None and accounts.has_expired(jid)
-        old = await cast("Awaitable[bool]", expired) if is_later(expired) else cast("bool", expired)
+        old = await expired if is_later(expired) else expired
         if not self._may_try(jid):
             return machine.auth_refused(FailureCondition.TEMPORARY_AUTH_FAILURE, THROTTLED)
         return machine.password_checked(ok, disabled=jid is not None and accounts.is_disabled(jid), expired=old)

@@ -165,7 +165,7 @@ class AccountsModule(Module):
     async def check_password(self, user: JID | None, password: str) -> bool:
         """See `AccountsService.check_password`."""
         found = None if user is None else self.keys(user, _PLAIN_ALGORITHM)
-        keys = await cast("Awaitable[ScramKeys | None]", found) if is_later(found) else cast("ScramKeys | None", found)
+        keys = await found if is_later(found) else found
         against = keys or self.decoy("" if user is None else user.local, _PLAIN_ALGORITHM)
         ok = await asyncio.get_running_loop().run_in_executor(self._pool, check_password, against, password)
         return ok and keys is not None

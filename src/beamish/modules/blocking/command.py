@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -48,7 +48,7 @@ class Command:
     async def fetch(self, session: Session, ctx: Context) -> Stanza:
         """The blocklist (§3.2); from now on the session gets pushes."""
         known = self._owners.of(session.bare)
-        lists = await cast("Awaitable[Lists]", known) if is_later(known) else cast("Lists", known)
+        lists = await known if is_later(known) else known
         session.notes[INTERESTED] = True
         return ctx.stanza.reply(_items("blocklist", blocklist(lists)))
 

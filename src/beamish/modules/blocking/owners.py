@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from beamish.core.later import is_later
 from beamish.core.services import Roster, RosterService, SessionKeeper
@@ -93,7 +93,7 @@ class Owners:
         self._others.pop(session.bare, None)
         lists = self.of(session.bare)
         if is_later(lists):
-            await cast("Awaitable[Lists]", lists)
+            await lists
 
     def closed(self, session: Session) -> None:
         """A session ended."""
@@ -109,7 +109,7 @@ class Owners:
     async def roster(self, user: JID) -> Roster:
         """The roster of a local account."""
         found = self._rosters.roster(user)
-        return await cast("Awaitable[Roster]", found) if is_later(found) else cast("Roster", found)
+        return await found if is_later(found) else found
 
     # ---- changes ----------------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class Owners:
         """
         async with self._edits:  # seldom enough for one at a time
             known = self.of(user)
-            before = await cast("Awaitable[Lists]", known) if is_later(known) else cast("Lists", known)
+            before = await known if is_later(known) else known
             after = before.copy()
             change(after)
 
@@ -165,7 +165,7 @@ class Owners:
         `in_force` is called at once; `acknowledged` when the choice will outlive the server, if the session does.
         """
         known = self.of(session.bare)
-        lists = await cast("Awaitable[Lists]", known) if is_later(known) else cast("Lists", known)
+        lists = await known if is_later(known) else known
         if name is not None and name not in lists.by_name:
             raise StanzaError(Condition.ITEM_NOT_FOUND)
         before = effective(lists, session)

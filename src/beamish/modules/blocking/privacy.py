@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
 from beamish.core.events import Context
 from beamish.core.later import is_later
@@ -44,7 +44,7 @@ class Privacy:
         session.notes[USED] = True
         asked = list(ctx.stanza.el[0])
         known = self._owners.of(session.bare)
-        lists = await cast("Awaitable[Lists]", known) if is_later(known) else cast("Lists", known)
+        lists = await known if is_later(known) else known
         if not asked:
             query = make(f"{{{PRIVACY}}}query")
             active = session.note(ACTIVE)

@@ -208,7 +208,7 @@ class MamModule(LegacyArchive):
         if here is None:
             exists = self._accounts.exists(owner)
             if is_later(exists):
-                return self._if_account(ctx, owner, peer, cast("Awaitable[bool]", exists))
+                return self._if_account(ctx, owner, peer, exists)
             if not exists:
                 return None
         elif here.all[0].anonymous or (to.resource and self._is_off(to)):
@@ -240,8 +240,8 @@ class MamModule(LegacyArchive):
         if verdict is None:
             roster = self._rosters.roster(owner)
             if is_later(roster):
-                return self._when_listed(ctx, owner, peer, cast("Awaitable[Roster]", roster), sent)
-            verdict = _listed(cast("Roster", roster), peer)
+                return self._when_listed(ctx, owner, peer, roster, sent)
+            verdict = _listed(roster, peer)
         return self._keep(ctx, owner, peer, sent) if verdict else None
 
     async def _when_known(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from beamish.core.later import is_later
 from beamish.core.services import AccountsService
@@ -58,7 +58,7 @@ class Invitations:
         for jid, _ in invitees:
             if jid.local and self._muc.kernel.is_local_domain(jid.domain):
                 exists = self._muc.kernel.service(AccountsService).exists(jid.bare)
-                if not (await cast("Awaitable[bool]", exists) if is_later(exists) else exists):
+                if not (await exists if is_later(exists) else exists):
                     raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no {jid.bare}")
         if room.config.members_only:
             async with self._muc.exclusive(room):

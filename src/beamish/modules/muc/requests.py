@@ -100,7 +100,7 @@ class Requests:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
         answer = handler(ctx, room, payload)
         if is_later(answer):
-            return self._later(ctx, answer)  # type: ignore[arg-type]
+            return self._later(ctx, answer)
         if isinstance(answer, Stanza):
             self._muc.kernel.router.answer(ctx, answer)
         return None

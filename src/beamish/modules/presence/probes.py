@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from beamish.core.clock import stamp
 from beamish.core.events import Context
@@ -234,7 +234,7 @@ class Probes:
         if blocking is not None:
             hidden = blocking.hidden(owner, peer)
             if is_later(hidden):
-                return self._may_see_unless(cast("Awaitable[bool]", hidden), owner, peer)
+                return self._may_see_unless(hidden, owner, peer)
             if hidden:
                 return False
         return self._may_see(owner, peer, bare)

@@ -18,7 +18,7 @@ async def settled(value: T | Awaitable[T]) -> T:
     """The value, whether it is here or has to be waited for."""
     if is_later(value):
         return await cast("Awaitable[T]", value)
-    return cast("T", value)
+    return value
 
 
 def in_order(waiting: list[Awaitable[None]]) -> Awaitable[None] | None:

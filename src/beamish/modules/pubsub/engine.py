@@ -93,7 +93,7 @@ class Engine:
     async def host(self, jid: JID, account: bool) -> Host:
         """The host of this address."""
         found = self.hosts.get(jid, account=account)
-        return await cast("Awaitable[Host]", found) if is_later(found) else cast("Host", found)
+        return await found if is_later(found) else found
 
     def limits(self, host: Host) -> Limits:
         """What this host may hold."""
@@ -151,7 +151,7 @@ class Engine:
     async def roster(self, user: JID) -> Roster:
         """The roster of a local account."""
         found = self.rosters.roster(user)
-        return await cast("Awaitable[Roster]", found) if is_later(found) else cast("Roster", found)
+        return await found if is_later(found) else found
 
     async def relations(self, host: Host, node: Node) -> Relations:
         """What the owners' rosters say of entities; nothing where no decision could need it."""
@@ -174,16 +174,15 @@ class Engine:
         roster = await self.roster(host.jid)
         hides = self._hides(host)
         if is_later(hides):
-            hides = await cast("Awaitable[Hides]", hides)
-        return self.outbox.plan(host, node, of, roster, cast("Hides", hides), everybody=everybody), of
+            hides = await hides
+        return self.outbox.plan(host, node, of, roster, hides, everybody=everybody), of
 
     async def blocks(self, host: Host, bare: JID) -> bool:
         """Whether an account has blocked an entity."""
         hides = self._hides(host)
         if is_later(hides):
-            hides = await cast("Awaitable[Hides]", hides)
-        known = cast("Hides", hides)
-        return known is not None and known(bare)
+            hides = await hides
+        return hides is not None and hides(bare)
 
     def _hides(self, host: Host) -> Hides | Awaitable[Hides]:
         """Tells of an entity whether the account has blocked it (XEP-0163 §4.3.3); at once if its lists are in memory."""
@@ -193,7 +192,7 @@ class Engine:
         # The account itself is asked about only to have the lists loaded.
         loaded = blocking.hidden(host.jid, host.jid)
         if is_later(loaded):
-            return self._hides_later(blocking, host.jid, cast("Awaitable[bool]", loaded))
+            return self._hides_later(blocking, host.jid, loaded)
         return _Hiding(blocking, host.jid)
 
     async def _hides_later(self, blocking: BlockingService, owner: JID, loaded: Awaitable[bool]) -> Hides:
@@ -214,7 +213,7 @@ class Engine:
             cast("Coroutine[object, object, Hides]", hides).close()
             return None
         of = relations(node, (roster,))
-        return self.outbox.plan_again(host, node, of, roster, cast("Hides", hides)), of
+        return self.outbox.plan_again(host, node, of, roster, hides), of
 
     # ---- making nodes -----------------------------------------------------------------------------------------------
 

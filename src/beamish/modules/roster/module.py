@@ -367,7 +367,7 @@ class RosterModule(Module):
                 break
             await self.db.write("roster.settle", lambda cursor: None)
         answer = self._answer(ctx, session, self.cached(session.bare) or await self._load(session.bare), ver)
-        return await cast("Awaitable[IqAnswer]", answer) if is_later(answer) else cast("IqAnswer", answer)
+        return await answer if is_later(answer) else answer
 
     def _answer(
         self, ctx: Context, session: Session, roster: MemoryRoster, ver: str | None

@@ -107,7 +107,7 @@ async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -
         if parcel.others and router.hand_over(ctx, parcel.others):
             outcome = sm.kernel.hooks[events.delivered].run(ctx)  # copies, for those who lack it and are not available
             if is_later(outcome):
-                await outcome  # type: ignore[misc]
+                await outcome
             return
         rest = router.keep(ctx)
         if rest is not None:

@@ -108,7 +108,7 @@ async def _bring_back(sm: StreamManagementModule, managed: Managed, state: dict[
     if hook.rows:
         outcome = hook.run(SessionNotes(session, state.get("notes") or {}))
         if is_later(outcome):
-            await outcome  # type: ignore[misc]
+            await outcome
 
 
 class _Nowhere:

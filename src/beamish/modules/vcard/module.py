@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 from pydantic import Field
@@ -124,7 +124,7 @@ class VcardModule(Module):
         if access != "presence":
             return False
         allowed = self._presence.may_see(owner, peer)
-        return await cast("Awaitable[bool]", allowed) if is_later(allowed) else bool(allowed)
+        return await allowed if is_later(allowed) else bool(allowed)
 
     @iq(set=VCARD, scope=Scope.OWN)
     async def _set(self, ctx: Context) -> IqAnswer:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -101,8 +101,8 @@ class Presences:
             return None
         roster = self._service.roster(stanza.to.bare)
         if is_later(roster):
-            return self._arrived_later(stanza.detached(), cast("Awaitable[Roster]", roster))
-        self._from_contact(stanza, cast("Roster", roster))
+            return self._arrived_later(stanza.detached(), roster)
+        self._from_contact(stanza, roster)
         return None
 
     async def _arrived_later(self, stanza: Stanza, roster: Awaitable[Roster]) -> None:
@@ -120,7 +120,7 @@ class Presences:
         for domain in self._rosters.domains:
             for user in await self._kernel.service(AccountsService).list(domain):
                 found = self._service.roster(user)
-                roster = await cast("Awaitable[Roster]", found) if is_later(found) else cast("Roster", found)
+                roster = await found if is_later(found) else found
                 for contact in roster.subscriptions():
                     if contact in asked or self._rosters.own(contact) or self._kernel.is_local_domain(contact.domain):
                         continue

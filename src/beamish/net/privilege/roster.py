@@ -8,7 +8,7 @@ component's own domain it may also say the subscription state, as gateways need 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from beamish.core.events import RosterChanged
 from beamish.core.kernel import new_id
@@ -72,7 +72,7 @@ class Rosters:
         everything = self.serves(user) and includes(self._options.roster, stanza.type)
         if not everything:
             permitted = self.permitted(user)
-            if not (await cast("Awaitable[bool]", permitted) if is_later(permitted) else permitted):
+            if not (await permitted if is_later(permitted) else permitted):
                 raise StanzaError(Condition.FORBIDDEN, text="this component may not do that with rosters")
         await check_account(self._kernel, user, Condition.ITEM_NOT_FOUND)
         if stanza.type == "get" and not everything:
@@ -95,7 +95,7 @@ class Rosters:
 
     async def _roster(self, user: JID) -> Roster:
         roster = self._service.roster(user)
-        return await cast("Awaitable[Roster]", roster) if is_later(roster) else cast("Roster", roster)
+        return await roster if is_later(roster) else roster
 
     async def _put(self, user: JID, contact: JID, asked: Element) -> None:
         """Store one of the component's own contacts, with its subscription state, and let presence follow."""

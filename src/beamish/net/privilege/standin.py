@@ -77,7 +77,7 @@ async def check_account(kernel: Kernel, user: JID, missing: Condition = Conditio
     """Raises `StanzaError` for what is no account (`missing`), or a locked one (`forbidden`)."""
     accounts = kernel.service(AccountsService)
     exists = accounts.exists(user)
-    if not (await cast("Awaitable[bool]", exists) if is_later(exists) else exists):
+    if not (await exists if is_later(exists) else exists):
         raise StanzaError(missing, text="no such account")
     if accounts.is_disabled(user):
         raise StanzaError(Condition.FORBIDDEN, text="the account is locked")
