@@ -391,3 +391,20 @@ async def test_a_block_does_not_find_out_who_hides(world: World) -> None:
     romeo.inbox.clear()
     await block(romeo, "juliet@example.org")
     await romeo.expect_nothing()
+
+
+async def test_a_list_that_is_being_removed_is_not_made_the_active_one(world: World) -> None:
+    """Who was told that a list is active counts on it: the removal is the earlier of the two, or refused."""
+    phone = await world.login("juliet@example.org/phone")
+    laptop = await world.login("juliet@example.org/laptop")
+    await privacy(phone, f"<list name='test'>{ROMEO.format('')}</list>")
+    await world.settle()
+    laptop.inbox.clear()
+    with world.db.held():
+        phone.send("<iq type='set' id='r'><query xmlns='jabber:iq:privacy'><list name='test'/></query></iq>")
+        laptop.send("<iq type='set' id='a'><query xmlns='jabber:iq:privacy'><active name='test'/></query></iq>")
+        await world.settle()
+    await world.settle()
+    answer = next(el for el in laptop.inbox if el.get("id") == "a")
+    assert answer.get("type") == "error" and condition(answer) == "item-not-found"
+    assert await names(laptop) == []

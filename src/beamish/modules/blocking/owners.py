@@ -162,23 +162,24 @@ class Owners:
     ) -> None:
         """Make a list the active one of a session, or none. Raises `StanzaError(item-not-found)`.
 
-        `in_force` is called at once; `acknowledged` when the choice will outlive the server, if the session does.
+        `in_force` is called as soon as it applies; `acknowledged` when the choice will outlive the server, if the session does.
         """
-        known = self.of(session.bare)
-        lists = await known if is_later(known) else known
-        if name is not None and name not in lists.by_name:
-            raise StanzaError(Condition.ITEM_NOT_FOUND)
-        before = effective(lists, session)
-        if name is None:
-            session.notes.pop(ACTIVE, None)
-        else:
-            session.notes[ACTIVE] = name
-        in_force()
-        keeper = self._kernel.service_or_none(SessionKeeper)
-        if keeper is not None:
-            keeper.changed(session)
-            await self._kernel.db.write("blocking.active", lambda _: None)  # what is kept shares its commit
-        acknowledged()
+        async with self._edits:  # else another session may be about to remove the list, and this one would count on it
+            known = self.of(session.bare)
+            lists = await known if is_later(known) else known
+            if name is not None and name not in lists.by_name:
+                raise StanzaError(Condition.ITEM_NOT_FOUND)
+            before = effective(lists, session)
+            if name is None:
+                session.notes.pop(ACTIVE, None)
+            else:
+                session.notes[ACTIVE] = name
+            in_force()
+            keeper = self._kernel.service_or_none(SessionKeeper)
+            if keeper is not None:
+                keeper.changed(session)
+                await self._kernel.db.write("blocking.active", lambda _: None)  # what is kept shares its commit
+            acknowledged()
         await settle(self._kernel, [(session, before, effective(lists, session))], await self.roster(session.bare))
 
 
