@@ -15,8 +15,8 @@ from tests.modules.mam.archives import (
 )
 from tests.modules.mam.play import ask
 
-from beamish.modules.mam import store
-from beamish.modules.mam.keeper import BEHIND_EVERY, MERGE_DELAY, TEXT_PAUSE
+from beamish.modules.mam import merging, store
+from beamish.modules.mam.keeper import BEHIND_EVERY, MERGE_DELAY, MERGE_PAUSE, TEXT_PAUSE
 from beamish.modules.mam.module import MamModule
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.world import World
@@ -40,6 +40,33 @@ async def test_merging_begins_by_itself_and_bounds_hold() -> None:
         await world.pass_time(3_600)
         romeo = await world.login("romeo@example.org/later")
         assert (await ask(romeo)).bodies == ["new"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_steps_that_nobody_waits_for_leave_time_between_them(
+    monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    monkeypatch.setattr(merging, "MERGE_PLACES", 2)
+    monkeypatch.setattr(merging, "PART_PLACES", 2)
+    async with World() as world:
+        owners = [await world.login(f"{name}@example.org/r") for name in ("romeo", "juliet", "nurse", "mercutio")]
+
+        async def filed() -> int:
+            return len(await world.db.fetch("SELECT 1 FROM mam_account"))
+
+        for owner in owners:
+            owner.send("<message to='benvolio@example.net' type='chat'><body>x</body></message>")
+        await world.settle()
+        await world.pass_time(MERGE_DELAY)
+        assert await filed() == 0  # they are sorted first
+        if asked:
+            assert (await ask(owners[3])).bodies == ["x"]
+            assert await filed() == 5
+        else:
+            for count in (1, 2, 3, 4, 5):
+                await world.pass_time(MERGE_PAUSE)
+                assert await filed() == count
+        await check(world.db)
 
 
 async def test_the_full_text_of_a_large_archive_is_entered_before_anybody_searches(

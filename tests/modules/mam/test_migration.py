@@ -27,7 +27,7 @@ from tests.modules.mam.play import ask
 
 from beamish.core.tasks import TaskGroup
 from beamish.modules.mam import ids, lists, merging, packing, pages, removal, store
-from beamish.modules.mam.keeper import Keeper
+from beamish.modules.mam.keeper import MERGE_PAUSE, Keeper
 from beamish.storage.engine import SqliteCursor
 from beamish.storage.memory import MemoryDatabase
 from beamish.storage.migrate import migrate
@@ -187,7 +187,8 @@ def test_rows_are_taken_over_in_any_order_of_accounts(seed: int, monkeypatch: py
     """While messages come, some of them late, whoever asks finds all of theirs, in their order, as soon as theirs are done."""
     rng = random.Random(seed)
     monkeypatch.setattr(merging, "MERGE_ROWS", 7)
-    monkeypatch.setattr(merging, "MERGE_PLACES", (2, 4, 100)[seed % 3])
+    monkeypatch.setattr(merging, "MERGE_PLACES", (2, 6, 100)[seed % 3])
+    monkeypatch.setattr(merging, "PART_PLACES", 3)
     monkeypatch.setattr(merging, "_LOG_ROWS", 2)
     c = cursor()
     now = 0
@@ -288,10 +289,13 @@ async def test_a_quota_learnt_of_by_the_first_question_holds(monkeypatch: pytest
         await migrate(db, "mam", store.MIGRATIONS)
         await db.write("old", lambda c: put_old(c, [fresh_entry(n, OWNER, sid=f"m{n}") for n in range(1, 31)]))
         tasks = TaskGroup("test")
-        keeper = Keeper(db, FakeClock(), tasks, lambda: None, 5, 0, 0.0)
+        clock = FakeClock()
+        keeper = Keeper(db, clock, tasks, lambda: None, 5, 0, 0.0)
         keeper.start()
         await keeper.merged(OWNER)
-        await tasks.drain(10.0)
+        while len(tasks):
+            clock.advance(MERGE_PAUSE)
+            await tasks.drain(0.001)
         assert await sids(db) == [f"m{n}" for n in range(26, 31)]
         keeper.stop()
         await tasks.close()

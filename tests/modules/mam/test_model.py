@@ -65,6 +65,7 @@ class Archive(RuleBasedStateMachine):
             (store, "CHUNK_BYTES", size),
             (merging, "MERGE_ROWS", 9),
             (merging, "MERGE_PLACES", at_once),
+            (merging, "PART_PLACES", min(at_once, 4)),
             (merging, "_LOG_ROWS", 2),
             (store, "TEXT_ROWS", 4),
             (store, "_CHUNKS", 2),

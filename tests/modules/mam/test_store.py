@@ -76,7 +76,8 @@ def test_a_step_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_step_is_bounded_in_accounts_and_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
     """What belongs to many of them is sorted first, then filed part by part; nothing is forgotten or out of order meanwhile."""
-    monkeypatch.setattr(merging, "MERGE_PLACES", 6)
+    monkeypatch.setattr(merging, "MERGE_PLACES", 12)
+    monkeypatch.setattr(merging, "PART_PLACES", 6)
     monkeypatch.setattr(merging, "MERGE_ROWS", 100)
     c = cursor()
     owners = [f"a{n}@example.org" for n in range(5)]

@@ -9,6 +9,7 @@ from tests.modules.sm.conftest import CALM, SM, back, bodies, enable, handled, m
 from tests.modules.sm.play import after_a_crash, unconfirmed
 
 from beamish.core.gather import RETRY_SECONDS
+from beamish.modules.sm import module
 from beamish.modules.sm.store import FOLD_SECONDS
 from beamish.storage.api import StorageBusy
 from beamish.storage.memory import MemoryDatabase
@@ -177,6 +178,42 @@ async def test_the_server_asks_after_a_while(world: World) -> None:
     juliet.send(f"<a xmlns='{SM}' h='1'/>")
     await world.pass_time(10.0)
     await juliet.expect_nothing()
+
+
+async def test_each_session_is_asked_in_its_own_time(world: World) -> None:
+    """Thousands that are asked at once answer at once."""
+    juliet, _ = await managed(world, JULIET)
+    nurse, _ = await managed(world, "nurse@example.org/kitchen")
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, JULIET, "x")
+    await world.pass_time(0.6)
+    say(romeo, "nurse@example.org/kitchen", "y")
+    await world.settle()
+    assert (bodies(juliet), bodies(nurse)) == (["x"], ["y"])
+    await world.pass_time(0.4)
+    await juliet.expect(f"<r xmlns='{SM}'/>")
+    await nurse.expect_nothing()
+    await world.pass_time(0.5)
+    await nurse.expect_nothing()
+    await world.pass_time(0.1)
+    await nurse.expect(f"<r xmlns='{SM}'/>")
+
+
+async def test_few_sessions_are_asked_in_one_turn_of_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ASKED_AT_ONCE", 2)
+    clients = [(await managed(world, f"juliet@example.org/{n}"))[0] for n in range(5)]
+    romeo = await world.login("romeo@example.org/orchard")
+    for n, client in enumerate(clients):
+        say(romeo, f"juliet@example.org/{n}", "x")
+        await world.settle()
+        assert bodies(client) == ["x"]
+    asked = []
+    for _ in range(3):
+        await world.pass_time(module._ASK_PAUSE if asked else 1.0)
+        asked.append(sum(bool(client.inbox) for client in clients))
+    assert asked == [2, 4, 5]
+    for client in clients:
+        await client.expect(f"<r xmlns='{SM}'/>")
 
 
 async def test_the_server_asks_at_once_after_many(world: World) -> None:

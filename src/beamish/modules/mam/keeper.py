@@ -18,6 +18,9 @@ log = structlog.get_logger(__name__)
 
 MERGE_DELAY: Final = 10.0
 """Seconds until a message is brought to its place if few come and nobody asks for it."""
+MERGE_PAUSE: Final = 0.02
+"""Seconds between two steps of merging that nobody waits for, as long as it keeps up with what comes: others' commits are not
+all made to wait for a step."""
 EXPIRY_EVERY: Final = 3_600.0
 BEHIND_EVERY: Final = 60.0
 """Seconds between looks at which archives the full-text index has fallen too far behind."""
@@ -54,6 +57,7 @@ class Keeper:
         """Owners of those that rounds under way merge."""
         self._started = False
         """Whether a round has come to its end since the start: what earlier runs left is merged."""
+        self._stopped = False
         self._over: set[int] = set()
         self._timer: Timer | None = None
         self._expiry: Timer | None = None
@@ -69,6 +73,7 @@ class Keeper:
 
     def stop(self) -> None:
         """Cancel the timers; what is not merged yet is taken up at the next start."""
+        self._stopped = True
         for timer in (self._timer, self._expiry):
             if timer is not None:
                 timer.cancel()
@@ -98,7 +103,7 @@ class Keeper:
 
     async def _merge(self) -> None:
         try:
-            await self.all_merged()
+            await self._all_merged(gently=True)
             while self._over:
                 account = self._over.pop()
                 bounds = partial(
@@ -142,12 +147,15 @@ class Keeper:
 
     async def all_merged(self) -> None:
         """Return once every message queued before this call is where queries find it. Raises `StorageError`."""
+        await self._all_merged(gently=False)
+
+    async def _all_merged(self, *, gently: bool) -> None:
         # by a task: what it learns about quotas must not be lost when the client that asked goes away
-        failed = await asyncio.shield(self._tasks.spawn(self._round(), "merge_round"))
+        failed = await asyncio.shield(self._tasks.spawn(self._round(gently), "merge_round"))
         if failed is not None:
             raise failed
 
-    async def _round(self) -> StorageError | None:
+    async def _round(self, gently: bool) -> StorageError | None:
         self._hand_over()
         owners, self._fresh = self._fresh, set()
         self._waiting = 0
@@ -157,6 +165,11 @@ class Keeper:
             while more:
                 more, over = await self._db.write("mam.merge", self.merge)
                 self._over.update(over)
+                if more and gently:
+                    if self._stopped:
+                        break
+                    if self._waiting < merging.MERGE_ROWS:
+                        await self._pause(MERGE_PAUSE)
         except StorageError as exc:
             return exc
         finally:

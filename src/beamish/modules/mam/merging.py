@@ -24,8 +24,9 @@ MERGE_ROWS: Final = 8_000
 MERGE_BYTES: Final = 16 * 1024 * 1024
 """Bytes of stanzas above which one transaction takes no more."""
 MERGE_PLACES: Final = 512
-"""Accounts and conversations, each of which costs about 25 us, to which one transaction brings messages; an account with more
-of them is one part all the same."""
+"""Accounts and conversations, each of which costs about 25 us, to which one transaction brings messages."""
+PART_PLACES: Final = 256
+"""The same for what is filed in parts because it is of more; an account with more conversations is one part all the same."""
 _LOG_ROWS: Final = 64
 """Rows of the log looked at together; each is bounded by what a tick takes in."""
 
@@ -61,11 +62,13 @@ def merge(c: Cursor, max_messages: int, max_bytes: int, owner: str = "") -> tupl
 
 def _parts(by_owner: Mapping[str, Columns]) -> Iterator[dict[str, Columns]]:
     """The owners in groups that are filed together."""
+    places_of = {owner: 1 + len(set(columns.peers)) for owner, columns in by_owner.items()}
+    most = MERGE_PLACES if sum(places_of.values()) <= MERGE_PLACES else PART_PLACES
     some: dict[str, Columns] = {}
     count = 0
     for owner, columns in by_owner.items():
-        own = 1 + len(set(columns.peers))
-        if some and count + own > MERGE_PLACES:
+        own = places_of[owner]
+        if some and count + own > most:
             yield some
             some, count = {}, 0
         some[owner] = columns

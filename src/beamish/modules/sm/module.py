@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from itertools import islice, takewhile
 from typing import Any, Final
 
 import structlog
@@ -40,6 +41,10 @@ log = structlog.get_logger(__name__)
 
 _TIDY: Final = 0.25
 """Seconds after which confirmed messages are deleted if nothing else is written."""
+_ASK_PAUSE: Final = 0.02
+"""Seconds at least between two looks at which sessions are to be asked, and ..."""
+_ASKED_AT_ONCE: Final = 128
+"""... sessions that one of them asks: 1 ms of the loop's time."""
 _DOOR: Final = 10
 """Where messages are refused that cannot be stored: before any module does something about them."""
 _REFUSED: Final = frozenset((MESSAGE, IQ))
@@ -104,7 +109,8 @@ class StreamManagementModule(Module):
         self.commit_first: bool = config.commit_first
         self._by_id: dict[str, Managed] = {}
         self._by_session: dict[Session, Managed] = {}
-        self._wanting: dict[Managed, None] = {}
+        self._wanting: dict[Managed, float] = {}
+        """Sessions to be looked at, and when (monotonic), in this order."""
         self._asking = self._tidying = self._refusing = False
         self._latest = 0.0
         self._now = self.clock.now
@@ -382,17 +388,23 @@ class StreamManagementModule(Module):
     # ---- asking for acknowledgements --------------------------------------------------------------------------------
 
     def wants_answer(self, managed: Managed) -> None:
-        """Look at a session soon: ask it, or see whether it owes an answer."""
-        self._wanting[managed] = None
+        """Look at a session some time later: ask it, or see whether it owes an answer.
+
+        Each has a time of its own, so that thousands who talk are neither asked nor answer all at once.
+        """
+        if managed in self._wanting:
+            return
+        self._wanting[managed] = self.clock.monotonic() + self.config.request_seconds
         if not self._asking:
             self._asking = True
             self.clock.call_later(self.config.request_seconds, self._ask)
 
     def _ask(self) -> None:
-        self._asking = False
-        wanting, self._wanting = self._wanting, {}
+        wanting = self._wanting
         now = self.clock.monotonic()
-        for managed in wanting:
+        some = list(takewhile(lambda entry: entry[1] <= now, islice(wanting.items(), _ASKED_AT_ONCE)))
+        for managed, _ in some:
+            wanting.pop(managed, None)
             if managed.silent(now) and managed.link is not None:
                 log.info("client_does_not_answer", jid=str(managed.session.jid))
                 managed.link.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
@@ -400,6 +412,9 @@ class StreamManagementModule(Module):
             managed.ask()
             if managed.expectant:
                 self.wants_answer(managed)
+        self._asking = bool(wanting)
+        if wanting:
+            self.clock.call_later(max(_ASK_PAUSE, next(iter(wanting.values())) - now), self._ask)
 
     def _tidy_later(self) -> None:
         if not self._tidying:
