@@ -19,10 +19,13 @@ import structlog
 
 from beamish import __version__
 from beamish.config import Config, ConfigProblems
+from beamish.core import events
 from beamish.core import log as logging
 from beamish.core.clock import Clock
 from beamish.core.commands import CommandError
+from beamish.core.events import Stopping
 from beamish.core.kernel import Kernel, new_id
+from beamish.core.later import is_later
 from beamish.core.module import Module
 from beamish.core.registry import discover, select
 from beamish.net import heap, systemd
@@ -418,7 +421,15 @@ async def listen_services(
             listener = await loop.create_server(components.connection, sock=sock, backlog=BACKLOG)
             up.callback(listener.close)
             lines.append(f"component {format_peer(sock.getsockname())} plain")
+    up.push_async_callback(_last_words, kernel)
     return lines
+
+
+async def _last_words(kernel: Kernel) -> None:
+    """Before the streams with others are closed, they are told what they have to know."""
+    outcome: Any = kernel.hooks[events.stopping].run(Stopping())
+    if is_later(outcome):
+        await outcome
 
 
 class _Reloadable:

@@ -156,6 +156,11 @@ class RemoteFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The server stops in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountEvent:
     """An account was made or is being removed."""
 
@@ -309,6 +314,12 @@ remote_found: Final = HookPoint[RemoteFound](
     HookKind.OBSERVER,
     "The server of a remote domain that was lost is there again; what was sent to it or from it meanwhile is lost. Presence.",
 )
+stopping: Final = HookPoint[Stopping](
+    "stopping",
+    HookKind.OBSERVER,
+    "The server stops; its clients are disconnected, streams with other servers and components still stand. What these are to "
+    "hear has to be sent now. Rooms.",
+)
 server_presence: Final = HookPoint[Context](
     "server_presence",
     HookKind.GUARD,
@@ -344,6 +355,7 @@ CATALOGUE: Final = (
     remote,
     remote_lost,
     remote_found,
+    stopping,
     server_message,
     server_presence,
 )

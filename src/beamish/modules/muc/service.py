@@ -18,7 +18,7 @@ from beamish.core import events
 from beamish.core.clock import stamp
 from beamish.core.commands import Param
 from beamish.core.disco import DiscoItem
-from beamish.core.events import AccountEvent, Context, RemoteLost, SessionNotes
+from beamish.core.events import AccountEvent, Context, RemoteLost, SessionNotes, Stopping
 from beamish.core.iq import check_request
 from beamish.core.kernel import Kernel
 from beamish.core.later import unhurried
@@ -156,6 +156,8 @@ class MucModule(Module):
         self.ghosts = Ghosts(self)
         self._locks: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[JID, asyncio.Task[None]] = {}
+        self.over = False
+        """The service stops: everybody has been told, and nobody gets in any more."""
         self.opening: dict[Room, asyncio.Task[None]] = {}
         """New rooms on their way to the database, where they are open to all from the start."""
 
@@ -177,11 +179,20 @@ class MucModule(Module):
         """Tell whoever is left and does not come back (332), and answer no more."""
         self.ghosts.stop()
         self.visits.stop()
-        self._say_goodbye()
+        self.say_goodbye()
         for host in self.hosts:
             self.kernel.router.remove_service(host)
 
-    def _say_goodbye(self) -> None:
+    @on(events.stopping)
+    def stopping(self, event: Stopping) -> None:
+        """As long as other servers can hear it."""
+        self.say_goodbye()
+
+    def say_goodbye(self) -> None:
+        """Tell everybody who is left, and does not come back, that the service shuts down (§11.2); once."""
+        if self.over:
+            return
+        self.over = True
         for room in tuple(self.rooms.values()):  # a goodbye to a service may come back as a departure
             for effect in shut_down(room, lambda jid: jid in self.kernel.sessions.by_full):
                 if isinstance(effect, Tell):

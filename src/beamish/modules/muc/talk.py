@@ -149,6 +149,8 @@ class Talk:
                 who, to.resource, shown_children(stanza), self._clock.now(), lang=stanza.lang, id=stanza.id
             )
             return self._muc.carry_out(room, effects)
+        if self._muc.over:
+            raise StanzaError(Condition.SERVICE_UNAVAILABLE, Kind.WAIT, "this service is going down")
         if room is None:
             return self._muc.create_room(ctx)
         opening = self._muc.opening.get(room)
