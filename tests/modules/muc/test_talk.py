@@ -97,13 +97,31 @@ async def test_messages_of_another_type_are_refused(rooms: Any, type_: str) -> N
     assert condition((await rooms.take(romeo))[0]) == "bad-request"
 
 
-async def test_who_speaks_in_a_room_that_is_not_configured_is_told_so(rooms: Any) -> None:
-    (romeo,) = await rooms.login("romeo")
+async def test_what_is_said_in_a_room_before_it_is_configured(rooms: Any) -> None:
+    """Poezio sends a chat state as soon as it is in a room, and shows the error; nobody else will see what was said."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.enter(romeo, "romeo")
+    romeo.send(
+        f"<message to='{ROOM}' type='groupchat'><active xmlns='http://jabber.org/protocol/chatstates'/></message>"
+    )
+    await romeo.expect(f"<message type='groupchat' from='{ROOM}/romeo'><body absent='!'/></message>")
     romeo.send(f"<message to='{ROOM}' type='groupchat'><body>Anybody?</body></message>")
-    got = await romeo.expect(f"<message type='error' from='{ROOM}'/>")
-    assert condition(got) == "item-not-found"
-    assert got.findtext(".//{*}text") == "this room is not configured yet"
+    await romeo.expect(
+        f"<message type='groupchat' from='{ROOM}/romeo'><stanza-id absent='!' xmlns='urn:xmpp:sid:0'/></message>"
+    )
+    refused = (
+        (romeo, "", "type='groupchat'", "<subject>Caves</subject>"),
+        (romeo, "/romeo", "type='chat'", "<body>To myself</body>"),
+        (romeo, "", "", f"<x xmlns='{MUC}#user'><invite to='juliet@example.org'/></x>"),
+        (juliet, "", "type='groupchat'", "<body>Hello?</body>"),
+    )
+    for client, place, type_, content in refused:
+        client.send(f"<message to='{ROOM}{place}' {type_}>{content}</message>")
+        got = (await rooms.take(client))[-1]
+        assert condition(got) == "item-not-found", content
+        assert got.findtext(".//{*}text") == "this room is not configured yet"
+    await rooms.configure(romeo, publicroom=True)
+    assert not [each for each in await rooms.enter(juliet, "juliet") if each.findtext("{*}body")], "no history"
 
 
 async def test_the_subject(rooms: Any) -> None:

@@ -215,7 +215,7 @@ class Talk:
             return None if room is None else self._error(room, who, to, stanza)
         if room is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
-        if room.locked:
+        if room.locked and (to.resource or stanza.type != "groupchat" or who not in room.seats):
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
         if to.resource:
             return self._private(ctx, room, who, to)
@@ -243,6 +243,8 @@ class Talk:
         subject = parts.new_subject
         if subject:
             seat = room.inside(who)
+            if room.locked:
+                raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
             if not room.may_set_subject(seat.occupant):
                 raise StanzaError(Condition.FORBIDDEN, text="you may not change the subject of this room")
         else:
@@ -251,7 +253,8 @@ class Talk:
         room.check_message(seat, len(stanza.body), parts.body, now)
         occupant = seat.occupant
         uid = new_archive_id(now)
-        filed = (subject or parts.kept) and not parts.no_store
+        # what a creator says before the room is configured (chat states of some clients) nobody else will see: it may never be
+        filed = (subject or parts.kept) and not parts.no_store and not room.locked
         mark = occupant.id_bytes
         if filed:  # only then: clients go on after the last one that they saw, and the archive has to know it
             mark += f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{uid}'/>".encode()
