@@ -329,12 +329,13 @@ async def serve(
         kernel.ask_to_stop = asked_to_stop
         certificates = CertificateStore(config.tls, config.server.domains, config.server.data_dir)
         certificates.load()
-        server = c2s_server(kernel, config, certificates)
+        wire_log = WireLog(config.server.log.wire)
+        server = c2s_server(kernel, config, certificates, wire_log)
         control = ControlServer(config.server.data_dir / _CONTROL, lambda name, args: _command(kernel, name, args))
         await up.enter_async_context(control)
-        services = await listen_services(kernel, config, certificates, up)
+        services = await listen_services(kernel, config, certificates, up, wire_log=wire_log)
         listening = await listen(server, config, certificates, up) + services
-        state = _Reloadable(config, certificates, server, reload)
+        state = _Reloadable(config, certificates, wire_log, reload)
         up.enter_context(_Signals(stop, state.reload))
         server.start()
         # what lives as long as the process need not be looked at by every garbage collection
@@ -389,6 +390,7 @@ async def listen_services(
     certificates: CertificateStore,
     up: AsyncExitStack,
     *,
+    wire_log: WireLog | None = None,
     resolver: Resolver | None = None,
 ) -> list[str]:
     """Begin to exchange stanzas with other servers and components, and open their listeners; on the way out all stops.
@@ -398,7 +400,7 @@ async def listen_services(
     loop = asyncio.get_running_loop()
     lines: list[str] = []
     if config.s2s.enabled:
-        s2s = federation(kernel, config, certificates, resolver=resolver)
+        s2s = federation(kernel, config, certificates, wire_log, resolver=resolver)
         kernel.provide(Federation, s2s)
         s2s.start()
         up.push_async_callback(s2s.stop, config.server.shutdown_grace)
@@ -410,7 +412,7 @@ async def listen_services(
                 up.callback(listener.close)
                 lines.append(f"s2s {format_peer(sock.getsockname())} {'direct-tls' if direct else 'starttls'}")
     if config.components:
-        components = component_server(kernel, config)
+        components = component_server(kernel, config, wire_log)
         kernel.provide(ComponentServer, components)
         try:
             components.start()
@@ -439,13 +441,13 @@ class _Reloadable:
         self,
         config: Config,
         certificates: CertificateStore,
-        server: C2SServer,
+        wire_log: WireLog,
         load: Callable[[], Config] | None,
     ) -> None:
         self._running = config
         self._log = config.server.log
         self._certificates = certificates
-        self._server = server
+        self._wire_log = wire_log
         self._load = load
 
     def reload(self) -> None:
@@ -462,7 +464,7 @@ class _Reloadable:
         if fresh.server.log != self._log:
             self._log = fresh.server.log
             logging.configure(self._log.level, self._log.format)
-            self._server.wire_log.enabled = self._log.wire
+            self._wire_log.enabled = self._log.wire
         later = self._later(fresh)
         if later:
             log.warning("restart_needed", sections=later)

@@ -57,6 +57,8 @@ class Daemon:
         self.log = directory / "log"
         self.ca = directory / "data" / "certs" / "self-signed.pem"
         self.port = self.tls_port = 0
+        self.ports: dict[str, int] = {}
+        """Of each listener, by what it is for: `s2s direct-tls`, `component plain`."""
         self.process: asyncio.subprocess.Process | None = None
         self._clients: list[Client] = []
 
@@ -94,6 +96,7 @@ class Daemon:
         for listener in json.loads(line)["listening"]:
             protocol, address, kind = listener.split()
             port = int(address.rpartition(":")[2])
+            self.ports[f"{protocol} {kind}"] = port
             if (protocol, kind) == ("c2s", "starttls"):
                 self.port = port
             elif protocol == "c2s":

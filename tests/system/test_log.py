@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,10 +14,16 @@ import pytest
 from beamish.testing import Client
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Daemon
+    from tests.system.conftest import Daemon, NotifySocket
 
 PASSWORD = "Tr0ub4dor&3-correct-horse"
 WRONG = "n0t-the-passw0rd-at-all"
+OPENING = "xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
+STREAMS = {
+    "c2s starttls": "jabber:client",
+    "s2s starttls": "jabber:server",
+    "component plain": "jabber:component:accept",
+}
 WIRE = 'log = { level = "debug", format = "json", wire = true }'
 
 
@@ -52,6 +60,35 @@ async def test_who_came_and_who_failed_is_logged(daemon: Daemon) -> None:
     assert {authenticated["stream"], failed["stream"]} <= {each["stream"] for each in daemon.events("disconnected")}
     (added,) = daemon.events("account_added")
     assert added["user"] == "romeo@example.org"
+
+
+async def test_the_wire_log_is_switched_on_and_off_for_every_kind_of_stream(
+    make_daemon: Callable[..., Daemon], notify_socket: NotifySocket
+) -> None:
+    quiet, wire = 'log = { level = "debug", format = "json" }', WIRE
+    sections = '[component_listener]\nlisten = ["127.0.0.1:0"]\n[components."bot.example.org"]\nsecret = "x"'
+    daemon = make_daemon(server=quiet, rest=sections)
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    await notify_socket.until("READY=1")
+
+    async def seen() -> set[str]:
+        """The namespaces of the streams that are in the log, of three that are opened and answered."""
+        before = len(daemon.events("rx"))
+        for kind, namespace in STREAMS.items():
+            reader, writer = await asyncio.open_connection("127.0.0.1", daemon.ports[kind])
+            to = "bot.example.org" if kind.startswith("component") else "example.org"
+            writer.write(f"<stream:stream xmlns='{namespace}' {OPENING} to='{to}'>".encode())
+            await asyncio.wait_for(reader.readuntil(b"<stream:stream"), 30)
+            writer.close()
+        text = "".join(each["data"] for each in daemon.events("rx")[before:])
+        return {namespace for namespace in STREAMS.values() if namespace in text}
+
+    assert await seen() == set()
+    for settings, expected in ((wire, set(STREAMS.values())), (quiet, set())):
+        (daemon.directory / "beamish.toml").write_text(daemon.config.replace(quiet, settings))
+        daemon.signal(signal.SIGHUP)
+        await notify_socket.until("READY=1")
+        assert await seen() == expected
 
 
 @pytest.mark.parametrize("server", ['log = { level = "debug", format = "json" }', WIRE], ids=["debug", "wire"])
