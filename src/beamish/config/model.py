@@ -489,6 +489,11 @@ class LimitsConfig(Section):
     roster_items: Count = Field(
         2000, description="Contacts in one roster: the whole roster is sent at login, presence goes to every contact."
     )
+    roster_bytes: Count = Field(
+        524_288,
+        description="Bytes of all addresses, names and groups of one roster, which is in memory and sent as a whole; "
+        "2000 contacts of an ordinary kind take a quarter of it.",
+    )
     roster_groups_per_item: Count = Field(32, description="Groups one contact may be in.")
     roster_name_bytes: Count = Field(
         1023, description="Length of a contact's name in bytes, as long as any part of a JID."

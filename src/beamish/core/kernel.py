@@ -43,6 +43,8 @@ class Limits(Protocol):
     @property
     def roster_items(self) -> int: ...  # noqa: D102
     @property
+    def roster_bytes(self) -> int: ...  # noqa: D102
+    @property
     def roster_groups_per_item(self) -> int: ...  # noqa: D102
     @property
     def roster_name_bytes(self) -> int: ...  # noqa: D102

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from beamish.core.events import Context
 from beamish.modules.roster import module
-from beamish.testing import Client, World
+from beamish.testing import Client, LiveServer, World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element
 
@@ -205,6 +207,40 @@ async def test_the_limit_of_items(world: World) -> None:
         await romeo.iq(put("<item jid='a@b.c' subscription='remove'/>"))
         await romeo.iq(put("<item jid='c@b.c'/>"))
         assert set(items_of(await romeo.iq(get()))) == {"b@b.c", "c@b.c"}
+
+
+async def test_the_limit_of_bytes() -> None:
+    async with World(settings={"limits": {"roster_bytes": 100}}) as small:
+        romeo = await small.login("romeo@example.org/a")
+        groups = f"<group>{'g' * 30}</group><group>{'ä' * 10}</group>"
+        await romeo.iq(put(f"<item jid='a@b.c' name='{'n' * 40}'>{groups}</item>"))  # 5 + 40 + 50
+        await romeo.iq(put("<item jid='b@b.c'/>"))
+        for item in (
+            "<item jid='c@b.c'/>",
+            "<item jid='b@b.c' name='B'/>",
+            "<item jid='b@b.c'><group>B</group></item>",
+        ):
+            await refused(romeo, put(item), "resource-constraint", "wait")
+        await romeo.iq(put(f"<item jid='a@b.c' name='{'m' * 40}'>{groups}</item>"))
+        await romeo.iq(put(f"<item jid='a@b.c' name='{'m' * 39}'>{groups}</item>"))
+        await romeo.iq(put("<item jid='b@b.c' name='B'/>"))
+        await romeo.iq(put("<item jid='a@b.c' subscription='remove'/>"))
+        await romeo.iq(put(f"<item jid='c@b.c' name='{'n' * 89}'/>"))
+        await refused(romeo, put(f"<item jid='c@b.c' name='{'n' * 90}'/>"), "resource-constraint", "wait")
+
+
+async def test_a_roster_above_a_lower_limit_can_still_be_used_and_shrunk(tmp_path: Path) -> None:
+    accounts = ("romeo@example.org", "juliet@example.org")
+    async with LiveServer(directory=tmp_path, accounts=accounts) as server:
+        romeo = await server.client("romeo@example.org/a")
+        await romeo.iq(put(f"<item jid='juliet@example.org' name='{'n' * 90}'/>"))
+        await romeo.iq(put(f"<item jid='b@example.org' name='{'n' * 90}'/>"))
+    async with LiveServer(directory=tmp_path, settings={"limits": {"roster_bytes": 100}}, accounts=accounts) as server:
+        romeo = await server.client("romeo@example.org/a", presence=True, roster=True)
+        romeo.send("<presence to='juliet@example.org' type='subscribe'/>")
+        await romeo.expect(push("<item jid='juliet@example.org' subscription='none' ask='subscribe'/>"))
+        await romeo.iq(put("<item jid='b@example.org' name='shorter'/>"))
+        await refused(romeo, put("<item jid='b@example.org' name='longer again'/>"), "resource-constraint", "wait")
 
 
 async def test_what_was_answered_is_in_the_database(world: World) -> None:

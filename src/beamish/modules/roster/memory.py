@@ -26,6 +26,7 @@ class MemoryRoster:
 
     `number` is the version as the database counts it, 0 before the first change. Versions down to `floor` are known.
     `state` is another number after every change, and no other roster ever has it. `domains` are those with accounts.
+    `weight` is the sum of the items' weights (`weight_of`).
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class MemoryRoster:
         "listed",
         "number",
         "state",
+        "weight",
     )
 
     def __init__(
@@ -49,6 +51,7 @@ class MemoryRoster:
         self._domains = domains
         self.state = next(_states)
         self.listed = sum(item.listed for item in self._items.values())
+        self.weight = sum(map(weight_of, self._items.values()))
         self.number = number
         self.floor = floor
         self._subscribers: tuple[JID, ...] | None = None
@@ -141,12 +144,14 @@ class MemoryRoster:
         before = self._items.get(item.jid)
         self._items[item.jid] = item
         self.listed += item.listed - (before is not None and before.listed)
+        self.weight += weight_of(item) - weight_of(before)
         self._turned(before, item)
 
     def drop(self, contact: JID) -> None:
         """Delete an item."""
         before = self._items.pop(contact)
         self.listed -= before.listed
+        self.weight -= weight_of(before)
         self._turned(before, None)
 
     def _turned(self, before: RosterItem | None, after: RosterItem | None) -> None:
@@ -162,6 +167,13 @@ class MemoryRoster:
             self._to = None
         if _waits(before) or _waits(after):
             self._pending = None
+
+
+def weight_of(item: RosterItem | None) -> int:
+    """Bytes of what is shown of a contact: address, name and groups; 0 for none and for one that is not listed."""
+    if item is None or not item.listed:
+        return 0
+    return len(item.jid.wire) + len(item.name.encode()) + sum(len(group.encode()) for group in item.groups)
 
 
 def _waits(item: RosterItem | None) -> bool:

@@ -32,7 +32,7 @@ from beamish.core.roster_xml import contact_of, item_bytes, only_item
 from beamish.core.services import RosterItem, RosterService, SessionKeeper
 from beamish.core.sessions import Session
 from beamish.modules.roster import store
-from beamish.modules.roster.memory import MemoryRoster
+from beamish.modules.roster.memory import MemoryRoster, weight_of
 from beamish.modules.roster.wire import (
     GROUP,
     QUERY,
@@ -191,7 +191,7 @@ class RosterModule(Module):
         """Store an item (insert or replace), then push it to interested sessions if it is listed; returns after commit.
 
         The item is in the roster before the first await, if the roster is in memory. `first` is called after the commit
-        and before the push. Raises `StanzaError(resource-constraint)` above the limit of items.
+        and before the push. Raises `StanzaError(resource-constraint)` above the limits of items and bytes.
         """
         roster = self.cached(user) or await self._load(user)
         before = roster.get(item.jid)
@@ -264,6 +264,9 @@ class RosterModule(Module):
     def _check_room(self, roster: MemoryRoster, before: RosterItem | None, item: RosterItem) -> None:
         if item.listed:
             if (before is None or not before.listed) and roster.listed >= self.kernel.limits.roster_items:
+                raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the roster is full")
+            more = weight_of(item) - weight_of(before)
+            if more > 0 and roster.weight + more > self.kernel.limits.roster_bytes:
                 raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="the roster is full")
         elif before is None and roster.size - roster.listed >= REQUESTS:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT)
