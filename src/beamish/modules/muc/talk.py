@@ -241,10 +241,10 @@ class Talk:
         stanza = ctx.stanza
         parts = _Parts(stanza, room.jid)
         subject = parts.new_subject
+        if room.locked and (subject or parts.body):  # some clients send a chat state as soon as they are in: that may pass
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
         if subject:
             seat = room.inside(who)
-            if room.locked:
-                raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
             if not room.may_set_subject(seat.occupant):
                 raise StanzaError(Condition.FORBIDDEN, text="you may not change the subject of this room")
         else:
@@ -253,7 +253,6 @@ class Talk:
         room.check_message(seat, len(stanza.body), parts.body, now)
         occupant = seat.occupant
         uid = new_archive_id(now)
-        # what a creator says before the room is configured (chat states of some clients) nobody else will see: it may never be
         filed = (subject or parts.kept) and not parts.no_store and not room.locked
         mark = occupant.id_bytes
         if filed:  # only then: clients go on after the last one that they saw, and the archive has to know it
