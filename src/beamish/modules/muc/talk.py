@@ -241,7 +241,8 @@ class Talk:
         stanza = ctx.stanza
         parts = _Parts(stanza, room.jid)
         subject = parts.new_subject
-        if room.locked and (subject or parts.body):  # some clients send a chat state as soon as they are in: that may pass
+        # some clients send a chat state as soon as they are in: that may pass
+        if room.locked and (subject or parts.body):
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
         if subject:
             seat = room.inside(who)
