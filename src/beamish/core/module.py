@@ -100,7 +100,6 @@ class HookMark:
     point: HookPoint[Any]
     at: int
     only: frozenset[str] = STANZAS
-    guarded: bool = False
     about: frozenset[str] = frozenset()
 
 
@@ -153,15 +152,14 @@ def on(
     at: int = 50,
     *,
     only: Iterable[str] = STANZAS,
-    guarded: bool = False,
     about: Iterable[str] = (),
 ) -> Callable[[F], F]:
     """Listen on a hook. Lower `at` is earlier; anything but 50 wants a comment that says why.
 
-    `only` (names of stanzas), `guarded` and `about` (tags of their children) keep fast what does not concern the handler;
-    see `hooks.Row`.
+    `only` (names of stanzas) and `about` (tags of their children) keep fast what does not concern the handler; see
+    `hooks.Row`.
     """
-    return lambda method: _mark(method, HookMark(point, at, frozenset(only), guarded, frozenset(about)))
+    return lambda method: _mark(method, HookMark(point, at, frozenset(only), frozenset(about)))
 
 
 def iq(*, get: str | None = None, set: str | None = None, scope: Scope = Scope.ANY) -> Callable[[F], F]:
@@ -225,15 +223,15 @@ class Module:
     outermost: ClassVar[bool] = False
     """Starts before all others, and so stops when nobody else can send anything any more."""
     xeps: ClassVar[tuple[Xep, ...]] = ()
-    features: ClassVar[tuple[str, ...]] = ()
-    """Disco features of the server's domains."""
-    account_features: ClassVar[tuple[str, ...]] = ()
+    features: tuple[str, ...] = ()
+    """Disco features of the server's domains. A module may find them out when it starts, as those of accounts and streams."""
+    account_features: tuple[str, ...] = ()
     """Disco features of accounts (bare JIDs)."""
     identities: ClassVar[tuple[Identity, ...]] = ()
     account_identities: ClassVar[tuple[Identity, ...]] = ()
     keeps_for_accounts: ClassVar[bool] = False
     """What it announces for accounts is about things that it keeps for them: anonymous ones do not announce it."""
-    stream_features: ClassVar[tuple[StreamFeature, ...]] = ()
+    stream_features: tuple[StreamFeature, ...] = ()
     requires: ClassVar[tuple[type, ...]] = ()
     provides: ClassVar[tuple[type, ...]] = ()
     migrations: ClassVar[tuple[Migration, ...]] = ()

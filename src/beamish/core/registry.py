@@ -129,7 +129,7 @@ class Registry:
             for mark in marks:
                 method = getattr(module, name)
                 if isinstance(mark, HookMark):
-                    row = Row(mark.at, module.name, method, mark.only, mark.guarded, mark.about)
+                    row = Row(mark.at, module.name, method, mark.only, about=mark.about)
                     kernel.hooks[mark.point].add(row)
                 elif isinstance(mark, IqMark):
                     kernel.iq.add(mark.type, mark.tag, mark.scope, module.name, method)

@@ -70,7 +70,7 @@ class ExtdiscoModule(Module):
 
     async def start(self) -> None:
         """There is nothing to be found without a service."""
-        self.features = (EXTDISCO,) if self.config.services else ()  # type: ignore[misc]
+        self.features = (EXTDISCO,) if self.config.services else ()
 
     @iq(get=f"{{{EXTDISCO}}}services", scope=Scope.SERVER | Scope.OWN)
     def services(self, ctx: Context) -> Stanza:

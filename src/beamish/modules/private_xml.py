@@ -74,7 +74,7 @@ class PrivateXmlModule(Module):
         """Bookmarks are converted if there is something to convert them to."""
         if self.kernel.service_or_none(PepService) is not None:
             # XEP-0411 §3, XEP-0402 §4: what is in private storage is also in the nodes of both kinds
-            self.account_features = ("urn:xmpp:bookmarks-conversion:0", "urn:xmpp:bookmarks:1#compat")  # type: ignore[misc]
+            self.account_features = ("urn:xmpp:bookmarks-conversion:0", "urn:xmpp:bookmarks:1#compat")
             self.tasks.spawn(self._move(), "move")
 
     @on(events.account_removed)

@@ -103,7 +103,7 @@ def _subscriber(plain: str) -> str:
     return f"{ipaddress.IPv6Address(high)}/64"
 
 
-def bind_sockets(address: str, *, ipv6_only: bool = False, backlog: int = BACKLOG) -> list[socket.socket]:
+def bind_sockets(address: str, *, ipv6_only: bool = False) -> list[socket.socket]:
     """Listening, non-blocking sockets for one address; the caller owns them.
 
     `[::]` and `*` take IPv4 along on the same socket unless `ipv6_only`, or IPv4 alone if the kernel has no IPv6.
@@ -112,7 +112,7 @@ def bind_sockets(address: str, *, ipv6_only: bool = False, backlog: int = BACKLO
     """
     wanted = parse_address(address)
     if wanted.host in ("*", "::"):
-        return _bind_every(wanted, ipv6_only, backlog)
+        return _bind_every(wanted, ipv6_only)
     try:
         found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -121,11 +121,11 @@ def bind_sockets(address: str, *, ipv6_only: bool = False, backlog: int = BACKLO
         ) from None
     targets = list(dict.fromkeys((family, name) for family, _, _, _, name in found))
     if len(targets) > 1 and wanted.port == 0:
-        return _bind_same_port(wanted, targets, backlog)
-    return _bind_targets(wanted, targets, backlog)
+        return _bind_same_port(wanted, targets)
+    return _bind_targets(wanted, targets)
 
 
-def bind_all(addresses: Sequence[str], *, backlog: int = BACKLOG) -> list[socket.socket]:
+def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
     """The sockets of several addresses; all or none. `[::]` leaves IPv4 to `0.0.0.0` if that is listed for its port.
 
     Raises like `bind_sockets`.
@@ -135,30 +135,30 @@ def bind_all(addresses: Sequence[str], *, backlog: int = BACKLOG) -> list[socket
         sockets: list[socket.socket] = []
         for address in dict.fromkeys(parsed):
             apart = address.port != 0 and Address("0.0.0.0", address.port) in parsed
-            for listening in bind_sockets(str(address), ipv6_only=apart, backlog=backlog):
+            for listening in bind_sockets(str(address), ipv6_only=apart):
                 opened.callback(listening.close)
                 sockets.append(listening)
         opened.pop_all()
         return sockets
 
 
-def _bind_every(wanted: Address, ipv6_only: bool, backlog: int) -> list[socket.socket]:
+def _bind_every(wanted: Address, ipv6_only: bool) -> list[socket.socket]:
     try:
-        return [_listen(socket.AF_INET6, ("::", wanted.port), ipv6_only, backlog)]
+        return [_listen(socket.AF_INET6, ("::", wanted.port), ipv6_only)]
     except OSError as error:
         if ipv6_only or error.errno not in _NO_IPV6:
             raise _explained(wanted, error) from None
-    return _bind_targets(wanted, [(socket.AF_INET, ("0.0.0.0", wanted.port))], backlog)
+    return _bind_targets(wanted, [(socket.AF_INET, ("0.0.0.0", wanted.port))])
 
 
-def _bind_targets(wanted: Address, targets: Sequence[tuple[int, Any]], backlog: int) -> list[socket.socket]:
+def _bind_targets(wanted: Address, targets: Sequence[tuple[int, Any]]) -> list[socket.socket]:
     """One socket per target. Some may be missing (a name with ::1 where there is no IPv6), but not all."""
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
         missing: OSError | None = None
         for family, name in targets:
             try:
-                listening = _listen(family, name, True, backlog)
+                listening = _listen(family, name, True)
             except OSError as error:
                 if error.errno not in _NO_IPV6 or len(targets) == 1:
                     raise _explained(wanted, error) from None
@@ -172,19 +172,19 @@ def _bind_targets(wanted: Address, targets: Sequence[tuple[int, Any]], backlog: 
         return sockets
 
 
-def _bind_same_port(wanted: Address, targets: Sequence[tuple[int, Any]], backlog: int) -> list[socket.socket]:
+def _bind_same_port(wanted: Address, targets: Sequence[tuple[int, Any]]) -> list[socket.socket]:
     """A free port of the first address may be taken on the second: try a few."""
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
-            first = _bind_targets(wanted, targets[:1], backlog)
+            first = _bind_targets(wanted, targets[:1])
         except BindError as error:
             if error.errno in _NO_IPV6:
-                return _bind_targets(wanted, targets[1:], backlog)
+                return _bind_targets(wanted, targets[1:])
             raise
         port = first[0].getsockname()[1]
         rest = [(family, (name[0], port, *name[2:])) for family, name in targets[1:]]
         try:
-            return first + _bind_targets(wanted, rest, backlog)
+            return first + _bind_targets(wanted, rest)
         except BindError as error:
             if error.errno in _NO_IPV6:
                 return first
@@ -194,7 +194,7 @@ def _bind_same_port(wanted: Address, targets: Sequence[tuple[int, Any]], backlog
     raise AssertionError("unreachable")
 
 
-def _listen(family: int, name: Any, ipv6_only: bool, backlog: int) -> socket.socket:
+def _listen(family: int, name: Any, ipv6_only: bool) -> socket.socket:
     # Named, because asyncio's own loop switches Nagle's algorithm off only where the protocol says TCP; uvloop always does.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -205,7 +205,7 @@ def _listen(family: int, name: Any, ipv6_only: bool, backlog: int) -> socket.soc
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
         listening.bind(name)
         # Listening at once: with SO_REUSEADDR two processes may bind the same port, but only one may listen.
-        listening.listen(backlog)
+        listening.listen(BACKLOG)
     except BaseException:
         listening.close()
         raise

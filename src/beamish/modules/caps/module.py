@@ -106,7 +106,7 @@ class CapsModule(Module):
         Xep(115, "1.6.0", note="the legacy format is ignored"),
         Xep(390, "0.3.2", status="partial", note="no gratuitous capabilities, no interception of queries"),
     )
-    features = (CAPS, f"{CAPS}#optimize", CAPS2, f"{CAPS2}:optimize")
+    features: tuple[str, ...] = (CAPS, f"{CAPS}#optimize", CAPS2, f"{CAPS2}:optimize")
     requires = (RosterService,)
     provides = (CapsAnnotations,)
     migrations = store.MIGRATIONS
@@ -124,9 +124,9 @@ class CapsModule(Module):
             per_hour=config.questions_per_hour,
         )
         self._own: dict[str, OwnCaps] = {}
-        self.stream_features = (StreamFeature(b"", of_domain=lambda domain: self._own_caps(domain).xml),)  # type: ignore[misc]
+        self.stream_features = (StreamFeature(b"", of_domain=lambda domain: self._own_caps(domain).xml),)
         if not config.optimize:
-            self.features = (CAPS, CAPS2)  # type: ignore[misc, assignment]
+            self.features = (CAPS, CAPS2)
 
     async def start(self) -> None:
         """Load the hashes that were used last."""

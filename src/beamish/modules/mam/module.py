@@ -111,8 +111,8 @@ class MamModule(LegacyArchive):
         RETRACT,
         f"{RETRACT}#tombstone",
     )
-    features: tuple[str, ...] = (RETRACT,)  # type: ignore[misc]
-    stream_features: tuple[StreamFeature, ...] = (STREAM_FEATURE,)  # type: ignore[misc]
+    features: tuple[str, ...] = (RETRACT,)
+    stream_features: tuple[StreamFeature, ...] = (STREAM_FEATURE,)
     requires = (AccountsService, RosterService)
     migrations = store.MIGRATIONS
 

@@ -41,10 +41,10 @@ _Queue: TypeAlias = "deque[tuple[_Step, Context | None]]"
 class FanOut:
     """Sends what rooms say, keeping the order within each room."""
 
-    def __init__(self, kernel: Kernel, tasks: TaskGroup, slice: int = SLICE) -> None:
+    def __init__(self, kernel: Kernel, tasks: TaskGroup) -> None:
         self._kernel = kernel
         self._tasks = tasks
-        self._slice = slice
+        self._slice = SLICE
         self._by_full = kernel.sessions.by_full
         self._incoming = kernel.hooks[events.incoming]
         self._delivering = kernel.hooks[events.delivering]

@@ -344,28 +344,23 @@ class Room:
         self,
         occupant: Occupant,
         *,
-        statuses: Iterable[int] = (),
         note: bytes = b"",
         among: Sequence[Seat] | None = None,
         leave_out: Seat | None = None,
-        to_self: bool = True,
         id: str = "",
     ) -> list[Effect]:
         """Presence of an occupant for everybody: with the real address for those who may see it, 110 for itself.
 
-        `among` are the others, if they are known; `leave_out` is a seat of its own that will be told more.
+        `note` is more XML for the item, such as the reason. `among` are the others, if they are known; `leave_out` is a seat
+        of its own that will be told more. `id` is that of what the occupant sent, for itself alone.
         """
-        statuses = tuple(statuses)
         effects: list[Effect] = []
         if occupant.visible:
-            special = bool(statuses or note)
             for real, seats in self._split(self._others(occupant) if among is None else among):
-                stanza = occupant.build(real=real, statuses=statuses, note=note) if special else occupant.presence(real)
-                effects.append(Tell(stanza, seats))
+                effects.append(Tell(occupant.build(real=real, note=note) if note else occupant.presence(real), seats))
         own = [s for s in occupant.seats.values() if s is not leave_out]
-        if own and to_self:
-            stanza = occupant.build(real=True, statuses=(Status.SELF, *statuses), note=note, id=id)
-            effects.append(Tell(stanza, own))
+        if own:
+            effects.append(Tell(occupant.build(real=True, statuses=(Status.SELF,), note=note, id=id), own))
         return effects
 
     def _split(self, seats: Sequence[Seat]) -> list[tuple[bool, Sequence[Seat]]]:

@@ -70,9 +70,9 @@ def refused(
     return StanzaError(condition, kind, text, app=make(f"{{{ERRORS}}}{reason}", {"feature": feature or None}))
 
 
-def unsupported(feature: str, text: str = "") -> StanzaError:
+def unsupported(feature: str) -> StanzaError:
     """`feature-not-implemented` with the feature that is missing."""
-    return refused(Condition.FEATURE_NOT_IMPLEMENTED, "unsupported", feature=feature, text=text)
+    return refused(Condition.FEATURE_NOT_IMPLEMENTED, "unsupported", feature=feature)
 
 
 def no_node() -> StanzaError:

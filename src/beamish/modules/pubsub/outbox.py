@@ -282,9 +282,9 @@ class Outbox:
 
     # ---- single addressees ------------------------------------------------------------------------------------------
 
-    def send(self, host: Host, to: JID, content: bytes, node: Node | None = None, type: str = "") -> None:
-        """Send a message to one address."""
-        self._kernel.router.post(self.message(host, node, content, type=type).replace(to=to))
+    def send(self, host: Host, to: JID, content: bytes, type: str) -> None:
+        """Send a message that is about no node in particular to one address."""
+        self._kernel.router.post(self.message(host, None, content, type=type).replace(to=to))
 
     def last_item(self, host: Host, node: Node, item: Item, to: JID, *, interested: Session | None = None) -> None:
         """Send the last published item to one address (§6.1.7, XEP-0163 §4.3.4)."""

@@ -168,7 +168,7 @@ class RegisterModule(Module):
         if offered or self.config.open or self.config.website:
             # clients with a token look for this one as well (XEP-0445 §4)
             offered.append("http://jabber.org/features/iq-register")
-        self.stream_features = tuple(  # type: ignore[misc]
+        self.stream_features = tuple(
             StreamFeature(f"<register xmlns='{namespace}'/>".encode(), needs=Has.NOTHING, forbids=Has.AUTHENTICATED)
             for namespace in offered
         )

@@ -67,8 +67,8 @@ class VcardModule(Module):
         Xep(292, "0.12.0", note="with the pubsub module"),
         Xep(398, "1.0.0", note="with the pubsub module"),
     )
-    features = (TEMP,)
-    account_features = (TEMP,)
+    features: tuple[str, ...] = (TEMP,)
+    account_features: tuple[str, ...] = (TEMP,)
     requires = (PresenceService,)
     migrations = store.MIGRATIONS
 
@@ -84,8 +84,8 @@ class VcardModule(Module):
         if self.config.convert:
             self._pep = self.kernel.service_or_none(PepService)
         if self._pep is not None:
-            self.features = (TEMP, V4)  # type: ignore[misc, assignment]
-            self.account_features = (TEMP, V4, CONVERSION)  # type: ignore[misc, assignment]
+            self.features = (TEMP, V4)
+            self.account_features = (TEMP, V4, CONVERSION)
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:
