@@ -18,6 +18,7 @@ from beamish.core.commands import (
     Param,
     parameters_of,
 )
+from beamish.core.sessions import SessionTable
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import make
@@ -27,6 +28,7 @@ ROMEO = JID.parse("romeo@example.org/orchard")
 
 class Kernel:
     admins = frozenset((JID.parse("juliet@example.net"),))
+    sessions = SessionTable()
 
     def is_local_domain(self, domain: str) -> bool:
         return domain == "example.org"

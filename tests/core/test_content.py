@@ -7,6 +7,9 @@ import pytest
 from beamish.core.content import Holds as H
 from beamish.core.content import chat_state_only, content_of, forget, survey, words
 from beamish.core.events import Context
+from beamish.stream.gate import ParserLimits
+from beamish.stream.names import NameLedger
+from beamish.stream.quick import QuickReader
 from beamish.xmpp.stanza import Stanza
 
 HINT = "xmlns='urn:xmpp:hints'"
@@ -41,6 +44,33 @@ def message(inner: str, type: str = "chat") -> Stanza:
 )
 def test_survey(inner: str, held: int) -> None:
     assert survey(message(inner)) == held
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<body>x</body>",
+        "<body></body>",
+        "<body/>",
+        "<body>&#x20;</body>",
+        "<body>x</body><body xml:lang='de'>y</body>",
+        "<body></body><body xml:lang='de'>y</body>",
+        "<body xml:lang='de'>x</body>",
+        "<subject>s</subject><body>x</body>",
+        f"{STATE}<body></body>",
+        "<thread><body>x</body></thread><body></body>",
+        f"<x xmlns='{MUC}'/><body>x</body>",
+    ],
+)
+@pytest.mark.parametrize("kind", ["chat", "error"])
+def test_what_the_bytes_tell_is_what_the_tree_holds(inner: str, kind: str) -> None:
+    ledger = NameLedger()
+    ledger.learn({"{jabber:client}thread", "{jabber:client}subject", f"{{{MUC}}}x"})
+    data = f"<message type='{kind}' id='1'>{inner}<no-store {HINT}/></message>".encode()
+    found = QuickReader(ParserLimits(), ledger).read(data, 0, "")
+    assert found is not None
+    assert isinstance(found[0], Stanza) and found[0].known_tags is not None
+    assert survey(found[0]) == survey(message(f"{inner}<no-store {HINT}/>", kind))
 
 
 def test_hints_in_errors_mean_nothing() -> None:

@@ -141,6 +141,9 @@ _BITS_KEPT: Final = 4_096
 _FEW: Final = 16
 # the name of an element inside of another one may be the same: so only where it stands there once
 _BODY_TEXT: Final = re.compile(rb"<body(?: [^<>]*)?>([^<]*)</body>")
+_BODY_FIRST: Final = b"><body>"
+_BODY_BEGINS: Final = len(_BODY_FIRST)
+_ANGLE: Final = ord("<")
 
 
 def survey(stanza: Stanza) -> int:
@@ -154,11 +157,17 @@ def survey(stanza: Stanza) -> int:
     if bits < 0:
         return _look(stanza)[0]
     if _BODY_TAG in tags:
-        text = _plain_body(stanza)
-        if text is None:
-            return _look(stanza)[0]
-        if text:
+        raw = stanza.body
+        if (
+            raw.startswith(_BODY_FIRST) and raw[_BODY_BEGINS] != _ANGLE
+        ):  # as nearly all that people say: no more is to be seen
             bits |= _BODY
+        else:
+            text = _plain_body(stanza)
+            if text is None:
+                return _look(stanza)[0]
+            if text:
+                bits |= _BODY
     if stanza.type == "error":
         bits &= ~_HINT_MASK
     return bits
