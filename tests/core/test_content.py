@@ -65,7 +65,8 @@ def test_survey(inner: str, held: int) -> None:
 @pytest.mark.parametrize("kind", ["chat", "error"])
 def test_what_the_bytes_tell_is_what_the_tree_holds(inner: str, kind: str) -> None:
     ledger = NameLedger()
-    ledger.learn({"{jabber:client}thread", "{jabber:client}subject", f"{{{MUC}}}x"})
+    ledger.learn(f"{{jabber:client}}{name}" for name in ("body", "thread", "subject"))
+    ledger.learn((f"{{{MUC}}}x", "{urn:xmpp:hints}no-store", "{http://jabber.org/protocol/chatstates}composing"))
     data = f"<message type='{kind}' id='1'>{inner}<no-store {HINT}/></message>".encode()
     found = QuickReader(ParserLimits(), ledger).read(data, 0, "")
     assert found is not None
