@@ -221,6 +221,8 @@ class C2SConnection(C2SStream):
             mechanism=event.mechanism,
             tls=None if tls is None else tls.object.version(),
         )
+        if event.jid is not None and self._server.accounts.is_disabled(event.jid):  # since it was asked for its proof
+            self._fail(StreamError(StreamErrorCondition.NOT_AUTHORIZED, "the account is locked"))
 
     def _bind(self, event: BindRequested) -> Wait | None:
         machine = self._machine

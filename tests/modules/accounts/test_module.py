@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
@@ -16,7 +18,7 @@ from beamish.core.hooks import Row
 from beamish.core.later import is_later
 from beamish.core.services import AccountsService
 from beamish.modules.accounts import AccountsModule
-from beamish.storage.api import Cursor
+from beamish.storage.api import Cursor, StorageError
 from beamish.storage.memory import MemoryDatabase
 from beamish.stream.sasl import ScramKeys
 from beamish.testing.client import Client
@@ -57,17 +59,22 @@ async def attempt(world: World, user: str, password: str, mechanism: str = "PLAI
         first = f"n={user},r=nonce"
         client.send(f"<auth xmlns='{ns.SASL}' mechanism='SCRAM-SHA-256'>{b64(f'n,,{first}')}</auth>")
         challenge = base64.b64decode((await client.receive()).text or "").decode()
-        fields = dict(part.split("=", 1) for part in challenge.split(","))
-        salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(fields["s"]), int(fields["i"]))
-        key = hmac.digest(salted, b"Client Key", "sha256")
-        final = f"c=biws,r={fields['r']}"
-        signature = hmac.digest(hashlib.sha256(key).digest(), f"{first},{challenge},{final}".encode(), "sha256")
-        proof = base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True))).decode()
-        client.send(f"<response xmlns='{ns.SASL}'>{b64(f'{final},p={proof}')}</response>")
+        client.send(proof(first, challenge, password))
     got = await client.receive()
     client.drop()
     await world.settle()
     return str((got[0] if len(got) else got).tag).rpartition("}")[2]
+
+
+def proof(first: str, challenge: str, password: str) -> str:
+    """The answer to a challenge of SCRAM-SHA-256."""
+    fields = dict(part.split("=", 1) for part in challenge.split(","))
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(fields["s"]), int(fields["i"]))
+    key = hmac.digest(salted, b"Client Key", "sha256")
+    final = f"c=biws,r={fields['r']}"
+    signature = hmac.digest(hashlib.sha256(key).digest(), f"{first},{challenge},{final}".encode(), "sha256")
+    given = base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True))).decode()
+    return f"<response xmlns='{ns.SASL}'>{b64(f'{final},p={given}')}</response>"
 
 
 def b64(text: str) -> str:
@@ -199,6 +206,50 @@ async def test_who_exists(world: World) -> None:
     await service.remove(PETER)
     assert not await exists("peter@example.org")
     assert PETER not in await service.list()
+
+
+async def test_nobody_logs_in_to_an_account_that_is_being_removed(world: World) -> None:
+    """Or a client that comes back at once would be the guest of whoever gets the name next, with its roster waiting."""
+    service = accounts(world)
+    juliet = await world.login("juliet@example.org/balcony")
+    await world.login("romeo@example.org/orchard")
+    late = world.connect()
+    await late.open_stream("example.org")
+    first = "n=romeo,r=nonce"
+    late.send(f"<auth xmlns='{ns.SASL}' mechanism='SCRAM-SHA-256'>{b64(f'n,,{first}')}</auth>")
+    challenge = base64.b64decode((await late.receive()).text or "").decode()
+    heard: list[bytes] = []
+    late.feed = heard.append  # type: ignore[method-assign]  # the end of a stream and the beginning of the next in one piece
+
+    def last_moment(_event: object) -> None:
+        """When everybody else has let go of the account."""
+        late.send(proof(first, challenge, PASSWORD))
+
+    world.kernel.hooks[events.account_removed].add(Row(99, "test", last_moment))
+    with world.db.held():
+        removal = asyncio.get_running_loop().create_task(service.remove(ROMEO))
+        await world.settle()
+        assert await attempt(world, "romeo", PASSWORD, "SCRAM-SHA-256") == "account-disabled"
+        juliet.send("<message to='romeo@example.org' type='chat' id='m'><body>Art thou there?</body></message>")
+        await juliet.expect("<message type='error' id='m' from='romeo@example.org'/>")
+        assert await refused(service.remove(ROMEO)) is Condition.ITEM_NOT_FOUND
+    await removal
+    await world.settle()
+    assert b"<success" in b"".join(heard)
+    assert b"".join(heard).endswith(b"the account is locked</text></stream:error></stream:stream>")
+    await service.add(ROMEO, "another's")
+    assert not service.is_disabled(ROMEO)
+    assert not world.kernel.sessions.of(ROMEO).all
+    assert await world.db.fetch("SELECT 1 FROM offline_message WHERE account = ?", str(ROMEO)) == []
+
+
+async def test_a_removal_that_fails_leaves_an_account_that_can_be_used(world: World) -> None:
+    with ExitStack() as disk:
+        last = Row(99, "test", lambda _event: disk.enter_context(world.db.refusing()) and None)
+        world.kernel.hooks[events.account_removed].add(last)  # when everybody else has let go of the account
+        with pytest.raises(StorageError):
+            await accounts(world).remove(ROMEO)
+    await world.login("romeo@example.org/orchard")
 
 
 async def test_a_locked_account(world: World) -> None:

@@ -87,6 +87,8 @@ class AccountsModule(Module):
         super().__init__(kernel, config)
         self._known: OrderedDict[str, bool] = OrderedDict()
         self._disabled: set[str] = set()
+        self._leaving: set[JID] = set()
+        """Accounts that are being removed: nobody logs in, and nothing is kept for them any more."""
         self._iterations = self.kernel.scram_iterations
         self._secret = b""
         self._table = KeyTable(config.keys_in_memory)
@@ -116,6 +118,8 @@ class AccountsModule(Module):
 
     def exists(self, user: JID) -> bool | Awaitable[bool]:
         """See `AccountsService.exists`."""
+        if user in self._leaving:
+            return False
         known = self._known.get(user)
         if known is not None:
             return known
@@ -243,7 +247,7 @@ class AccountsModule(Module):
 
     def is_disabled(self, user: JID) -> bool:
         """See `AccountsService.is_disabled`."""
-        return user in self._disabled
+        return user in self._disabled or user in self._leaving
 
     def disabled(self, domain: str | None = None) -> tuple[JID, ...]:
         """See `AccountsService.disabled`."""
@@ -261,6 +265,17 @@ class AccountsModule(Module):
     async def remove(self, user: JID) -> None:
         """See `AccountsService.remove`."""
         await self._must_exist(user)
+        if user in self._leaving:
+            raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"{user} is being removed already")
+        self._leaving.add(
+            user
+        )  # or a client that comes back at once would outlive its account, and be the next owner's guest
+        try:
+            await self._remove(user)
+        finally:
+            self._leaving.discard(user)
+
+    async def _remove(self, user: JID) -> None:
         self._close_sessions(user, "the account was removed")
         # what the modules hold goes first: should the process die in between, the account is still there to be removed
         await self._tell(events.account_removed, user)
