@@ -218,6 +218,14 @@ def test_after_authentication_the_host_and_the_name_must_stay() -> None:
     assert driver().feed(HEADER, plain(), header(**{"from": "romeo@example.org/x"})).error == ""
 
 
+def test_a_header_that_names_a_machine_names_nobody() -> None:
+    """What sendxmpp writes, and all that is made of Net::XMPP."""
+    machine = header(**{"from": "localhost"})
+    got = driver(secure=True).feed(machine, plain(), machine)
+    assert got.error == "" and got.machine.jid == "romeo@example.org"
+    assert response(got)["to"] == "localhost"
+
+
 def test_a_protected_header_must_not_name_somebody_else() -> None:
     somebody = header(**{"from": "juliet@example.org"})
     assert driver(secure=True).feed(somebody, plain()).error == "invalid-from"

@@ -66,9 +66,11 @@ class Opening:
         domain = self._domain_of(header)
         try:
             peer = JID.parse(header.sender).bare if header.sender else None
-            wrong = peer is not None and self.jid is not None and peer != self.jid.bare
+            # sendxmpp and all that is made of Net::XMPP name their machine, which is nobody
+            named = peer if peer is not None and peer.local else None
+            wrong = named is not None and self.jid is not None and named != self.jid.bare
         except JidMalformed:
-            peer, wrong = None, True
+            peer, named, wrong = None, None, True
         # the answer to an unacceptable header is a whole stream of its own (RFC 6120 §4.9.1.2), addressed by these
         self._peer = peer
         self.domain = domain or ""
@@ -82,7 +84,7 @@ class Opening:
             raise StreamError(StreamErrorCondition.UNSUPPORTED_VERSION)
         if wrong:
             raise StreamError(StreamErrorCondition.INVALID_FROM)
-        self._claimed = peer if self.secure else None
+        self._claimed = named if self.secure else None
         self._send_header()
         self._send_features()
         self.state = State.OFFERED
