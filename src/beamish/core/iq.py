@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PENDING_LIMIT = 100_000
+"""Requests of the server's own that may wait for their answers at a time."""
 _ONE_CHILD = "an IQ of type get or set has exactly one child"
 _ANSWERED = "iq.answered"
 """The note of a request that has its answer."""

@@ -14,7 +14,7 @@ from beamish.core.commands import Commands
 from beamish.core.events import SessionClosed, SessionEvent
 from beamish.core.hooks import Hooks
 from beamish.core.iq import IqDispatch
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.core.module import Module, NonzaHandler
 from beamish.core.registry import Registry
 from beamish.core.router import Router
@@ -183,7 +183,7 @@ class Kernel:
         if self._session_bound.rows:
             outcome = self._session_bound.run(SessionEvent(session))
             if is_later(outcome):
-                self.tasks.spawn(_wait(outcome), "session_bound")
+                self.tasks.spawn(settled(outcome), "session_bound")
 
     def end_session(self, session: Session, reason: str) -> None:
         """Take a session out and tell the modules, exactly once; `reason` as in `SessionClosed`."""
@@ -192,8 +192,4 @@ class Kernel:
         if self._session_closed.rows:
             outcome = self._session_closed.run(SessionClosed(session, reason))
             if is_later(outcome):
-                self.tasks.spawn(_wait(outcome), "session_closed")
-
-
-async def _wait(outcome: Any) -> None:
-    await outcome
+                self.tasks.spawn(settled(outcome), "session_closed")

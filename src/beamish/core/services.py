@@ -218,9 +218,6 @@ class PresenceService(Protocol):
         `elsewhere`: only of contacts of other servers, who could not tell us.
         """
 
-    def sessions_closed(self, session: Session) -> Awaitable[None] | None:
-        """A session ended without saying so: tell everybody who should know (RFC 6121 §4.5.2)."""
-
 
 @runtime_checkable
 class CapsService(Protocol):

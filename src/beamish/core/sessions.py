@@ -40,6 +40,28 @@ class Outlet(Protocol):
         """
 
 
+class _Nowhere:
+    """The outlet of a session that has no stream: one that is being made, or is no more."""
+
+    def deliver(self, data: bytes, stanza: Stanza) -> bool:
+        """Nobody takes it."""
+        return False
+
+    def close(self, error: StreamError | None, reason: str) -> None:
+        """There is nothing to close."""
+
+    def last_words(self, data: bytes) -> None:
+        """There is nobody to hear them."""
+
+    def survives(self, link: Link, reason: str) -> bool:
+        """Without a connection none can be lost."""
+        return False
+
+
+NOWHERE: Final[Outlet] = _Nowhere()
+"""For sessions without a stream; whoever gives them one calls `Session.carried_by`."""
+
+
 class Layer(Outlet, Protocol):
     """An outlet on top of another one, that holds back or drops what should not reach the client now.
 

@@ -268,9 +268,8 @@ class OutboxModule(Module):
         counts = self._counts
         if counts is None:
             return
-        if (
-            self._db.owed or self._undone
-        ):  # they may stand for what the disk has refused; what comes meanwhile joins them
+        if self._db.owed or self._undone:
+            # they may stand for what the disk has refused; what comes meanwhile joins them
             self._later(self._write_counts)
             return
         self._counts = None
@@ -336,9 +335,7 @@ class OutboxModule(Module):
                     "outbox.streams", streams.run, partial(self._streams_failed, streams), whole=True
                 )
             except StorageClosed:
-                return (
-                    True  # the server is at its end: whatever a stream comes to now, nobody is told anything any more
-                )
+                return True  # the server is at its end: whatever a stream comes to, nobody is told anything any more
             except StorageError as exc:
                 log.error("outbox_not_stored", statement=sql, error=repr(exc))
                 return False

@@ -23,7 +23,7 @@ from beamish.core import events
 from beamish.core.commands import Command
 from beamish.core.events import Context, RemoteLost
 from beamish.core.kernel import Kernel, new_id
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.core.services import RemoteRosterService
 from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
@@ -396,7 +396,7 @@ class ComponentServer:
         log.info("component_gone", component=component.domain, stanzas=len(queue), presences=len(goodbyes))
         outcome = self.kernel.hooks[events.remote_lost].run(RemoteLost(component.domain, "the component is gone"))
         if is_later(outcome):
-            self.kernel.tasks.spawn(_wait(outcome), "remote_lost")
+            self.kernel.tasks.spawn(settled(outcome), "remote_lost")
 
     # ---- stanzas ----------------------------------------------------------------------------------------------------
 
@@ -447,7 +447,3 @@ class ComponentServer:
 
 def _not_connected() -> StanzaError:
     return StanzaError(Condition.SERVICE_UNAVAILABLE, Kind.WAIT, "the component is not connected")
-
-
-async def _wait(outcome: Any) -> None:
-    await outcome

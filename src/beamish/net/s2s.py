@@ -16,7 +16,7 @@ from beamish.core.commands import Command, CommandError
 from beamish.core.events import Context, RemoteFound, RemoteLost
 from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.kernel import Kernel, new_id
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.core.services import Outbox
 from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
@@ -270,7 +270,7 @@ class Federation:
             del self._lost[remote]
             outcome = self.kernel.hooks[events.remote_found].run(RemoteFound(remote))
             if is_later(outcome):
-                self.kernel.tasks.spawn(_wait(outcome), "remote_found")
+                self.kernel.tasks.spawn(settled(outcome), "remote_found")
 
     def missed(self, remotes: Iterable[str]) -> None:
         """Stanzas to or from these domains may be lost: once they are heard from, presence is told and asked anew."""
@@ -513,7 +513,7 @@ class Federation:
             log.info("s2s_presence_cleaned", remote=remote, presences=len(goodbyes))
         outcome = self.kernel.hooks[events.remote_lost].run(RemoteLost(remote, why.text))
         if is_later(outcome):
-            self.kernel.tasks.spawn(_wait(outcome), "remote_lost")
+            self.kernel.tasks.spawn(settled(outcome), "remote_lost")
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 
@@ -556,10 +556,6 @@ class Federation:
         step("stanzas can be exchanged")
         link.close()
         return {"domain": remote, "ok": True, "steps": steps, "cause": None}
-
-
-async def _wait(outcome: Any) -> None:
-    await outcome
 
 
 __all__ = ["Federation", "Policy", "S2SLimits"]

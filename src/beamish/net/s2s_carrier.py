@@ -247,9 +247,8 @@ class Carrier(HeldConnection):
             if row and self._outbox is not None:
                 if renumber:
                     self._outbox.keep(data, acks.key, number % WRAP, row)
-                position = (
-                    self._outbox.position
-                )  # the stream may have ended while this was still on its way to the disk
+                # the stream may have ended while this was still on its way to the disk
+                position = self._outbox.position
             self.put(data, position, row)
         if acks.pending:
             self.ask()

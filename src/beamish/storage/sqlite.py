@@ -238,9 +238,8 @@ class SqliteDatabase(CommitQueue):
 
     def _write_on(self, engine: Engine) -> None:
         ending = shared = False
-        done = refused = (
-            0  # positions: of the last job, and of the last one known to have been refused or behind one that was
-        )
+        # positions: of the last job, and of the last one known to have been refused or behind one that was
+        done = refused = 0
         while not ending:
             jobs = self._inbox.get()
             if jobs is None:

@@ -224,9 +224,8 @@ class Gate:
         self._begun = True
         if first in (b"\xff", b"\xfe", b"\x00"):
             raise encoding_error()
-        if (
-            first == b"\x16"
-        ):  # a TLS record with a ClientHello (RFC 8446 §5.1); for the log, since the peer expects no XML
+        if first == b"\x16":
+            # a TLS record with a ClientHello (RFC 8446 §5.1); for the log, since the peer expects no XML
             raise refuse(
                 StreamErrorCondition.NOT_WELL_FORMED, "TLS does not begin at once on this port, but with STARTTLS"
             )

@@ -8,10 +8,10 @@ from lxml import etree
 from beamish.core import events
 from beamish.core.events import CapsKnown, Context
 from beamish.core.hooks import STOP, Row, Verdict
+from beamish.core.later import settled
 from beamish.core.services import CapsService, RosterItem, RosterService
 from beamish.modules.caps import CapsModule
 from beamish.modules.caps.hashes import announcement, verify
-from beamish.modules.presence.waiting import settled
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.world import World

@@ -338,9 +338,8 @@ def kind_of(stanza: Stanza) -> Kind:
 
 
 def _refuse() -> NoReturn:
-    raise StanzaError(
-        Condition.NOT_ACCEPTABLE, ErrorKind.CANCEL, app=make("{urn:xmpp:blocking:errors}blocked")
-    )  # XEP-0191 §3.3
+    """XEP-0191 §3.3."""
+    raise StanzaError(Condition.NOT_ACCEPTABLE, ErrorKind.CANCEL, app=make("{urn:xmpp:blocking:errors}blocked"))
 
 
 def _drop(stanza: Stanza) -> Outcome:

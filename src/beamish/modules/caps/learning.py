@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from beamish.core import events
 from beamish.core.events import CapsKnown
 from beamish.core.iq import IqTimeout
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.modules.caps.hashes import Announcement, CapsMismatch, Verified, verify
 from beamish.modules.caps.store import HashCache
 from beamish.xmpp import ns
@@ -135,7 +135,7 @@ class Learning:
             return
         outcome = self._known_hook.run(CapsKnown(full, features, previous))
         if is_later(outcome):
-            self._tasks.spawn(_wait(outcome), "caps_known")
+            self._tasks.spawn(settled(outcome), "caps_known")
 
     def _give_up(self, full: JID, key: str) -> None:
         """Nothing is known of an entity that announced this hash; its next presence starts anew."""
@@ -215,7 +215,3 @@ class Learning:
         if answer.type != "result" or payload is None:
             raise CapsMismatch("an error for an answer")
         return verify(payload, about, answer.lang)
-
-
-async def _wait(outcome: Any) -> None:
-    await outcome

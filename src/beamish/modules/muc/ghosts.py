@@ -6,13 +6,13 @@ To look for them costs what there is, so it is done in the background, with turn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from beamish.core.iq import IqTimeout
-from beamish.core.later import unhurried
+from beamish.core.later import settled, unhurried
 from beamish.modules.muc.names import Status
 from beamish.modules.muc.occupants import Seat
 from beamish.modules.muc.room import Room
@@ -98,7 +98,7 @@ class Ghosts:
         log.info("ghost_removed", room=str(room.jid), occupant=str(jid))
         rest = self._muc.carry_out(room, room.leave(jid, statuses=(Status.TECHNICAL,)))
         if rest is not None:
-            self._muc.tasks.spawn(_wait(rest), "farewell")
+            self._muc.tasks.spawn(settled(rest), "farewell")
 
     async def _ping(self, silent: list[tuple[Room, JID]]) -> None:
         await asyncio.gather(*(self._ping_one(room, jid) for room, jid in silent))
@@ -124,7 +124,3 @@ class Ghosts:
         )
         if gone:
             self.remove(room, jid)
-
-
-async def _wait(rest: Awaitable[None]) -> None:
-    await rest

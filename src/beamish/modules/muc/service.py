@@ -594,7 +594,3 @@ def _restored(stored: StoredRoom, bounds: Bounds) -> Room:
     for jid, uri in stored.wearers:
         room.wearers[jid] = (*room.wearers.get(jid, ()), uri)
     return room
-
-
-async def _wait(rest: Awaitable[None]) -> None:
-    await rest

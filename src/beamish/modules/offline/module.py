@@ -36,7 +36,7 @@ from beamish.core.events import (
 )
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.iq import IqTimeout
-from beamish.core.later import Begun
+from beamish.core.later import Begun, settled
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import CopiesService, DeliveryReceipts, StoredMessages
 from beamish.core.sessions import Session
@@ -272,7 +272,7 @@ class OfflineModule(Module):
         self._hold_back(session, box)
         self._looked[session] = asyncio.Event()
         begun = Begun(self._deliver(box, session))  # if the page is here already, it is on its way now
-        box.delivery = self.tasks.spawn(_finish(begun), "deliver")
+        box.delivery = self.tasks.spawn(settled(begun), "deliver")
         box.delivery.add_done_callback(partial(self._ended, box, session, tried))
         if box.gone:
             self._cancel(box.delivery)
@@ -453,7 +453,3 @@ class OfflineModule(Module):
 def _safe(ctx: Context) -> bool:
     """Whether a message is in safety somewhere else, so that nobody must hear that it was not stored."""
     return ctx.note(WHEN) is not None or ctx.note(ARCHIVED) is not None
-
-
-async def _finish(begun: Awaitable[bool]) -> bool:
-    return await begun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from beamish.core import events
 from beamish.core.clock import Timer
 from beamish.core.events import AccountEvent, Context, PresenceChanged, RemoteFound, SessionClosed, SubscriptionChanged
 from beamish.core.hooks import Hook
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.core.module import Module, ModuleConfig, on
 from beamish.core.services import AccountsService, BlockingService, PresenceService, Roster, RosterService
 from beamish.core.sessions import Session
@@ -28,7 +28,7 @@ from beamish.modules.presence.store import PresenceStore
 from beamish.modules.presence.subscribing import Subscribing
 from beamish.modules.presence.subscriptions import KINDS, SUBSCRIBE
 from beamish.modules.presence.visible import MIGRATION, PATIENCE, Visible
-from beamish.modules.presence.waiting import in_order, settled
+from beamish.modules.presence.waiting import in_order
 from beamish.stream.features import Has, StreamFeature
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
@@ -346,13 +346,10 @@ class PresenceModule(Module):
             if rest is not None:
                 await rest
 
-    def sessions_closed(self, session: Session) -> Awaitable[None] | None:
-        """A session ended: if it was available, or had directed presence out, tell everybody, once."""
-        return self._gone(session, Stanza.build(PRESENCE, UNAVAILABLE, sender=session.jid))
-
     @on(events.session_closed)
     def _session_closed(self, event: SessionClosed) -> Awaitable[None] | None:
-        return self.sessions_closed(event.session)
+        """It may have ended without saying so (RFC 6121 §4.5.2)."""
+        return self._gone(event.session, Stanza.build(PRESENCE, UNAVAILABLE, sender=event.session.jid))
 
     @on(events.subscription_changed)
     async def _subscription_changed(self, event: SubscriptionChanged) -> None:
@@ -382,8 +379,8 @@ def _run(hook: Hook[E], event: E) -> Awaitable[None] | None:
     if not hook.rows:
         return None
     outcome = hook.run(event)
-    return _finish(cast("Awaitable[object]", outcome)) if is_later(outcome) else None
+    return _waited(outcome) if is_later(outcome) else None
 
 
-async def _finish(outcome: Awaitable[object]) -> None:
+async def _waited(outcome: Awaitable[object]) -> None:
     await outcome

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from beamish.core.clock import stamp
 from beamish.core.events import Context
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.core.services import AccountsService, BlockingService, Roster, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.presence.broadcast import SLICE, Broadcast
 from beamish.modules.presence.store import PresenceStore
-from beamish.modules.presence.waiting import in_order, settled
+from beamish.modules.presence.waiting import in_order
 from beamish.xmpp import ns
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from beamish.core.events import Context, SubscriptionChanged
+from beamish.core.later import settled
 from beamish.core.services import AccountsService, BlockingService, RosterItem, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.presence import subscriptions
 from beamish.modules.presence.broadcast import Broadcast
 from beamish.modules.presence.store import REQUEST_BYTES, PresenceStore
 from beamish.modules.presence.subscriptions import SUBSCRIBE, SUBSCRIBED, Ruling
-from beamish.modules.presence.waiting import settled
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza

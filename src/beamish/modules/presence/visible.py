@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from beamish.core.clock import Clock, Timer
-from beamish.core.sessions import Session
+from beamish.core.sessions import NOWHERE, Session
 from beamish.storage.api import Cursor, Database, Migration, StorageError
-from beamish.xmpp.errors import StreamError
 from beamish.xmpp.jid import JID, JidMalformed
-from beamish.xmpp.stanza import Stanza
 
 if TYPE_CHECKING:
-    from beamish.core.sessions import Link, SessionTable
+    from beamish.core.sessions import SessionTable
 
 log = structlog.get_logger(__name__)
 
@@ -156,33 +154,12 @@ class Visible:
             return None
         if self._sessions.get(jid) is not None or (self._ended is not None and jid in self._ended):
             return None
-        session = Session(jid, _NOWHERE)
+        session = Session(jid, NOWHERE)
         if available:
             session.priority = 0
         session.directed = targets or None
         self._note(jid, None, False)
         return session
-
-
-class _Nowhere:
-    """The outlet of a session that is no more."""
-
-    def deliver(self, data: bytes, stanza: Stanza) -> bool:
-        """See `Outlet.deliver`."""
-        return False
-
-    def last_words(self, data: bytes) -> None:
-        """See `Outlet.last_words`: there is no stream."""
-
-    def close(self, error: StreamError | None, reason: str) -> None:
-        """See `Outlet.close`."""
-
-    def survives(self, link: Link, reason: str) -> bool:
-        """See `Outlet.survives`."""
-        return False
-
-
-_NOWHERE: Final = _Nowhere()
 
 
 def _write(enter: list[tuple[str, int, str]], delete: list[tuple[str]], c: Cursor) -> None:

@@ -1,24 +1,12 @@
-"""Awaiting what may or may not have to be awaited, one or several of it."""
+"""Awaiting several things, none of which may keep the others from being awaited."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TypeVar, cast
 
 import structlog
 
-from beamish.core.later import is_later
-
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-
-async def settled(value: T | Awaitable[T]) -> T:
-    """The value, whether it is here or has to be waited for."""
-    if is_later(value):
-        return await cast("Awaitable[T]", value)
-    return value
 
 
 def in_order(waiting: list[Awaitable[None]]) -> Awaitable[None] | None:

@@ -148,8 +148,8 @@ def _said(storage: bytes) -> tuple[dict[str, tuple[str | None, ...]], list[bytes
 class _Turn:
     """Changes of one account that are yet to be carried over, and the lock behind which that is done, by the task `writer`.
 
-    `told` counts them, `done` is up to which they were taken. `storage` is the newest list that a client wrote; `changed` and
-    `removed` are rooms whose items were.
+    `told` counts them, `done` is up to which they were taken, `waiting` says how many have no answer yet. `storage` is the
+    newest list that a client wrote; `changed` and `removed` are rooms whose items were; `emptied`: all items went at once.
     """
 
     def __init__(self) -> None:
@@ -181,13 +181,10 @@ class _Turn:
     def take(self) -> _Turn:
         """What is to be carried over now; nothing of it is left here."""
         taken = _Turn()
-        taken.storage, taken.changed, taken.removed, taken.emptied = (
-            self.storage,
-            self.changed,
-            self.removed,
-            self.emptied,
-        )
-        self.storage, self.changed, self.removed, self.emptied = None, set(), set(), False
+        taken.storage, self.storage = self.storage, None
+        taken.changed, self.changed = self.changed, set()
+        taken.removed, self.removed = self.removed, set()
+        taken.emptied, self.emptied = self.emptied, False
         self.done = self.told
         return taken
 

@@ -7,9 +7,9 @@ become known, it gets the last items of the nodes it may see, each once for as l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
@@ -135,8 +135,8 @@ class Personal:
         if fresh:
             self._spawn(self._serve_session(session, fresh, self._engine.hosts.begun))
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        self._kernel.tasks.spawn(cast("object", work), "pubsub_presence")  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._kernel.tasks.spawn(work, "pubsub_presence")
 
     async def _serve_session(self, session: Session, wanted: frozenset[str], at: int) -> None:
         """Send a local session the last items of its own account and of all local contacts; `at`: see `Hosts.last`."""

@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _X: Final = f"{{{ns.DATA}}}x"
 _COMMAND: Final = f"{{{COMMANDS}}}command"
+PAGE: Final = 500
+"""Nodes or items listed at once."""
 BOUNCES: Final = 10
 """So many notifications that come back, since the server started, end a subscription (§12.4)."""
 _LASTING: Final = frozenset(("item-not-found", "gone"))
@@ -294,7 +296,3 @@ def _paged(items: list[DiscoItem], ids: list[str], query: Element) -> bytes:
         return shown
     opened = shown.removesuffix(b"</query>")
     return opened + to_bytes(told.to_xml()) + b"</query>"
-
-
-PAGE: Final = 500
-"""Nodes or items listed at once."""

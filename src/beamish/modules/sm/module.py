@@ -219,9 +219,8 @@ class StreamManagementModule(Module):
         self.journal.changed(managed)
         log.info("resumed", jid=str(session.jid), peer=link.peer, waited=waited, again=unconfirmed)
         link.carry(session)
-        if (
-            managed.restored
-        ):  # presence on its way at a crash is lost, and other servers could not tell us theirs meanwhile
+        if managed.restored:
+            # presence on its way at a crash is lost, and other servers could not tell us theirs meanwhile
             managed.restored = False
             self.kernel.service(PresenceService).refresh(session, elsewhere=exact)
 

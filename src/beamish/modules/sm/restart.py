@@ -15,7 +15,7 @@ from beamish.core import events
 from beamish.core.events import SessionNotes
 from beamish.core.later import is_later
 from beamish.core.services import AccountsService
-from beamish.core.sessions import Session
+from beamish.core.sessions import NOWHERE, Session
 from beamish.modules.sm.batch import StoredSession
 from beamish.modules.sm.outlet import Managed, Sent
 from beamish.stream.resume import WRAP
@@ -75,7 +75,7 @@ def _each_once(over: list[Managed]) -> None:
 
 
 def _made(sm: StreamManagementModule, one: StoredSession, jid: JID, now: float) -> Managed:
-    session = Session(jid, _NOWHERE, created=one.created)
+    session = Session(jid, NOWHERE, created=one.created)
     managed = Managed(sm, session, None, key=one.key, id=one.id, seconds=one.seconds, count=one.handled, sent=one.sent)
     managed.exact = one.exact
     managed.restored = True
@@ -109,22 +109,3 @@ async def _bring_back(sm: StreamManagementModule, managed: Managed, state: dict[
         outcome = hook.run(SessionNotes(session, state.get("notes") or {}))
         if is_later(outcome):
             await outcome
-
-
-class _Nowhere:
-    """The outlet of a session that is just being made."""
-
-    def deliver(self, data: bytes, stanza: Stanza) -> bool:
-        return False
-
-    def last_words(self, data: bytes) -> None:
-        """See `Outlet.last_words`: there is no stream."""
-
-    def close(self, error: object, reason: str) -> None:
-        return None
-
-    def survives(self, link: object, reason: str) -> bool:
-        return False
-
-
-_NOWHERE = _Nowhere()

@@ -290,9 +290,8 @@ class Journal:
 
     def _owing(self) -> bool:
         """Whether something that was acknowledged now might not be on disk."""
-        if (
-            self._unstored and not self._db.owed and self.roomy
-        ):  # the disk takes rows: these go in front of what is acknowledged now
+        if self._unstored and not self._db.owed and self.roomy:
+            # the disk takes rows: these go in front of what is acknowledged now
             left, self._unstored = self._unstored, WeakKeyDictionary()
             for sent, (managed, count) in left.items():
                 if managed.over:  # it is on its way elsewhere

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from beamish.core.events import Context
-from beamish.core.later import is_later
+from beamish.core.later import is_later, settled
 from beamish.core.services import AccountsService
 from beamish.core.sessions import Session
 from beamish.xmpp.errors import Condition, StanzaError, StreamError
@@ -68,7 +68,7 @@ async def ask_as(kernel: Kernel, user: JID, kind: str, to: JID, content: bytes |
     def post(request: Stanza) -> None:
         outcome = kernel.router.from_session(stand_in(kernel, user), request)
         if is_later(outcome):
-            kernel.tasks.spawn(_wait(cast("Awaitable[Any]", outcome)), "privileged_iq")
+            kernel.tasks.spawn(settled(cast("Awaitable[Any]", outcome)), "privileged_iq")
 
     return await kernel.iq.request(kind, to, content, sender=user, timeout=timeout, post=post)
 
@@ -81,7 +81,3 @@ async def check_account(kernel: Kernel, user: JID, missing: Condition = Conditio
         raise StanzaError(missing, text="no such account")
     if accounts.is_disabled(user):
         raise StanzaError(Condition.FORBIDDEN, text="the account is locked")
-
-
-async def _wait(outcome: Awaitable[Any]) -> None:
-    await outcome
