@@ -6,6 +6,8 @@ the sender, who was told that they are safe. Requests get an error. The rest mea
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +19,7 @@ from beamish.core.events import Context
 from beamish.core.later import is_later
 from beamish.core.services import CopiesService
 from beamish.core.sessions import Session
-from beamish.modules.sm.outlet import Sent
+from beamish.modules.sm.outlet import Managed, Sent
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.stanza import IQ, MESSAGE, PersonalStanza, Stanza
@@ -35,15 +37,25 @@ WHEN: Final = "sm.when"
 _LEFT_TYPES: Final = frozenset(("headline", "groupchat", "error"))
 """What means nothing later, or is in a room's archive. Unknown types are normal (RFC 6121 §5.2.2)."""
 _COPY: Final = b"urn:xmpp:carbons:2"
+_FORWARDED: Final = b"<forwarded xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client'"
+
+
+Holder = tuple[Managed, Sent]
+"""Who has a copy, and the copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A stanza that was not confirmed, and who gets it: `others`, or whoever keeps messages if there is none."""
+    """A stanza that was not confirmed, and who gets it: `others`, or whoever keeps messages if there is none.
+
+    `holders` have copies of it that they have not confirmed either (XEP-0280). As nobody takes care of a copy, it waits for
+    what becomes of theirs.
+    """
 
     sent: Sent
     stanza: Stanza
     others: tuple[Session, ...]
+    holders: tuple[Holder, ...] = ()
 
 
 def sort_out(sm: StreamManagementModule, session: Session, left: list[Sent]) -> list[Parcel]:
@@ -52,21 +64,25 @@ def sort_out(sm: StreamManagementModule, session: Session, left: list[Sent]) -> 
     The rest is done with.
     """
     account = sm.kernel.sessions.of(session.bare)
+    unconfirmed = _Unconfirmed(sm)
     parcels = []
     for sent in left:
         stanza = None if sent.elsewhere else _stanza(sent, session)
         if stanza is None:
             continue
         others: tuple[Session, ...] = ()
+        holders: tuple[Holder, ...] = ()
         if stanza.name == MESSAGE:
             if stanza.type in _LEFT_TYPES or _is_personal(stanza, session):
                 continue
-            others = tuple(other for other in account.routable if not _has(sm, other, stanza, sent.when))
-            if account.routable and not others:
-                continue  # every resource that is there has it
+            others = tuple(other for other in account.routable if not _has(sm, session, other, stanza, sent.when))
+            if account.routable and not others:  # every resource that is there has it
+                holders = unconfirmed.holders(account.routable, sent.data)
+                if not holders:
+                    continue
         elif stanza.name != IQ or stanza.type not in ("get", "set"):
             continue
-        parcels.append(Parcel(sent, stanza, others))
+        parcels.append(Parcel(sent, stanza, others, holders))
     kept = {id(parcel.sent) for parcel in parcels}
     sm.journal.confirmed([sent.row for sent in left if sent.row and id(sent) not in kept])
     return parcels
@@ -84,7 +100,11 @@ def _stanza(sent: Sent, session: Session) -> Stanza | None:
 
 async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parcel]) -> None:
     """Give away what an ended session's client has not confirmed, in order; each row goes in the commit of its new one."""
+    held: dict[tuple[Managed, ...], list[Parcel]] = {}
     for parcel in parcels:
+        if parcel.holders:
+            held.setdefault(tuple(holder for holder, _ in parcel.holders), []).append(parcel)
+            continue
         try:
             await _bring(sm, session, parcel)
         except Exception:
@@ -92,7 +112,34 @@ async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parc
         if parcel.sent.row:
             sm.journal.confirmed((parcel.sent.row,))
             sm.journal.tidy()  # now: the next message may have to wait
-    log.info("unconfirmed_brought_elsewhere", jid=str(session.jid), stanzas=len(parcels))
+    log.info("unconfirmed_brought_elsewhere", jid=str(session.jid), stanzas=len(parcels) - sum(map(len, held.values())))
+    if held:
+        await asyncio.gather(*(_bring_unseen(sm, session, *one) for one in held.items()))
+
+
+async def _bring_unseen(
+    sm: StreamManagementModule, session: Session, holders: tuple[Managed, ...], parcels: list[Parcel]
+) -> None:
+    """Give away what nobody has confirmed when all sessions that have copies of it have ended."""
+    unseen: list[Sent] = []
+    if not await _any_passed(holders):
+        left = {id(copy) for holder in holders for copy in holder.left}
+        unseen = [parcel.sent for parcel in parcels if all(id(copy) in left for _, copy in parcel.holders)]
+    kept = {id(sent) for sent in unseen}
+    sm.journal.confirmed([parcel.sent.row for parcel in parcels if parcel.sent.row and id(parcel.sent) not in kept])
+    sm.journal.tidy()
+    if unseen:
+        await bring(sm, session, sort_out(sm, session, unseen))
+
+
+async def _any_passed(holders: tuple[Managed, ...]) -> bool:
+    """Wait until one of these sessions has confirmed what it was sent so far; False: all have ended without."""
+    waiting = {asyncio.ensure_future(holder.passed()) for holder in holders}
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if any(one.result() for one in done):
+            return True
+    return False
 
 
 async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -> None:
@@ -116,14 +163,53 @@ async def _bring(sm: StreamManagementModule, session: Session, parcel: Parcel) -
         log.info("unconfirmed_message_dropped", jid=str(session.jid), condition=error.condition.value)
 
 
-def _has(sm: StreamManagementModule, other: Session, stanza: Stanza, when: float) -> bool:
+def _has(sm: StreamManagementModule, session: Session, other: Session, stanza: Stanza, when: float) -> bool:
     """Whether another resource got the message at the time when the ended session did."""
-    if stanza.to is None or not stanza.to.resource:
+    if stanza.to != session.jid:  # to the account, or to a resource that was not there (RFC 6121 §8.5.3.2.1)
         since = other.note(SINCE)
         if isinstance(since, (int, float)) and since < when:
             return True  # it was sent to all
     copies = sm.kernel.service_or_none(CopiesService)  # which a session may get before it is available
     return copies is not None and copies.copies(other, stanza, when)
+
+
+class _Unconfirmed:
+    """What other sessions have not confirmed, looked at when it is asked for."""
+
+    def __init__(self, sm: StreamManagementModule) -> None:
+        self._sm = sm
+        self._found: dict[Managed, tuple[set[bytes], dict[bytes, Sent]]] = {}
+
+    def holders(self, having: tuple[Session, ...], message: bytes) -> tuple[Holder, ...]:
+        """Those who have a message, if all of them have copies and none has confirmed it; else nobody, as it is safe."""
+        made = []
+        for other in having:
+            managed = self._sm.managing(other)
+            if managed is None:
+                return ()
+            found = self._found.get(managed)
+            if found is None:
+                found = self._found[managed] = _messages_and_copies(managed.queue)
+            messages, copies = found
+            copy = copies.get(message)
+            if copy is None or message in messages:
+                return ()
+            made.append((managed, copy))
+        return tuple(made)
+
+
+def _messages_and_copies(left: Iterable[Sent]) -> tuple[set[bytes], dict[bytes, Sent]]:
+    """Messages as they are, and copies by the message in them."""
+    messages: set[bytes] = set()
+    copies: dict[bytes, Sent] = {}
+    for sent in left:
+        data = sent.data
+        if _COPY in data:
+            start, end = data.find(_FORWARDED), data.rfind(b"</forwarded>")
+            if 0 <= start < end:
+                copies[b"<message" + data[start + len(_FORWARDED) : end]] = sent
+        messages.add(data)
+    return messages, copies
 
 
 def _is_personal(stanza: Stanza, session: Session) -> bool:

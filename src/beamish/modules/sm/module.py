@@ -436,6 +436,10 @@ class StreamManagementModule(Module):
         managed = self._by_session.get(session)
         return None if managed is None else managed.passed()
 
+    def managing(self, session: Session) -> Managed | None:
+        """What manages a session, if it is under management."""
+        return self._by_session.get(session)
+
     def changed(self, session: Session) -> None:
         """See `SessionKeeper.changed`."""
         managed = self._by_session.get(session)

@@ -82,6 +82,7 @@ class Managed:
         "expires",
         "id",
         "key",
+        "left",
         "link",
         "over",
         "queue",
@@ -118,6 +119,8 @@ class Managed:
         self.timer: Timer | None = None
         self.over = False
         """The session has ended, or was written down for the next start of the server."""
+        self.left: list[Sent] = []
+        """What the client had not confirmed when the session ended."""
         self.remember = False
         """Whether its client may still come back and ask how much was handled."""
         self.restored = False
@@ -406,7 +409,8 @@ class Managed:
             if not future.done():
                 future.set_result(False)
         self._passed.clear()
-        return self.queue.take_all()
+        self.left = self.queue.take_all()
+        return self.left
 
     def not_stored(self, exc: Exception) -> None:
         """The database refused a row of this session; it goes on without."""
