@@ -405,3 +405,18 @@ async def _hears_of_mercutio_alone(world: World) -> None:
     await world.settle()
     asked = [el.get("from") for el in juliet.inbox if el.get("type") == "subscribe"]
     assert sorted(str(jid) for jid in asked) == ["benvolio@example.net", "mercutio@example.org"]
+
+
+async def test_a_blocked_contact_that_is_removed_does_not_hear_which_resources_there_are(world: World) -> None:
+    juliet, romeo = await friends(world)
+    await block(juliet, "romeo@example.org")
+    hidden = await world.login("juliet@example.org/hidden", presence=True)
+    await world.settle()
+    romeo.inbox.clear()
+    item = "<item jid='romeo@example.org' subscription='remove'/>"
+    await hidden.iq(f"<iq type='set' id='rm'><query xmlns='jabber:iq:roster'>{item}</query></iq>")
+    await romeo.expect_all(
+        "<presence type='unsubscribe' from='juliet@example.org'/>",
+        "<presence type='unsubscribed' from='juliet@example.org'/>",
+    )
+    await romeo.expect_nothing()

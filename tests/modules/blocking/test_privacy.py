@@ -408,3 +408,16 @@ async def test_a_list_that_is_being_removed_is_not_made_the_active_one(world: Wo
     answer = next(el for el in laptop.inbox if el.get("id") == "a")
     assert answer.get("type") == "error" and condition(answer) == "item-not-found"
     assert await names(laptop) == []
+
+
+async def test_a_contact_that_the_roster_alone_let_in_hears_that_it_is_over(world: World) -> None:
+    """The list keeps out whoever is not in the roster: by the time that it does, the contact has seen the user."""
+    juliet, romeo = await friends(world)
+    await use(juliet, "<item type='subscription' value='none' action='deny' order='1'><presence-out/></item>")
+    await romeo.expect_nothing()
+    item = "<item jid='romeo@example.org' subscription='remove'/>"
+    await juliet.iq(f"<iq type='set' id='rm'><query xmlns='jabber:iq:roster'>{item}</query></iq>")
+    await world.settle()
+    assert [
+        el for el in romeo.inbox if not mismatch("<presence type='unavailable' from='juliet@example.org/balcony'/>", el)
+    ]

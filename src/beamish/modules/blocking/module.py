@@ -254,6 +254,11 @@ class BlockingModule(Module):
         roster = self._rosters.cached(user)
         return lambda peer: peer.bare == user or allows(rules, Kind.PRESENCE_OUT, peer, roster)
 
+    def hides(self, session: Session, peer: JID) -> bool:
+        """See `BlockingService.hides`."""
+        rules = effective(self.owners.peek(session.bare), session)
+        return rules is not None and not rules.asks_roster and not allows(rules, Kind.PRESENCE_OUT, peer, None)
+
     def asks(self, session: Session) -> Callable[[JID], bool] | None:
         """See `BlockingService.asks`."""
         user = session.bare

@@ -161,9 +161,12 @@ class Subscribing:
         """
         if event.before not in ("from", "both") or event.after in ("from", "both"):
             return
+        blocking = self._kernel.service_or_none(BlockingService)
         for session in self._kernel.sessions.of(event.user).available:
             if session.directed:
                 session.directed -= {jid for jid in session.directed if jid.bare == event.contact}
+            if blocking is not None and blocking.hides(session, event.contact):
+                continue  # a resource that was never shown does not leave
             await self._route(Stanza.build(PRESENCE, "unavailable", sender=session.jid, to=event.contact), session)
 
     async def remind(self, session: Session, contacts: list[JID]) -> None:
