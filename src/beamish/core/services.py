@@ -261,7 +261,7 @@ class BlockingService(Protocol):
         """Tells of an address whether it may get the session's presence. None, which is the rule: everybody may."""
 
     def hides(self, session: Session, peer: JID) -> bool:
-        """Whether the session's presence is kept from an address whatever the user's roster says of it; for when that changes."""
+        """Whether an address does not get the session's presence, whatever the user's roster says; for when that changes."""
 
     def asks(self, session: Session) -> Callable[[JID], bool] | None:
         """Tells of an address whether the server may ask it something in the session's name (a probe would tell that the
