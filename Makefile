@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 
 # Clients from the distribution that the interoperability tests drive, besides Gajim's library; those tests are skipped where
 # they are missing.
-CLIENTS   := go-sendxmpp profanity tmux
+CLIENTS   := go-sendxmpp mcabber profanity sendxmpp tmux
 # Test files that run at a time: they mostly wait for the servers that they start, so there may be more than there are cores.
 WORKERS   ?= 3
 # make bench BENCH=--quick; `python -m tests.bench compare --help` lists what else there is.

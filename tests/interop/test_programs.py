@@ -1,4 +1,4 @@
-"""Clients from the distribution: go-sendxmpp, and profanity on a terminal of its own. Skipped where they are missing."""
+"""Clients from the distribution: sendxmpp, go-sendxmpp; profanity, mcabber on terminals. Skipped where they are missing."""
 
 from __future__ import annotations
 
@@ -98,6 +98,32 @@ async def until(stream: asyncio.StreamReader, text: str) -> list[str]:
         assert line, f"ended without {text!r}: {lines}"
         lines.append(line.decode())
     return lines
+
+
+# ---- sendxmpp --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direct_tls", [False, True], ids=["starttls", "direct"])
+async def test_sendxmpp_sends(live_server: LiveServer, tmp_path: Path, direct_tls: bool) -> None:
+    """The one of Perl: its stream headers name the machine that it runs on."""
+    path = program("sendxmpp")
+    juliet = await live_server.client("juliet@example.org/balcony", presence=True)
+    await (await live_server.client("romeo@example.org/orchard")).close()  # makes the account
+    port = live_server.tls_port if direct_tls else live_server.port
+    login = ("-u", "romeo", "-p", live_server.password, "-j", f"{live_server.host}:{port}", "-o", "example.org")
+    process = await asyncio.create_subprocess_exec(
+        path,
+        *(*login, "--tls-ca-path", str(live_server.ca), "-e" if direct_tls else "-t", "juliet@example.org"),
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(b"It is the east\n"), PATIENCE)
+    assert process.returncode == 0, out.decode()
+    got = await juliet.receive()
+    assert got.get("from") == "romeo@example.org/sendxmpp"
+    assert (got.findtext("{jabber:client}body") or "").strip() == "It is the east"
 
 
 # ---- profanity -------------------------------------------------------------------------------------------------------
@@ -248,3 +274,60 @@ async def test_profanity_talks(
     await terminal.shows("swear-not-by-it")
     terminal.type("/quit")
     assert await asyncio.wait_for(terminal.process.wait(), PATIENCE) == 0
+
+
+# ---- mcabber ---------------------------------------------------------------------------------------------------------
+
+MCABBER = """\
+set jid = romeo@example.org
+set password = {password}
+set resource = mcabber
+set server = {host}
+set port = {port}
+set tls = 1
+set ssl_fingerprint =
+set ssl_ignore_checks = 1
+set nick = romeo
+set muc_print_status = 3
+"""
+
+
+async def test_mcabber_makes_a_room(live_server: LiveServer, tmp_path: Path) -> None:
+    """It unlocks the room, speaks in it, kicks and is told of everything."""
+    path = program("mcabber")
+    juliet = await live_server.client("juliet@example.org/balcony", presence=True)
+    await (await live_server.client("romeo@example.org/orchard")).close()  # makes the account
+    rc = tmp_path / "mcabberrc"
+    rc.write_text(MCABBER.format(password=live_server.password, host=live_server.host, port=live_server.port))
+    rc.chmod(0o600)
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "xterm", "LANG": "C.UTF-8"}
+    terminal = await Terminal.run(path, "-f", str(rc), environment=environment)
+    try:
+        await terminal.shows("Connection established.")
+        terminal.type("/room join cave@conference.example.org romeo")
+        await terminal.shows('You have joined cave@conference.example.org as "romeo"')
+        terminal.type("/roster search cave")
+        await terminal.shows("Room: cave@conference.example.org")
+        terminal.type("")  # from the list of contacts into the room's window
+        terminal.type("/room unlock")
+        items = "<query xmlns='http://jabber.org/protocol/disco#items'/>"
+        async with asyncio.timeout(PATIENCE):  # a room is listed when it is configured, which the program says nowhere
+            while not len((await juliet.iq(f"<iq type='get' id='i' to='conference.example.org'>{items}</iq>"))[0]):
+                pass
+        juliet.send(
+            "<presence to='cave@conference.example.org/juliet'><x xmlns='http://jabber.org/protocol/muc'/></presence>"
+        )
+        await terminal.shows("juliet has joined")
+        terminal.type("by-yonder-moon")
+        got = await juliet.receive()
+        while got.findtext("{jabber:client}body") is None:  # presence, the subject
+            got = await juliet.receive()
+        assert got.findtext("{jabber:client}body") == "by-yonder-moon"
+        terminal.type("/room kick juliet inconstant")
+        await terminal.shows("juliet has been kicked")
+        got = await juliet.receive()
+        assert (got.get("type"), got.get("from")) == ("unavailable", "cave@conference.example.org/juliet")
+        terminal.type("/quit")
+        assert await asyncio.wait_for(terminal.process.wait(), PATIENCE) == 0
+    finally:
+        await terminal.close()
