@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -111,6 +112,30 @@ async def test_ids(juliet: Client) -> None:
     page = await ask(juliet, {"ids": [ids[6], ids[1], ids[6]]})
     assert (page.bodies, page.complete) == (["1", "6"], True)
     assert await refused(juliet, {"ids": [ids[0], "nonsense"]}) == "item-not-found"
+
+
+async def test_what_else_is_asked_for_holds_for_ids_as_well(juliet: Client) -> None:
+    ids = (await ask(juliet)).ids
+    half = [ids[n] for n in (1, 2, 5, 8)]
+
+    async def asked(fields: dict[str, Any], rsm: str = "", extra: str = "") -> tuple[list[str], bool, str | None]:
+        page = await ask(juliet, {"ids": half, **fields}, rsm, extra=extra)
+        return page.bodies, page.complete, page.rsm("count")
+
+    assert await asked({}) == (["1", "2", "5", "8"], True, "4")
+    others = [await asked({"with": who}) for who in ("romeo@example.org", "mercutio@example.org", "nobody@example.org")]
+    whole = [(await ask(juliet, {"with": who})).bodies for who in ("romeo@example.org", "mercutio@example.org")]
+    assert [bodies for bodies, *_ in others] == [[b for b in bodies if b in "1258"] for bodies in (*whole, [])]
+    assert others[0][0] != ["1", "2", "5", "8"]
+    assert await asked({"after-id": ids[1], "before-id": ids[8]}) == (["2", "5"], True, "2")
+    assert await asked({"end": "1999-01-01T00:00:00Z"}) == ([], True, "0")
+    assert await asked({FULLTEXT: "5"}) == (["5"], True, "1")
+    assert await asked({}, "<max>3</max>") == (["1", "2", "5"], False, "4")
+    assert await asked({}, f"<max>3</max><after>{ids[2]}</after>") == (["5", "8"], True, "4")
+    assert await asked({}, "<max>3</max><before/>", "<flip-page/>") == (["8", "5", "2"], False, "4")
+    assert await asked({}, f"<before>{ids[3]}</before>") == (["1", "2"], True, "4")
+    assert await asked({}, "<max>1</max><index>2</index>") == (["5"], False, "4")
+    assert (await asked({}, "<max>0</max>"))[::2] == ([], "4")
 
 
 async def test_ids_that_are_not_in_the_archive(world: World, juliet: Client) -> None:

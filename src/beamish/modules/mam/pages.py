@@ -206,9 +206,9 @@ def _within(rows: Iterator[Row], size: int, max_bytes: int) -> tuple[list[Row], 
 
 
 def _chosen(c: Cursor, query: Query) -> Result:
-    """Messages by id (§4.1.3), in their order; all of them must be there."""
+    """Messages by id (§4.1.3), in their order; all of them must be there. What else is asked for holds for them, too (§4.1)."""
     assert query.ids is not None
-    part = _Part(c, Query(query.owner))
+    part = _Part(c, query)
     wanted = sorted(set(query.ids))
     found: list[Row] = []
     total = 0
@@ -221,7 +221,22 @@ def _chosen(c: Cursor, query: Query) -> Result:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too much at once, ask for fewer messages")
     if len(found) < len(wanted):
         raise missing()
-    return Result(tuple(found), True, len(found), 0 if found else None)
+    found = [row for row in found if part.low < row.id < part.high]
+    if query.with_bare or part.match:
+        found = [row for row in found if part.numbers(row.id - 1, row.id + 1, 1)]
+    low = part.place(query.page_after) if query.page_after is not None else -1
+    high = part.place(query.page_before) if query.page_before is not None else lists.TOP
+    asked = query.page
+    there = [at for at, row in enumerate(found) if low < row.id < high]
+    size = len(found) if asked.max is None else asked.max
+    if asked.before is not None:
+        where = there[max(0, len(there) - size) :]
+    else:
+        skip = asked.index or 0 if asked.after is None else 0
+        there = there[skip:]
+        where = there[:size]
+    complete = len(where) == len(there)
+    return Result(tuple(found[at] for at in where), complete, len(found), where[0] if where else None)
 
 
 def ends(c: Cursor, owner: str) -> tuple[tuple[int, int], tuple[int, int]] | None:

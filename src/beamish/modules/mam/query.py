@@ -63,7 +63,7 @@ def read(el: Element, owner: JID, most: int, usual: int) -> Asked:
     if len(text) > MAX_TEXT:
         raise StanzaError(Condition.BAD_REQUEST, text="too long a text to look for")
     page = rsm.Request.from_xml(el) or rsm.Request()
-    if page.max is None:
+    if page.max is None and not chosen:  # whoever names messages wants all of them
         page = replace(page, max=usual)
     whole = Query(owner)
     query = Query(
