@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from beamish.core.events import Context
 from beamish.modules import adhoc
@@ -23,12 +21,6 @@ ADD = f"{ADMIN}#add-user"
 ITEMS = (
     f"<iq type='get' id='i' to='example.org'><query xmlns='http://jabber.org/protocol/disco#items' node='{CMD}'/></iq>"
 )
-
-
-@pytest_asyncio.fixture
-async def court() -> AsyncIterator[World]:
-    async with World(settings={"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}) as made:
-        yield made
 
 
 def step(inner: str = "", **attrs: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.modules.conftest import COURT
 
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client, ClientError
@@ -17,13 +16,6 @@ from beamish.xmpp.jid import JID
 from beamish.xmpp.xml import Element
 
 ADMIN = "http://jabber.org/protocol/admin"
-COURT: dict[str, Any] = {"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}
-
-
-@pytest_asyncio.fixture
-async def court() -> AsyncIterator[World]:
-    async with World(settings=COURT) as made:
-        yield made
 
 
 @pytest_asyncio.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.modules.conftest import COURT
 
 from beamish.core.commands import CommandError
 from beamish.core.events import Context
@@ -21,13 +22,6 @@ from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
 ADMIN = "http://jabber.org/protocol/admin"
-COURT: dict[str, Any] = {"server": {"admins": ["romeo@example.org"]}, "c2s": {"probe_after": 86400}}
-
-
-@pytest_asyncio.fixture
-async def court() -> AsyncIterator[World]:
-    async with World(settings=COURT) as made:
-        yield made
 
 
 @pytest_asyncio.fixture

@@ -85,7 +85,7 @@ class RosterItem:
     """One entry of a roster (RFC 6121 §2.1.2) with the whole subscription state of appendix A.1.
 
     `to` and `from_` are the two directions of the subscription; `pending_out` is `ask='subscribe'`; `pending_in` is a
-    request from the contact that awaits an answer (an item with nothing else is not shown in the roster: `visible`);
+    request from the contact that awaits an answer (an item with nothing else is not shown in the roster: `listed`);
     `approved` is pre-approval (§3.4).
     """
 

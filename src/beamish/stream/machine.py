@@ -4,7 +4,7 @@ Bytes go in through `receive`, events come out; answers to events go in through 
 release more events; `data_to_send` gives what must be written. There is no clock, loop or socket here.
 
     HEADER ─header→ OFFERED ─starttls→ TLS ─tls_established→ HEADER
-                       │ └auth→ SASL ─keys/password→ … ─success→ HEADER (authenticated)
+                       │ └auth→ SASL ⇄ ASKING (for keys, a password) ─success→ HEADER (authenticated)
                        └─bind→ BINDING ─bound→ BOUND ─</stream:stream> or error→ CLOSED
 
 What may arrive in which state is the table `_ACCEPTS`; anything else is the stream error that the table's default names.

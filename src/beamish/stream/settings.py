@@ -33,7 +33,9 @@ class C2SSettings:
     new_id: Callable[[], str]
     """A fresh unguessable string (RFC 6120 §4.7.3), also the localpart of anonymous users."""
     ledger: NameLedger
+    """Of all streams: which names of elements and attributes libxml2 has been given to keep."""
     default_domain: str
+    """Who we are in answer to a header that says nobody of ours."""
     limits: ParserLimits = field(default_factory=ParserLimits)
     unauthenticated_bytes: int = 32_768
     sasl_attempts: int = 5

@@ -21,6 +21,7 @@ SUBSCRIPTIONS: Final = frozenset(("none", "to", "from", "both"))
 MAX_ORDER: Final = 4_294_967_295
 """`order` is an xs:unsignedInt."""
 MAX_GROUP_LENGTH: Final = 1023
+"""Characters of a group's name."""
 
 
 class Kind(IntFlag):
