@@ -90,3 +90,18 @@ def test_a_port_in_use_is_said_in_one_line(directory: Path) -> None:
     assert result.returncode == 1
     assert str(port) in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_a_defect_is_told_in_plain_lines_where_nobody_sits_at_a_terminal() -> None:
+    program = (
+        "import sys, beamish.cli.console as console\n"
+        "console.load = lambda *_: 1 / 0\n"
+        "from beamish.cli import main\n"
+        "sys.argv = ['beamish', 'serve']\n"
+        "main()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "ZeroDivisionError: division by zero"

@@ -1,5 +1,6 @@
 """The `beamish` command: serve, config, user, s2s, component, dev."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +11,11 @@ from beamish.cli.serve import serve
 
 # Never with local variables in a traceback: passwords are among them.
 commands = typer.Typer(
-    name="beamish", help="An XMPP server.", no_args_is_help=True, pretty_exceptions_show_locals=False
+    name="beamish",
+    help="An XMPP server.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=sys.stderr.isatty(),  # no frames drawn into the journal
 )
 commands.command()(serve)
 commands.add_typer(check.commands, name="config")
