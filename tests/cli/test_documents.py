@@ -99,7 +99,8 @@ def test_every_command_and_hook_is_described() -> None:
 
 def test_every_module_has_a_page() -> None:
     for module in discover():
-        assert (ROOT / "docs" / "modules" / f"{module.name}.md").exists(), module.name
+        page = f"docs/modules/{module.name}.md"
+        assert (ROOT / page).exists(), f"{page}: what it does, its options, its errors, what is not done"
 
 
 def test_a_module_without_options_says_so() -> None:
