@@ -1,6 +1,6 @@
 import pytest
 
-from beamish.core.sessions import Session, SessionTable
+from beamish.core.sessions import PER_STANZA, Session, SessionTable
 from beamish.xmpp.errors import StreamError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
@@ -27,6 +27,16 @@ def session(address: str) -> Session:
 
 
 A, B, C = "romeo@example.org/a", "romeo@example.org/b", "juliet@example.org/a"
+
+
+def test_what_is_for_many_counts_for_more_than_one() -> None:
+    one = session(A)
+    for many in (0, 1, PER_STANZA - 1):
+        one.charge(many)
+    assert one.owed == 0
+    one.charge(PER_STANZA)
+    one.charge(3 * PER_STANZA + 1)
+    assert one.owed == 4
 
 
 def test_sessions_are_found_by_full_and_bare_address() -> None:

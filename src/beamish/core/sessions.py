@@ -114,6 +114,10 @@ class Link(Protocol):
         """Close the stream; see `Outlet.close`."""
 
 
+PER_STANZA: Final = 50
+"""Recipients that cost about as much as a stanza of one's own, with everything that is done for one."""
+
+
 class Session:
     """One bound resource (RFC 6120 §7).
 
@@ -124,6 +128,8 @@ class Session:
     `stored` is the position in the database queue of the last message that the session's outlet has stored until the
     client confirms it: whoever hands over a message gives it to `Context.caused`, as the router does. `busy` is True while
     a stanza of the client is being handled that something has to be waited for.
+
+    `owed` is what the client's requests have cost beyond themselves, in stanzas, and was not taken from its rate yet.
 
     `guarded`: the account has rules of its own about what reaches it, so whoever sends one stanza to many hands this one
     over through the router (`Hook.everyone`). `epoch` stands for what the client can have seen: see `renew`.
@@ -144,6 +150,7 @@ class Session:
         "jid",
         "layer",
         "outlet",
+        "owed",
         "peer",
         "presence",
         "priority",
@@ -182,6 +189,7 @@ class Session:
         self.handled: Callable[[Context | None], None] | None = None
         """Called after each stanza of the client has been dealt with, in order (None: it was refused before routing)."""
         self.stored = 0
+        self.owed = 0
         self.busy = False
         self.guarded = False
         self.epoch = next(_epochs)
@@ -205,6 +213,13 @@ class Session:
     def note(self, key: str) -> object | None:
         """A module's state of this session, or None."""
         return self._notes.get(key) if self._notes is not None else None
+
+    def charge(self, many: int) -> None:
+        """One stanza of this client was for so many recipients, or so many entries had to be gone through for it.
+
+        From `PER_STANZA` on they count as further stanzas of its rate: a small one must not make the server work for long.
+        """
+        self.owed += many // PER_STANZA
 
     def renew(self) -> None:
         """The client may not have what it was sent: what was left out as known to it is sent anew (XEP-0115 §8.4).

@@ -62,6 +62,7 @@ class C2SStream(ClientConnection):
         "_machine",
         "_network",
         "_parked",
+        "_paying",
         "_probed",
         "_server",
         "_silent",
@@ -80,6 +81,7 @@ class C2SStream(ClientConnection):
         self._parked: deque[Event] | None = None
         """Events that wait for the one being handled; None mostly, since even an empty one has 600 bytes."""
         self._task: asyncio.Task[None] | None = None
+        self._paying: asyncio.Future[None] | None = None
         self._direct = direct_tls
         self._network = ""
         self._eof = False
@@ -189,6 +191,7 @@ class C2SStream(ClientConnection):
         server.leaving.take(self)
         self._end_session("lost")
         self._parked = self._backlog = None
+        self._pay()
         server.wire_log.forget(self._id)
         self._tell(logging.INFO, "disconnected", error=None if error is None else str(error))
         if self._machine is not None:
@@ -239,6 +242,9 @@ class C2SStream(ClientConnection):
                 if isinstance(more, list):
                     self._first_of_all(more)
                 self._answer()
+                session = self.session
+                if session is not None and session.owed:
+                    await self._paid(session)
                 wait = self._next()
         except Exception:
             self._crashed()
@@ -246,6 +252,25 @@ class C2SStream(ClientConnection):
             self._task = None
             if not self._throttled:
                 self.start_reading()
+
+    async def _paid(self, session: Session) -> None:
+        """Wait until the client's rate has room for what its last stanza has cost beyond itself (`Session.charge`)."""
+        bucket, clock = self._stanza_bucket, self._server.kernel.clock
+        if bucket is None or self._closing:
+            return
+        owed, session.owed = session.owed, 0
+        pause = bucket.take(owed, clock.monotonic)
+        if pause > 0.0:
+            self._paying = paying = asyncio.get_running_loop().create_future()
+            timer = clock.call_later(pause, self._pay)
+            await paying
+            timer.cancel()
+
+    def _pay(self) -> None:
+        """The debt is paid, or there is nothing left to pay for."""
+        paying, self._paying = self._paying, None
+        if paying is not None and not paying.done():
+            paying.set_result(None)
 
     def _next(self) -> Wait | None:
         """Go on with what waited in line; something to wait for again, or None when the line is empty."""
@@ -449,6 +474,10 @@ class C2SStream(ClientConnection):
     def _throttle(self, size: int, stanzas: int) -> None:
         """Slow the client down by not reading from it (never by dropping)."""
         assert self._byte_bucket is not None and self._stanza_bucket is not None
+        session = self.session
+        if session is not None and session.owed:
+            stanzas += session.owed
+            session.owed = 0
         clock = self._server.kernel.clock.monotonic
         pause = max(self._byte_bucket.take(size, clock), self._stanza_bucket.take(stanzas, clock))
         if pause > 0.0 and not self._throttled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -530,3 +531,67 @@ async def test_a_request_with_an_address_that_is_none_changes_nothing(stages: St
     )
     shown = await stages.get(romeo, "<subscriptions node='musings'/>", ns=OWNER)
     assert shown.findall(f".//{{{OWNER}}}subscription") == []
+
+
+async def test_whoever_publishes_to_many_may_do_so_less_often() -> None:
+    async with World(settings={"limits": {"stanzas_per_second": 10, "stanza_burst": 60}}) as world:
+        stage = Stage(world)
+        romeo, juliet = await cast(stage)
+        inner = "".join(f"<subscription jid='u{n}@nowhere.example' subscription='subscribed'/>" for n in range(1_000))
+        await stage.set(romeo, f"<subscriptions node='musings'>{inner}</subscriptions>", ns=OWNER)
+        await stage.subscribe(juliet, "musings")
+        # even what is read at once goes on only when it is paid for: twenty stanzas for each
+        romeo.send(
+            "".join(
+                f"<iq type='set' id='p{n}' to='{SERVICE}'><pubsub xmlns='{PUBSUB}'><publish node='musings'>"
+                f"<item id='{n}'><entry xmlns='urn:test'/></item></publish></pubsub></iq>"
+                for n in range(8)
+            )
+        )
+        await world.settle()
+        told = len(await stage.ids(juliet))
+        assert 2 <= told <= 4
+        await world.pass_time(2.2)
+        assert told < told + len(await stage.ids(juliet)) <= 6
+        for _ in range(12):
+            await world.pass_time(2.2)
+        juliet.inbox.clear()
+        shown = await stage.get(juliet, "<items node='musings'/>")
+        assert [item.get("id") for item in shown.iterfind(f".//{{{PUBSUB}}}item")] == [str(n) for n in range(8)]
+
+
+async def test_owners_questions_about_many_count_for_more() -> None:
+    async with World(settings={"limits": {"stanzas_per_second": 10, "stanza_burst": 60}}) as world:
+        stage = Stage(world)
+        romeo, _ = await cast(stage)
+        inner = "".join(f"<subscription jid='u{n}@nowhere.example' subscription='subscribed'/>" for n in range(1_000))
+        await stage.set(romeo, f"<subscriptions node='musings'>{inner}</subscriptions>", ns=OWNER)
+        romeo.inbox.clear()
+        for n in range(8):
+            romeo.send(
+                f"<iq type='get' id='q{n}' to='{SERVICE}'><pubsub xmlns='{OWNER}'><subscriptions node='musings'/>"
+                "</pubsub></iq>"
+            )
+            await world.settle()
+        assert 1 <= len(romeo.inbox) <= 4
+        for _ in range(12):
+            await world.pass_time(2.2)
+        assert len(romeo.inbox) == 8
+
+
+async def test_who_goes_while_paying_leaves_nothing_behind() -> None:
+    async with World(settings={"limits": {"stanzas_per_second": 1, "stanza_burst": 30}}) as world:
+        stage = Stage(world)
+        romeo, juliet = await cast(stage)
+        inner = "".join(f"<subscription jid='u{n}@nowhere.example' subscription='subscribed'/>" for n in range(1_000))
+        await stage.set(romeo, f"<subscriptions node='musings'>{inner}</subscriptions>", ns=OWNER)
+        publish = "<publish node='musings'><item><entry xmlns='urn:test'/></item></publish>"
+        for n in range(4):
+            romeo.send(f"<iq type='set' id='p{n}' to='{SERVICE}'><pubsub xmlns='{PUBSUB}'>{publish}</pubsub></iq>")
+        await world.settle()
+        running = {task for task in asyncio.all_tasks() if not task.done()}
+        romeo.drop()
+        await world.settle()
+        assert world.kernel.sessions.get(romeo.jid) is None
+        assert any(task.done() for task in running), "nobody waits for a debt that is not paid any more"
+        await stage.subscribe(juliet, "musings")

@@ -61,6 +61,7 @@ class Privacy:
         found = lists.by_name.get(name)
         if found is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND)
+        session.charge(len(found.rules))
         items = [rule.to_xml() for rule in found.rules]
         return ctx.stanza.reply(make(f"{{{PRIVACY}}}query", None, make(LIST, {"name": name}, *items)))
 
@@ -106,6 +107,7 @@ class Privacy:
             raise StanzaError(Condition.BAD_REQUEST, text="two items of the same order")
         if len(rules) > self._max_items:
             raise StanzaError(Condition.RESOURCE_CONSTRAINT, text=f"at most {self._max_items} items")
+        session.charge(len(rules))
         await self._check_groups(session.bare, rules)
 
         def change(lists: Lists) -> None:

@@ -61,6 +61,7 @@ class Broadcast:
         if shows is not None:
             accounts = tuple(filter(shows, accounts))
             others = tuple(filter(shows, others))
+        origin.charge(len(accounts) + len(others))
         if len(accounts) > SLICE or len(others) > SLICE:
             return self._in_slices(stanza, tuple(accounts), tuple(others), origin, current)
         self._to_others(stanza, others)

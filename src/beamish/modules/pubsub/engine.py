@@ -95,6 +95,12 @@ class Engine:
         found = self.hosts.get(jid, account=account)
         return await found if is_later(found) else found
 
+    def charge(self, asker: Asker, many: int) -> None:
+        """Take from the asker's rate what so many recipients cost; see `Session.charge`."""
+        session = self.kernel.sessions.get(asker.jid)
+        if session is not None:
+            session.charge(many)
+
     def limits(self, host: Host) -> Limits:
         """What this host may hold."""
         return self.settings.account if host.account else self.settings.service

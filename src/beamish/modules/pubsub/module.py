@@ -158,7 +158,7 @@ class PubsubModule(Module):
         self._subscribing = Subscribing(engine)
         self._owning = Owning(engine, self._subscribing)
         self._discovery = Discovery(engine)
-        self._requests = Requests(self._publishing, self._subscribing, self._owning)
+        self._requests = Requests(engine, self._publishing, self._subscribing, self._owning)
         self._personal = Personal(self.kernel, engine, self._publishing, self._owning)
         self._bookmarks = Bookmarks(self._personal)
         await self.db.write("pubsub.start", store.forget_temporary)

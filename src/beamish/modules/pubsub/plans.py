@@ -36,6 +36,11 @@ class Plan:
     others: list[JID] = field(default_factory=list)
     strangers: set[JID] = field(default_factory=set)
 
+    @property
+    def size(self) -> int:
+        """How many are told, or have something kept for them."""
+        return len(self.direct) + len(self.digests) + len(self.sessions) + len(self.others)
+
     def __bool__(self) -> bool:
         return bool(self.direct or self.digests or self.sessions or self.others)
 

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _ITEM: Final = f"{{{PUBSUB}}}item"
 _NO_OPTIONS: Final = Submission()
+MANY: Final = 500
+"""Subscriptions to a node from which on its publisher has to wait until others had their turn."""
 BATCH: Final = 1000
 """Items in one request."""
 
@@ -103,6 +105,7 @@ class _Change:
 
     def begin(self) -> None:
         """It is on its way to the disk: readers must ask behind it, and its size counts."""
+        self._engine.charge(self._asker, max(self._plan.size, len(self._node.subscriptions)))
         self._node.begun = self._number = self._engine.hosts.number()
         self._host.writing += 1
         self._host.stored += self._size
@@ -226,7 +229,7 @@ class Publishing:
         engine = self._engine
         wanted = read_publication(pubsub)
         node = host.nodes.get(wanted.node)
-        if node is None:
+        if node is None or len(node.subscriptions) > MANY:
             return False
         self._check(host, node, asker, wanted)
         self._fits(host, node, wanted)

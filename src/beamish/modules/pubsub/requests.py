@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from beamish.core.events import Context
-from beamish.modules.pubsub.engine import Asker
+from beamish.modules.pubsub.engine import Asker, Engine
 from beamish.modules.pubsub.model import Host
 from beamish.modules.pubsub.names import OWNER, PUBSUB, unsupported
 from beamish.modules.pubsub.owning import Owning, Refusal
@@ -26,7 +26,8 @@ _SECOND: Final = frozenset(("configure", "publish-options"))
 class Requests:
     """The table of operations. An operation takes the `<pubsub/>` and returns the content of the result."""
 
-    def __init__(self, publishing: Publishing, subscribing: Subscribing, owning: Owning) -> None:
+    def __init__(self, engine: Engine, publishing: Publishing, subscribing: Subscribing, owning: Owning) -> None:
+        self._engine = engine
         self._publishing = publishing
         self._table: dict[tuple[str, str, str], Operation] = {
             ("set", PUBSUB, "publish"): publishing.publish,
@@ -81,6 +82,10 @@ class Requests:
             if any((namespace, name) == (known[1], known[2]) for known in self._table):
                 raise StanzaError(Condition.BAD_REQUEST, text="this is not requested with this type of IQ")
             raise unsupported(_FEATURES.get(name, name))
+        node = host.nodes.get(pubsub[0].get("node", ""))
+        if node is not None and (namespace == OWNER or name == "retract"):
+            # whoever is there is told or shown; of publications it is charged who is told
+            self._engine.charge(asker, len(node.subscriptions) + len(node.affiliations))
         try:
             return stanza.reply(await operation(host, asker, pubsub))
         except Refusal as error:

@@ -386,6 +386,7 @@ class RosterModule(Module):
 
     def _whole(self, ctx: Context, session: Session, roster: MemoryRoster) -> Stanza:
         session.interested = True
+        session.charge(roster.listed)
         return ctx.stanza.reply(query_bytes(self._whole_rosters.items(session.bare, roster), roster.number))
 
     async def _changes_since(self, ctx: Context, session: Session, known: int) -> IqAnswer:
