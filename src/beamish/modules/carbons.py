@@ -74,7 +74,8 @@ class CarbonsModule(Module):
         session = ctx.origin
         assert session is not None
         if not session.note(_NOTE):
-            session.notes[_NOTE] = self.kernel.clock.now()
+            keeper = self.kernel.service_or_none(SessionKeeper)
+            session.notes[_NOTE] = self.kernel.clock.now() if keeper is None else keeper.now()
         self._enter(session)
         return ctx.stanza.reply()
 
@@ -115,7 +116,7 @@ class CarbonsModule(Module):
         """See `CopiesService.copies`."""
         if when is not None and self.had(session, message):
             return True
-        if session not in self._enabled.get(session.bare, ()) or (when is not None and _since(session) > when):
+        if session not in self._enabled.get(session.bare, ()) or (when is not None and _since(session) >= when):
             return False
         content = survey(message)
         return eligible(message.type, content) and not (content & _MUC_USER and _from_occupant(message))
@@ -266,7 +267,7 @@ def eligible(type_: str, content: int) -> bool:
 
 
 def _since_then(copied: tuple[Session, ...], when: float) -> tuple[Session, ...]:
-    return tuple(session for session in copied if _since(session) <= when)
+    return tuple(session for session in copied if _since(session) < when)
 
 
 def _name_of(stanza: Stanza, session: Session) -> str | None:

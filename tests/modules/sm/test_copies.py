@@ -131,3 +131,19 @@ async def test_what_was_for_a_resource_that_was_gone_is_stored_once(world: World
     say(romeo, "juliet@example.org/gone", "one")
     await world.pass_time(1_000.0)
     assert await stored(world) == ["one"]
+
+
+async def test_a_clock_that_was_set_back_gives_nobody_copies(world: World) -> None:
+    """Who asks for copies after a message has come has none of it."""
+    await managed(world, BALCONY)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, BALCONY, "one")
+    await world.pass_time(1.0)
+    world.clock._now -= 3_600.0
+    garden = await world.login(GARDEN, presence=True)
+    await garden.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+    world.clock.advance(1.0)
+    garden.inbox.clear()
+    await world.login(BALCONY)  # takes the address over
+    await world.settle()
+    assert bodies(garden) == ["one"]

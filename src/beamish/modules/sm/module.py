@@ -323,7 +323,7 @@ class StreamManagementModule(Module):
         await self.journal.remove_account(str(event.user))
 
     def now(self) -> float:
-        """The time of day, but never going back: what came later must not look as if it had come before."""
+        """See `SessionKeeper.now`: what came later must not look as if it had come before."""
         now = self._now()
         if now > self._latest:
             self._latest = now
