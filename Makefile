@@ -73,6 +73,7 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 clients:
 	@missing=; for client in $(CLIENTS); do command -v $$client >/dev/null || missing="$$missing $$client"; done; \
 	/usr/bin/python3 -c 'import nbxmpp' 2>/dev/null || missing="$$missing python3-nbxmpp"; \
+	[ "$$(id -u)" != 0 ] || command -v systemd-nspawn >/dev/null || missing="$$missing systemd-container"; \
 	[ -z "$$missing" ] || ( $(call apt_install,$$missing) ) || \
 		echo "not installed, and their tests are skipped:$$missing (apt-get install$$missing)" >&2
 

@@ -1,4 +1,4 @@
-"""The sandbox of `config/beamish.service` leaves the server what it needs."""
+"""The sandbox of `config/beamish.service` leaves the server what it needs; `test_booted.py` runs it."""
 
 from __future__ import annotations
 
