@@ -48,7 +48,9 @@ async def test_a_message_and_its_answer(two: tuple[FederatedServer, FederatedSer
     assert stream["resumable"]
 
 
-async def test_what_goes_out_is_in_the_wire_log_once(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_goes_out_is_in_the_wire_log_once(
+    ca: Authority, names: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stanzas, stream management and the rest; and a stream that is over leaves nothing there."""
     from beamish.net import wirelog
 
@@ -59,21 +61,21 @@ async def test_what_goes_out_is_in_the_wire_log_once(two: Two, monkeypatch: pyte
             lines.append(f"{event} {keys['data']}")
 
     monkeypatch.setattr(wirelog, "log", Log())
-    a, b = two
-    a.federation.wire_log.enabled = True
-    romeo = await a.client("romeo@a.example/x", presence=True)
-    juliet = await b.client("juliet@b.example/y", presence=True)
-    romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
-    await juliet.receive()
-    await until(lambda: any("<a " in line for line in lines if line.startswith("rx ")))
-    sent = [line for line in lines if line.startswith("tx ")]
-    for text in ("<starttls ", "<enable ", "<body>Hi</body>", "<r xmlns='urn:xmpp:sm:3'/>"):
-        assert sum(text in line for line in sent) == 1, text
-    [link] = a.federation.links
-    assert any(stream == link.id for _, stream in a.federation.wire_log._maskers)
-    link.abort()
-    await until(lambda: link not in a.federation.links)
-    assert all(stream != link.id for _, stream in a.federation.wire_log._maskers)
+    a, b = pair(ca, names)
+    async with a, b:
+        wire_log = a.federation.wire_log
+        wire_log.enabled = True
+        romeo = await a.client("romeo@a.example/x", presence=True)
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        romeo.send("<message to='juliet@b.example/y' type='chat' id='1'><body>Hi</body></message>")
+        await juliet.receive()
+        await until(lambda: any("<a " in line for line in lines if line.startswith("rx ")))
+        sent = [line for line in lines if line.startswith("tx ")]
+        for text in ("<starttls ", "<enable ", "<body>Hi</body>", "<r xmlns='urn:xmpp:sm:3'/>"):
+            assert sum(text in line for line in sent) == 1, text
+        [link] = a.federation.links
+        assert any(stream == link.id for _, stream in wire_log._maskers)
+    assert all(stream != link.id for _, stream in wire_log._maskers)
 
 
 async def test_direct_tls(ca: Authority, names: Directory) -> None:
