@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamish.net.s2s_presence import RemotePresence
+from beamish.net.s2s_presence import RemotePresence, sign_off
+from beamish.testing.world import World
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
@@ -24,7 +25,7 @@ def test_what_was_told_is_taken_back() -> None:
         b"<presence type='unavailable' from='j@b.example/y' to='r@a.example'/>",
         b"<presence type='unavailable' from='j@b.example/z' to='room@conference.a.example/n'/>",
     ]
-    assert (len(book), book.of("b.example"), book.lost("b.example")) == (1, 0, [])
+    assert (len(book), book.of("b.example"), list(book.lost("b.example"))) == (1, 0, [])
 
 
 def test_a_goodbye_ends_it() -> None:
@@ -32,7 +33,7 @@ def test_a_goodbye_ends_it() -> None:
     book.note(presence("j@b.example/y", "r@a.example"))
     book.note(presence("j@b.example/y", "r@a.example", "unavailable"))
     book.note(presence("j@b.example/y", "r@a.example", "unavailable"))
-    assert (len(book), book.lost("b.example")) == (0, [])
+    assert (len(book), list(book.lost("b.example"))) == (0, [])
 
 
 def test_the_oldest_of_the_largest_domain_are_forgotten() -> None:
@@ -119,3 +120,17 @@ def test_the_counts_are_always_right(steps: list[tuple[int, str, str]], limit: i
         assert len(book) == plain.size <= limit
         for name in ("b.example", "c.example", "d.example"):
             assert book.of(name) == len(plain.pairs.get(name, ()))
+
+
+async def test_of_many_goodbyes_some_go_out_in_each_turn_of_the_loop(world: World) -> None:
+    """A large server is gone; whoever is back before its turn has come stays online."""
+    romeo = await world.login("romeo@example.org/orchard", presence=True)
+    book = RemotePresence(1_000)
+    for n in range(120):
+        book.note(presence(f"u{n}@b.example/x", "romeo@example.org/orchard"))
+    sign_off(world.kernel, book, "b.example", "gone")
+    book.note(presence("u100@b.example/x", "romeo@example.org/orchard"))
+    await world.settle()
+    assert [el.get("from") for el in romeo.inbox] == [f"u{n}@b.example/x" for n in range(50)]
+    await world.pass_time(0.1)
+    assert [el.get("from") for el in romeo.inbox] == [f"u{n}@b.example/x" for n in range(120) if n != 100]

@@ -306,8 +306,8 @@ remote: Final = HookPoint[Context](
 remote_lost: Final = HookPoint[RemoteLost](
     "remote_lost",
     HookKind.OBSERVER,
-    "The server of a remote domain (or a component) is gone. Unavailable presence of its users was routed already. "
-    "Whoever keeps state of remote entities.",
+    "The server of a remote domain (or a component) is gone. Unavailable presence of its users is routed behind this. "
+    "Whoever keeps state of remote entities. Rooms.",
 )
 remote_found: Final = HookPoint[RemoteFound](
     "remote_found",

@@ -19,11 +19,9 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from beamish.core import events
 from beamish.core.commands import Command
-from beamish.core.events import Context, RemoteLost
+from beamish.core.events import Context
 from beamish.core.kernel import Kernel, new_id
-from beamish.core.later import is_later, settled
 from beamish.core.services import RemoteRosterService
 from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
@@ -31,7 +29,7 @@ from beamish.net.privilege import PrivilegeOptions, Privileges, is_settling
 from beamish.net.s2s import S2SLimits
 from beamish.net.s2s_carrier import PING_ID
 from beamish.net.s2s_link import Link, Wait
-from beamish.net.s2s_presence import RemotePresence
+from beamish.net.s2s_presence import RemotePresence, sign_off
 from beamish.net.throttle import Bucket, LoginThrottle
 from beamish.net.wirelog import WireLog
 from beamish.stream.component import ComponentReady, ComponentStream, HandshakeFailed
@@ -390,13 +388,9 @@ class ComponentServer:
             reply = stanza.error(_not_connected())
             if reply is not None:
                 self.kernel.router.post(reply)
-        goodbyes = self.presences.lost(component.domain)
-        for stanza in goodbyes:
-            self.kernel.router.post(stanza)
-        log.info("component_gone", component=component.domain, stanzas=len(queue), presences=len(goodbyes))
-        outcome = self.kernel.hooks[events.remote_lost].run(RemoteLost(component.domain, "the component is gone"))
-        if is_later(outcome):
-            self.kernel.tasks.spawn(settled(outcome), "remote_lost")
+        known = self.presences.of(component.domain)
+        log.info("component_gone", component=component.domain, stanzas=len(queue), presences=known)
+        sign_off(self.kernel, self.presences, component.domain, "the component is gone")
 
     # ---- stanzas ----------------------------------------------------------------------------------------------------
 

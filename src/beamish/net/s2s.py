@@ -13,7 +13,7 @@ import structlog
 
 from beamish.core import events
 from beamish.core.commands import Command, CommandError
-from beamish.core.events import Context, RemoteFound, RemoteLost
+from beamish.core.events import Context, RemoteFound
 from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later, settled
@@ -28,7 +28,7 @@ from beamish.net.s2s_link import Link
 from beamish.net.s2s_opening import open_stream
 from beamish.net.s2s_out import S2SOutLink
 from beamish.net.s2s_policy import Policy, S2SLimits
-from beamish.net.s2s_presence import RemotePresence
+from beamish.net.s2s_presence import RemotePresence, sign_off
 from beamish.net.s2s_route import BROKEN, Route
 from beamish.net.s2s_stored import Dormant, in_doubt, not_kept, restore, settle, worth_keeping
 from beamish.net.throttle import Bucket
@@ -506,14 +506,9 @@ class Federation:
         if any(domain == remote and route.link is not None for (_, domain), route in self.routes.items()):
             return
         self.untold(remote)
-        goodbyes = self.presences.lost(remote)
-        for stanza in goodbyes:
-            self.kernel.router.post(stanza)
-        if goodbyes:
-            log.info("s2s_presence_cleaned", remote=remote, presences=len(goodbyes))
-        outcome = self.kernel.hooks[events.remote_lost].run(RemoteLost(remote, why.text))
-        if is_later(outcome):
-            self.kernel.tasks.spawn(settled(outcome), "remote_lost")
+        if known := self.presences.of(remote):
+            log.info("s2s_presence_cleaned", remote=remote, presences=known)
+        sign_off(self.kernel, self.presences, remote, why.text)
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 

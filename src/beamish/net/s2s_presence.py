@@ -6,8 +6,18 @@ for its users; then its `unavailable` is made here from what it had told (RFC 61
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from beamish.core import events
+from beamish.core.events import RemoteLost
+from beamish.core.later import is_later
+from beamish.net.resting import in_slices
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza
+
+if TYPE_CHECKING:
+    from beamish.core.kernel import Kernel
 
 Pairs = dict[tuple[JID, JID], None]
 
@@ -81,10 +91,39 @@ class RemotePresence:
         while self._largest and self._largest not in self._by_size:
             self._largest -= 1
 
-    def lost(self, domain: str) -> list[Stanza]:
-        """The goodbyes that the domain's server can no longer send; afterwards nothing is known of it."""
+    def lost(self, domain: str) -> Iterator[Stanza]:
+        """The goodbyes that the domain's server can no longer send; from now on nothing is known of it.
+
+        Each is made when it is asked for, which may be later: none of whoever has come back by then.
+        """
         pairs = self._domains.pop(domain, {})
         self._count -= len(pairs)
         if pairs:
             self._resized(domain, len(pairs), 0)
-        return [Stanza.build(PRESENCE, "unavailable", sender=sender, to=to) for sender, to in pairs]
+        return self._goodbyes(domain, pairs)
+
+    def _goodbyes(self, domain: str, pairs: Pairs) -> Iterator[Stanza]:
+        for sender, to in pairs:
+            if (sender, to) not in self._domains.get(domain, ()):
+                yield Stanza.build(PRESENCE, "unavailable", sender=sender, to=to)
+
+
+def sign_off(kernel: Kernel, presences: RemotePresence, domain: str, reason: str) -> None:
+    """A remote domain or a component is gone: rooms hear of it first, and say why its users leave them; then those users
+    are offline to whoever saw them. Of many, some in each turn of the loop.
+    """
+    goodbyes = presences.lost(domain)
+
+    def tell() -> None:
+        in_slices(kernel.clock, goodbyes, kernel.router.post)
+
+    outcome = kernel.hooks[events.remote_lost].run(RemoteLost(domain, reason))
+    if is_later(outcome):
+        kernel.tasks.spawn(_then(cast("Awaitable[Any]", outcome), tell), "remote_lost")
+    else:
+        tell()
+
+
+async def _then(outcome: Awaitable[Any], tell: Any) -> None:
+    await outcome
+    tell()

@@ -415,9 +415,36 @@ async def test_a_lost_server_takes_only_its_own(rooms: Any) -> None:
     rooms.world.kernel.hooks[remote_lost].run(RemoteLost("one.example", "timeout"))
     assert sorted(str(el.get("from")) for el in await rooms.take(romeo)) == [f"{ROOM}/a", f"{two}/a"]
     assert rooms.module.visits.from_domain("one.example") == []
-    assert [jid for _, jid in rooms.module.visits.from_domain("two.example")] == ["b@two.example/x"]
+    assert [seat.jid for _, seat in rooms.module.visits.from_domain("two.example")] == ["b@two.example/x"]
     rooms.world.kernel.hooks[remote_lost].run(RemoteLost("two.example", "timeout"))
     assert [el.get("from") for el in await rooms.take(romeo)] == [f"{ROOM}/b"]
+
+
+async def test_of_a_large_server_some_leave_in_each_turn_of_the_loop(rooms: Any) -> None:
+    """Whoever is back before its turn stays; all others leave with 333."""
+    (romeo,) = await rooms.login("romeo")
+    out: list[Stanza] = []
+    listen(rooms.world, out)
+    await rooms.full(romeo)
+    for n in range(30):
+        await from_elsewhere(
+            rooms.world, f"<presence to='{ROOM}/u{n}' from='u{n}@one.example/x'><x xmlns='{MUC}'/></presence>"
+        )
+    await rooms.clear(romeo)
+    rest: Any = rooms.world.kernel.hooks[remote_lost].run(RemoteLost("one.example", "timeout"))
+    [room] = rooms.module.rooms.values()
+    left = [o.nick for o in room.occupants.values() if o.nick != "romeo"]
+    assert 0 < len(left) < 30
+    back = left[-1]
+    for kind, inner in ((" type='unavailable'", ""), ("", f"<x xmlns='{MUC}'/>")):
+        await from_elsewhere(
+            rooms.world, f"<presence to='{ROOM}/{back}' from='{back}@one.example/x'{kind}>{inner}</presence>"
+        )
+    await rest
+    got = await rooms.take(romeo)
+    gone = [str(el.get("from")) for el in got if 333 in codes_of(el)]
+    assert sorted(gone) == sorted(f"{ROOM}/u{n}" for n in range(30) if f"u{n}" != back)
+    assert sorted(o.nick for o in room.occupants.values()) == ["romeo", back]
 
 
 async def test_the_service_stops(rooms: Any) -> None:

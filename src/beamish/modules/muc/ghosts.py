@@ -6,7 +6,7 @@ To look for them costs what there is, so it is done in the background, with turn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 60.0
+AT_ONCE: Final = 20
+"""Occupants who are taken out in one turn of the loop: each costs what there is to tell of it to its room."""
 PINGS_AT_ONCE: Final = 100
 """Occupants elsewhere that are asked in one sweep whether they are still there."""
 
@@ -99,6 +101,17 @@ class Ghosts:
         rest = self._muc.carry_out(room, room.leave(jid, statuses=(Status.TECHNICAL,)))
         if rest is not None:
             self._muc.tasks.spawn(settled(rest), "farewell")
+
+    def remove_all(self, gone: Sequence[tuple[Room, Seat]]) -> Awaitable[None] | None:
+        """The same for many: some at once, the others with turns for everybody else, but for those who are back by then."""
+        for room, seat in gone[:AT_ONCE]:
+            self.remove(room, seat.jid)
+        return self._remove_rest(gone[AT_ONCE:]) if len(gone) > AT_ONCE else None
+
+    async def _remove_rest(self, gone: Sequence[tuple[Room, Seat]]) -> None:
+        async for room, seat in unhurried(gone, AT_ONCE):
+            if room.seats.get(seat.jid) is seat:
+                self.remove(room, seat.jid)
 
     async def _ping(self, silent: list[tuple[Room, JID]]) -> None:
         await asyncio.gather(*(self._ping_one(room, jid) for room, jid in silent))

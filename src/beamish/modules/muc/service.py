@@ -433,10 +433,9 @@ class MucModule(Module):
     # ---- sessions, servers and accounts that go ----------------------------------------------------------------------
 
     @on(events.remote_lost)
-    def remote_lost(self, event: RemoteLost) -> None:
-        """A server is gone: so is everybody who came from it, should anybody not have been signed off (§16.1.2)."""
-        for room, jid in self.visits.from_domain(event.domain):
-            self.ghosts.remove(room, jid)
+    def remote_lost(self, event: RemoteLost) -> Awaitable[None] | None:
+        """A server is gone: so is everybody who came from it (§16.1.2)."""
+        return self.ghosts.remove_all(self.visits.from_domain(event.domain))
 
     @on(events.session_saving)
     def session_saving(self, event: SessionNotes) -> None:

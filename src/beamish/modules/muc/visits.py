@@ -16,7 +16,7 @@ from beamish.core.services import SessionKeeper
 from beamish.modules.muc.administration import left_behind
 from beamish.modules.muc.history import History
 from beamish.modules.muc.names import MUC_USER, Status
-from beamish.modules.muc.occupants import UNAVAILABLE, Occupant
+from beamish.modules.muc.occupants import UNAVAILABLE, Occupant, Seat
 from beamish.modules.muc.privileges import Role
 from beamish.modules.muc.room import Move, Room
 from beamish.storage.api import StorageBusy
@@ -79,14 +79,14 @@ class Visits:
             if not known:
                 del self._elsewhere[who.domain]
 
-    def from_domain(self, domain: str) -> list[tuple[Room, JID]]:
-        """Who of another server is in which rooms."""
+    def from_domain(self, domain: str) -> list[tuple[Room, Seat]]:
+        """The seats that users of another server have, with their rooms."""
         found = []
         for who in self._elsewhere.get(domain, ()):
             for jid in self._rooms[who]:
                 room = self._muc.rooms.get(jid)
                 if room is not None and who in room.seats:
-                    found.append((room, who))
+                    found.append((room, room.seats[who]))
         return found
 
     def _store(self, room: Room, move: Move, nick: str, bare: JID) -> None:
