@@ -6,6 +6,7 @@ stream management, clients over plain TCP; what is measured is what the two proc
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import tempfile
@@ -61,4 +62,5 @@ async def measure(both: tuple[Server, Server]) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.bench.federation", description=__doc__).parse_args()
     asyncio.run(main())
