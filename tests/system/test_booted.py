@@ -233,8 +233,10 @@ def test_it_is_started_again_after_a_crash(service: Machine) -> None:
 
 def test_a_mistake_in_the_configuration_is_named_and_not_tried_again(service: Machine) -> None:
     service.begin_journal()
-    service.configure(GOOD + "[oops]\n")
     service.run("systemctl", "reload", "beamish")
+    assert service.settled() == "running"
+    service.configure(GOOD + "[oops]\n")
+    assert "failed" in service.run("systemctl", "reload", "beamish", check=False)
     service.wait_for("not_reloaded")
     assert service.settled() == "running"
     assert "not reloaded" in service.show("StatusText")[0]

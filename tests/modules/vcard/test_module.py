@@ -109,6 +109,16 @@ async def test_no_vcard_and_no_account_look_the_same(world: World) -> None:
         assert condition(await fetch(romeo, f"{name}@example.org", type="error")) == "service-unavailable"
 
 
+async def test_the_server_has_a_name(world: World) -> None:
+    """Psi opens the profile of a service that lists vCards."""
+    romeo = await world.login("romeo@example.org/orchard")
+    card = await fetch(romeo, "example.org")
+    assert card.findtext(".//{vcard-temp}FN") == "example.org"
+    assert card.findtext(".//{vcard-temp}JABBERID") == "example.org"
+    answer = await romeo.iq("<iq type='set' id='s' to='example.org'><vCard xmlns='vcard-temp'/></iq>", type="error")
+    assert condition(answer) == "service-unavailable"
+
+
 async def test_somebody_elses_vcard_is_not_to_be_changed(world: World) -> None:
     romeo = await world.login("romeo@example.org/orchard")
     for name in ("juliet", "nobody"):

@@ -39,6 +39,7 @@ _OPEN: Final = {"access_model": "open", "persist_items": "true"}
 _HASHES: Final = 50_000
 """Hashes of photos kept in memory, about 150 bytes each."""
 _EMPTY: Final = b"<vCard xmlns='vcard-temp'/>"
+_SERVER: Final = b"<vCard xmlns='vcard-temp'><FN>%b</FN><JABBERID>%b</JABBERID><DESC>XMPP server</DESC></vCard>"
 
 
 class Config(ModuleConfig):
@@ -113,6 +114,14 @@ class VcardModule(Module):
         if photo is not None:
             card = _with_photo(card, photo)
         return stanza.reply(card)
+
+    @iq(get=VCARD, scope=Scope.SERVER)
+    def _get_of_server(self, ctx: Context) -> IqAnswer:
+        """The domain lists `vcard-temp` among its features, so it has one, too; clients show it as the service's profile."""
+        to = ctx.stanza.to
+        assert to is not None
+        name = to.domain.encode()
+        return ctx.stanza.reply(_SERVER % (name, name))
 
     async def _may_see(self, owner: JID, peer: JID, profile: Profile) -> bool:
         """Whether somebody may see a photo that came from an avatar: whoever may see that (XEP-0398 §8)."""
