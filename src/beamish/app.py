@@ -27,10 +27,11 @@ from beamish.core.events import Stopping
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
 from beamish.core.module import Module
-from beamish.core.registry import discover, select
+from beamish.core.registry import ModuleError, discover, select, start_order
 from beamish.net import heap, systemd
 from beamish.net.address import BACKLOG, bind_all, format_peer
 from beamish.net.c2s import C2SLimits, C2SServer
+from beamish.net.certificate import Severity
 from beamish.net.component import ComponentLimits, ComponentServer
 from beamish.net.control import ControlError, ControlServer, ControlUnavailable, call
 from beamish.net.dns import DnsResolver, Resolver, Target
@@ -318,7 +319,8 @@ async def serve(
 
     def asked_to_stop(and_restart: bool) -> None:
         nonlocal again
-        if and_restart and not _would_start(reload):
+        if and_restart and (obstacle := _obstacle(reload)):
+            log.error("not_restarted", reason=obstacle)
             return
         again = and_restart
         stop.set()
@@ -327,6 +329,7 @@ async def serve(
         starting = up.enter_context(_SignsOfLife())
         kernel = await up.enter_async_context(open_kernel(config))
         kernel.ask_to_stop = asked_to_stop
+        kernel.obstacle = lambda: _obstacle(reload)
         certificates = CertificateStore(config.tls, config.server.domains, config.server.data_dir)
         certificates.load()
         wire_log = WireLog(config.server.log.wire)
@@ -495,16 +498,26 @@ def _log_problems(found: ConfigProblems) -> None:
         log.error("config_problem", problem=str(problem))
 
 
-def _would_start(load: Callable[[], Config] | None) -> bool:
-    """Whether the configuration as it stands now is one to start with; if not, the log says so."""
+def _obstacle(load: Callable[[], Config] | None) -> str:
+    """Why a start with the configuration and the certificates as they are now would fail; empty if nothing is known of."""
+    if load is None:
+        return ""
     try:
-        if load is not None:
-            load()
+        fresh = load()
+        start_order(select(discover(), fresh.modules.enable, fresh.modules.disable))
     except ConfigProblems as found:
         _log_problems(found)
-        log.error("not_restarted", reason="the configuration has errors")
-        return False
-    return True
+        return f"the configuration has errors: {_first(found.problems)}"
+    except ModuleError as error:
+        return f"the modules do not fit: {error}"
+    store = CertificateStore(fresh.tls, fresh.server.domains, fresh.server.data_dir)
+    fatal = [problem for problem in store.check() if problem.severity is Severity.FATAL]
+    return f"a certificate cannot be used: {_first(fatal)}" if fatal else ""
+
+
+def _first(problems: Sequence[object]) -> str:
+    more = f" (and {len(problems) - 1} more: beamish config check)" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}"
 
 
 class _SignsOfLife:

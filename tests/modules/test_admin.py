@@ -310,3 +310,20 @@ async def test_restart_and_shutdown(court: World, romeo: Client, node: str, agai
     assert asked == []
     await court.pass_time(2)
     assert asked == [again]
+
+
+async def test_a_restart_that_would_fail_is_refused(court: World, romeo: Client) -> None:
+    """And nobody is told of it; what would keep the server from starting does not keep it from stopping."""
+    asked: list[bool] = []
+    court.kernel.ask_to_stop = asked.append
+    court.kernel.obstacle = lambda: "beamish.toml:3: is not UTF-8"
+    juliet = await court.login("juliet@example.org/balcony")
+    refused = await romeo.command(f"{ADMIN}#restart", {"announcement": "Back soon"}, type="error")
+    error(refused, "conflict")
+    assert "not restarted: beamish.toml:3: is not UTF-8" in "".join(refused.itertext())
+    await juliet.expect_nothing()
+    await court.pass_time(60)
+    assert asked == []
+    await romeo.command(f"{ADMIN}#shutdown", {})
+    await court.pass_time(1)
+    assert asked == [False]

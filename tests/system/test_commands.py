@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from beamish import app
-from beamish.net.control import call
+from beamish.net.control import ControlError, call
 from beamish.storage.api import StorageUnavailable
 from beamish.testing import Client, World
 
@@ -109,10 +109,25 @@ async def test_a_restart_into_a_broken_configuration_does_not_happen(
     good = daemon.config
     await daemon.add("romeo@example.org", "a wise password")
     romeo = await daemon.client("romeo@example.org/orchard", "a wise password")
-    (daemon.directory / "beamish.toml").write_text(good + "[c2s.oops]\nx = 1\n")
-    await call(daemon.directory / "data" / "control.sock", "server.restart", {})
+    broken = good + "[c2s.oops]\nx = 1\n"
+    control = daemon.directory / "data" / "control.sock"
+    (daemon.directory / "beamish.toml").write_text(broken)
+    with pytest.raises(ControlError, match=r"not restarted: the configuration has errors: .*c2s\.oops"):
+        await call(control, "server.restart", {"announcement": "Never mind"})
+    # nor if it is broken only when the time has come
+    (daemon.directory / "beamish.toml").write_text(good)
+    assert await call(control, "server.restart", {"delay": 1}) == {"restart": True, "delay": 1}
+    (daemon.directory / "beamish.toml").write_text(broken)
     async with asyncio.timeout(30):
         while not daemon.events("not_restarted"):
-            await romeo.expect_nothing()
+            await romeo.expect_nothing()  # no announcement either
     assert daemon.events("config_problem")
-    assert await daemon.stop() == 0
+    # a certificate that the server can do without as long as it runs keeps it from starting
+    (daemon.directory / "half.pem").write_text("no certificate")
+    (daemon.directory / "beamish.toml").write_text(good + '[tls]\ncertificate = "half.pem"\nkey = "half.pem"\n')
+    with pytest.raises(ControlError, match=r"a certificate cannot be used: .*half\.pem"):
+        await call(control, "server.restart", {})
+    # an end is an end, whatever the file says
+    assert await call(control, "server.shutdown", {}) == {"restart": False, "delay": 0}
+    romeo.drop()
+    assert await daemon.ended() == 0

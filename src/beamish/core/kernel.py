@@ -103,6 +103,8 @@ class Kernel:
         self.registry = Registry(self)
         self.ask_to_stop: Callable[[bool], None] | None = None
         """Ends the process in good order, and begins it anew if True; set by who runs the server."""
+        self.obstacle: Callable[[], str] = str
+        """Says why the server would not start if it were ended now, empty if nothing is known of; set likewise."""
         self.components: tuple[str, ...] = ()
         """Domains of components, which are services but no module's (XEP-0114)."""
         self.started = 0.0

@@ -298,6 +298,8 @@ class AdminModule(Module):
             )
         if not 0 <= delay <= 86_400:
             raise StanzaError(Condition.NOT_ACCEPTABLE, text="delay: from 0 to 86400 seconds")
+        if again and (obstacle := self.kernel.obstacle()):
+            raise StanzaError(Condition.CONFLICT, text=f"not restarted: {obstacle}")
         if announcement:
             if len(announcement.encode()) > _ANNOUNCEMENT:
                 raise StanzaError(Condition.NOT_ACCEPTABLE, text=f"announcement: at most {_ANNOUNCEMENT} bytes")
