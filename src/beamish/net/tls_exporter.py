@@ -58,13 +58,13 @@ def tls_exporter(connection: ssl.SSLObject | None) -> bytes | None:
 
 
 def tls_unique(connection: ssl.SSLObject | None) -> bytes | None:
-    """The first Finished message of a connection after its handshake (RFC 5929 §3); None before TLS 1.3.
+    """The first Finished message of a connection after its handshake (RFC 5929 §3); None if TLS 1.2 took up a session again.
 
-    There it binds nothing unless the handshake had an extended master secret, which `ssl` does not tell. For TLS 1.3 the
-    type is not defined (RFC 9266 §3), yet slixmpp 1.8 and so Poezio take it whatever the version is, and where it is refused
-    come with PLAIN in the end. The message proves as much as an exported key: it is a MAC over the whole handshake, the
-    certificate included, by a key that only the two ends have.
+    There another handshake in between may have ended with the same message (RFC 7627 §1); in a full one it covers the
+    certificate. For TLS 1.3 the type is not defined (RFC 9266 §3), yet slixmpp 1.8 and so Poezio take it whatever the version
+    is, and where it is refused come with PLAIN in the end; gloox, which ends at TLS 1.2, does not come at all. The message
+    proves as much as an exported key: it is a MAC over the whole handshake by a key that only the two ends have.
     """
-    if connection is None or connection.version() != "TLSv1.3":
+    if connection is None or (connection.version() != "TLSv1.3" and connection.session_reused):
         return None
     return connection.get_channel_binding("tls-unique")
