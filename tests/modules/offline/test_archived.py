@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
+from beamish.xmpp.stanza import Stanza
 
 FULL = StorageUnavailable("the disk is full")
 
@@ -106,6 +108,39 @@ async def test_so_many_wait_for_that(
     await world.pass_time(RETRY_SECONDS)
     assert (errors(romeo), await stored(world)) == ([], ["one", "two", "five"])
     assert await archived(world) == [("juliet@example.org", 5), ("romeo@example.org", 5)]
+
+
+async def test_they_are_handed_over_some_at_a_time(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands in one turn of the loop would keep everybody else waiting."""
+    monkeypatch.setattr(owed, "AT_ONCE", 2)
+    texts = [str(number) for number in range(7)]
+    with disk(world).refusing():
+        for text in texts:
+            say(romeo, text)
+        await world.settle()
+        assert disk(world).owed >= len(texts)
+    real = world.db.append
+    together: Counter[int] = Counter()
+
+    def append(name: str, sql: str, params: Any, failed: Any = None, size: int = 0, **more: Any) -> int:
+        together[disk(world).durable] += name == "offline.store"
+        return real(name, sql, params, failed, size, **more)
+
+    monkeypatch.setattr(world.db, "append", append)
+    await world.pass_time(RETRY_SECONDS)
+    assert (errors(romeo), await stored(world), disk(world).owed) == ([], texts, 0)
+    assert max(together.values()) == 2
+
+
+def test_only_the_bytes_of_what_waits_are_kept() -> None:
+    """A tree, which is several times as large, would hold on to the document that it came from."""
+    stanza = Stanza.parse(b"<message id='m' type='chat'><body>one</body></message>")
+    assert stanza._el is not None
+    kept = owed.Owed(stanza, 0.0, archived=True).stanza
+    assert kept._el is None
+    assert kept.to_wire() == stanza.to_wire()
 
 
 @pytest.mark.parametrize("at_once", [True, False])

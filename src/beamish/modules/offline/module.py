@@ -171,7 +171,7 @@ class OfflineModule(Module):
 
     def _refused(self, ctx: Context, stanza: Stanza, now: float, why: Exception | None) -> None:
         """The sender was told that the message is safe, or it is archived: it is stored as soon as the disk takes it."""
-        self._owed.add(Owed(ctx, stanza, now, archived=ctx.note(ARCHIVED) is not None), why)
+        self._owed.add(Owed(stanza, now, archived=ctx.note(ARCHIVED) is not None), why)
 
     def _store_owed(self, owed: Owed, refused: Callable[[Exception], None]) -> int:
         """Try once more to store what was refused; the position. Raises `StanzaError`."""
