@@ -175,3 +175,51 @@ async def test_admins_are_asked_once(rooms: Any) -> None:
     refused = await juliet.iq(register(form("register", muc__register_roomnick="F")), type="error")
     assert condition(refused) == "policy-violation"
     assert len(await rooms.take(romeo)) == 3, "nobody floods the admins of a room"
+
+
+async def test_a_request_stays_until_it_is_granted(rooms: Any, expected_errors: set[str]) -> None:
+    """What was refused, by the room or by the disk, can be granted later."""
+    expected_errors.add("stanza_failed")
+    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    await rooms.full(romeo, membersonly=True, persistentroom=True)
+    await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
+    await rooms.clear(romeo)
+    await rooms.admin(romeo, "affiliation='member' jid='nurse@example.org' nick='Jule'")
+    yes = form("register", muc__register_roomnick="Jule", muc__register_allow="1")
+    romeo.send(f"<message to='{ROOM}'>{yes}</message>")
+    assert condition((await rooms.take(romeo))[-1]) == "conflict"
+    await rooms.admin(romeo, "affiliation='none' jid='nurse@example.org'")
+    with rooms.world.db.refusing():
+        romeo.send(f"<message to='{ROOM}'>{yes}</message>")
+        assert (await rooms.take(romeo))[-1].get("type") == "error"
+    romeo.send(f"<message to='{ROOM}'>{yes}</message>")
+    await rooms.clear(romeo, juliet)
+    assert (await rooms.enter(juliet, "Jule"))[0].get("type") is None
+
+
+async def test_a_late_approval_of_a_registration_takes_nothing_away(rooms: Any) -> None:
+    """Whoever has become an admin in the meantime stays one, and has the nickname."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, membersonly=True, persistentroom=True)
+    await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
+    await rooms.admin(romeo, "affiliation='admin' jid='juliet@example.org'")
+    yes = form("register", muc__register_roomnick="Jule", muc__register_allow="1")
+    romeo.send(f"<message to='{ROOM}'>{yes}</message>")
+    await rooms.clear(romeo, juliet)
+    [room] = rooms.module.rooms.values()
+    standing = room.standings[juliet.jid.bare]
+    assert (standing.affiliation.label, standing.nick) == ("admin", "Jule")
+
+
+async def test_who_asked_for_a_room_that_is_gone_asks_the_admins_of_the_next(rooms: Any) -> None:
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, membersonly=True, persistentroom=True)
+    await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
+    await rooms.world.kernel.commands.run("muc.destroy", {"room": ROOM})
+    await rooms.clear(romeo)
+    await rooms.full(romeo, membersonly=True, persistentroom=True)
+    yes = form("register", muc__register_roomnick="Jule", muc__register_allow="1")
+    romeo.send(f"<message to='{ROOM}'>{yes}</message>")
+    assert condition((await rooms.take(romeo))[-1]) == "item-not-found", "nobody has asked for this room"
+    await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
+    assert [values(question)["muc#register_roomnick"] for question in await rooms.take(romeo)] == ["Jule"]

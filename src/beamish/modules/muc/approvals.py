@@ -181,7 +181,8 @@ class Approvals:
                 self._muc.kernel.router.post(Stanza.build(MESSAGE, sender=room.jid, to=jid, content=question))
 
     def _drop(self, key: tuple[JID, JID]) -> None:
-        del self._waiting[key]
+        if self._waiting.pop(key, None) is None:
+            return
         room = self._muc.rooms.get(key[0])
         if room is not None:
             self._muc.notes.erase(room, NoteKind.REQUEST, key[1])
@@ -189,6 +190,11 @@ class Approvals:
     def restore(self, room: Room, note: Note) -> None:
         """The admins of a room may still answer what they were asked before a restart."""
         self._waiting[room.jid, note.jid] = (note.text, note.number)
+
+    def close(self, room: Room) -> None:
+        """A room is gone; in memory. The next of its name has not been asked for anything."""
+        for key in [key for key in self._waiting if key[0] == room.jid]:
+            del self._waiting[key]
 
     def forget(self, user: JID) -> None:
         """An account is gone: it wants nothing any more; in memory."""
@@ -201,19 +207,34 @@ class Approvals:
             raise StanzaError(Condition.FORBIDDEN, text="only admins approve registrations")
         nick = submitted.text(_NICK) or ""
         jids = submitted.jids("muc#register_jid") or ()
-        for (room_jid, bare), (asked, _) in tuple(self._waiting.items()):
+        for key, (asked, _) in tuple(self._waiting.items()):
+            room_jid, bare = key
             if room_jid == room.jid and (bare in jids or (not jids and nick_key(asked) == nick_key(nick))):
-                self._drop((room_jid, bare))
                 if submitted.boolean(_ALLOW):
-                    async with self._muc.exclusive(room):
-                        item = AffiliationItem(bare, Affiliation.MEMBER, asked)
-                        changes = plan_affiliations(room, who, [item])
-                        await self._muc.store.save(room.jid, None, [(c.jid, c.after) for c in changes])
-                        rest = self._muc.carry_out(room, apply_affiliations(room, changes))
-                    if rest is not None:
-                        await rest
+                    await self._grant(room, who, bare)
+                else:
+                    self._drop(key)
                 return
-        raise StanzaError(Condition.ITEM_NOT_FOUND, text="nobody has asked for this")
+        raise _nobody_asked()
+
+    async def _grant(self, room: Room, who: JID, bare: JID) -> None:
+        """Give whoever asked the nickname and, unless it is one by now, make it a member. What is refused stays a request."""
+        key = room.jid, bare
+        async with self._muc.exclusive(room):
+            if key not in self._waiting:
+                raise _nobody_asked()  # another admin was quicker
+            asked, _ = self._waiting[key]
+            affiliation = max(room.affiliation_of(bare), Affiliation.MEMBER)
+            changes = plan_affiliations(room, who, [AffiliationItem(bare, affiliation, asked)])
+            await self._muc.store.save(room.jid, None, [(c.jid, c.after) for c in changes])
+            self._drop(key)
+            rest = self._muc.carry_out(room, apply_affiliations(room, changes))
+        if rest is not None:
+            await rest
+
+
+def _nobody_asked() -> StanzaError:
+    return StanzaError(Condition.ITEM_NOT_FOUND, text="nobody has asked for this")
 
 
 def _prepared(nick: str) -> str:

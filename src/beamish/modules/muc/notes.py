@@ -36,8 +36,8 @@ class Notes:
         return self._try(room, lambda: self._muc.store.erase(room.jid, kind, jid, other))
 
     def _try(self, room: Room, change: Callable[[], int]) -> int:
-        if room.locked:
-            return 0  # nothing of it is stored yet
+        if room.locked or self._muc.rooms.get(room.jid) is not room:
+            return 0  # nothing of it is stored yet, or any more
         try:
             return change()
         except StorageError as exc:

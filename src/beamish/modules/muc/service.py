@@ -349,6 +349,7 @@ class MucModule(Module):
             return
         del self.rooms[room.jid]
         self.directory.drop(room)
+        self.approvals.close(room)
         creator = self.creators.pop(room.jid)
         self.made[creator] -= 1
         if not self.made[creator]:
