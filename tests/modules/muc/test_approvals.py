@@ -180,7 +180,7 @@ async def test_admins_are_asked_once(rooms: Any) -> None:
 async def test_a_request_stays_until_it_is_granted(rooms: Any, expected_errors: set[str]) -> None:
     """What was refused, by the room or by the disk, can be granted later."""
     expected_errors.add("stanza_failed")
-    romeo, juliet, nurse = await rooms.login("romeo", "juliet", "nurse")
+    romeo, juliet, *_ = await rooms.login("romeo", "juliet", "nurse")
     await rooms.full(romeo, membersonly=True, persistentroom=True)
     await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
     await rooms.clear(romeo)
