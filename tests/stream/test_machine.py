@@ -224,6 +224,11 @@ def test_a_header_that_names_a_machine_names_nobody() -> None:
     got = driver(secure=True).feed(machine, plain(), machine)
     assert got.error == "" and got.machine.jid == "romeo@example.org"
     assert response(got)["to"] == "localhost"
+    for name in ("build_host", "-", "My Mac.local"):
+        machine = header(**{"from": name})
+        got = driver(secure=True).feed(machine, plain(), machine)
+        assert got.error == "" and got.machine.jid == "romeo@example.org", name
+        assert "to" not in response(got)
 
 
 def test_a_protected_header_must_not_name_somebody_else() -> None:

@@ -69,8 +69,8 @@ class Opening:
             # sendxmpp and all that is made of Net::XMPP name their machine, which is nobody
             named = peer if peer is not None and peer.local else None
             wrong = named is not None and self.jid is not None and named != self.jid.bare
-        except JidMalformed:
-            peer, named, wrong = None, None, True
+        except JidMalformed:  # names of machines are no domains sometimes, as with an underscore
+            peer, named, wrong = None, None, "@" in (header.sender or "")
         # the answer to an unacceptable header is a whole stream of its own (RFC 6120 §4.9.1.2), addressed by these
         self._peer = peer
         self.domain = domain or ""
