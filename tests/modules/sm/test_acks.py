@@ -10,6 +10,7 @@ from tests.modules.sm.play import after_a_crash, unconfirmed
 
 from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.sm import module
+from beamish.modules.sm.outlet import Managed
 from beamish.modules.sm.store import FOLD_SECONDS
 from beamish.storage.api import StorageBusy
 from beamish.storage.memory import MemoryDatabase
@@ -207,13 +208,38 @@ async def test_few_sessions_are_asked_in_one_turn_of_the_loop(world: World, monk
         say(romeo, f"juliet@example.org/{n}", "x")
         await world.settle()
         assert bodies(client) == ["x"]
-    asked = []
+    asked: list[int] = []
     for _ in range(3):
         await world.pass_time(module._ASK_PAUSE if asked else 1.0)
         asked.append(sum(bool(client.inbox) for client in clients))
     assert asked == [2, 4, 5]
     for client in clients:
         await client.expect(f"<r xmlns='{SM}'/>")
+
+
+async def test_one_that_cannot_be_asked_keeps_no_other_from_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    expected_errors.add("not_asked")
+    juliet, _ = await managed(world, JULIET)
+    nurse, _ = await managed(world, "nurse@example.org/kitchen")
+    romeo = await world.login("romeo@example.org/orchard")
+    real = Managed.ask
+
+    def ask(self: Managed) -> None:
+        if self.session.bare == "juliet@example.org":
+            raise RuntimeError("broken")
+        real(self)
+
+    monkeypatch.setattr(Managed, "ask", ask)
+    for h in (1, 2):
+        say(romeo, JULIET, "x")
+        say(romeo, "nurse@example.org/kitchen", "y")
+        await world.pass_time(1.0)
+        assert [el.tag.rpartition("}")[2] for el in nurse.inbox] == ["message", "r"]
+        nurse.inbox.clear()
+        nurse.send(f"<a xmlns='{SM}' h='{h}'/>")
+    assert bodies(juliet) == ["x", "x"]
 
 
 async def test_the_server_asks_at_once_after_many(world: World) -> None:

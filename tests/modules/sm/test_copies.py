@@ -105,6 +105,15 @@ async def test_another_device_that_comes_gets_them_when_the_last_copy_is_gone(wo
     assert await stored(world) == []
 
 
+async def test_a_stop_does_not_wait_for_who_has_copies(world: World) -> None:
+    """It waits for what is under way, and that may be ten minutes."""
+    await two_devices(world)
+    await world.pass_time(450.0)
+    assert (await world.kernel.commands.run("sm.count", {}))["sessions"] == 1
+    assert await world.db.fetch("SELECT COUNT(*) FROM sm_message") != [(0,)]
+    assert len(world.kernel.tasks) == 0
+
+
 @pytest.mark.parametrize("how", [after_stop, after_crash])
 async def test_a_restart_forgets_none_of_them(world: World, how: Any) -> None:
     """One session has ended and left them, the other one waits."""

@@ -58,6 +58,10 @@ class Parcel:
     holders: tuple[Holder, ...] = ()
 
 
+Held = dict[tuple[Managed, ...], list[Parcel]]
+"""What waits for the sessions that have copies of it."""
+
+
 def sort_out(sm: StreamManagementModule, session: Session, left: list[Sent]) -> list[Parcel]:
     """What of an ended session's stanzas goes elsewhere. Decided when it ends, as long as it is known who else is there.
 
@@ -98,9 +102,12 @@ def _stanza(sent: Sent, session: Session) -> Stanza | None:
         return None
 
 
-async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parcel]) -> None:
-    """Give away what an ended session's client has not confirmed, in order; each row goes in the commit of its new one."""
-    held: dict[tuple[Managed, ...], list[Parcel]] = {}
+async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parcel]) -> Held:
+    """Give away what an ended session's client has not confirmed, in order; each row goes in the commit of its new one.
+
+    What has `holders` comes back, for `bring_unseen`.
+    """
+    held: Held = {}
     for parcel in parcels:
         if parcel.holders:
             held.setdefault(tuple(holder for holder, _ in parcel.holders), []).append(parcel)
@@ -113,8 +120,15 @@ async def bring(sm: StreamManagementModule, session: Session, parcels: list[Parc
             sm.journal.confirmed((parcel.sent.row,))
             sm.journal.tidy()  # now: the next message may have to wait
     log.info("unconfirmed_brought_elsewhere", jid=str(session.jid), stanzas=len(parcels) - sum(map(len, held.values())))
-    if held:
-        await asyncio.gather(*(_bring_unseen(sm, session, *one) for one in held.items()))
+    return held
+
+
+async def bring_unseen(sm: StreamManagementModule, session: Session, held: Held) -> None:
+    """Give away what turns out not to have been seen by anybody. That may take as long as the sessions of its holders last.
+
+    So the stop of the server does not wait for it: the rows stay, and the next start takes them up.
+    """
+    await asyncio.gather(*(_bring_unseen(sm, session, *one) for one in held.items()))
 
 
 async def _bring_unseen(
@@ -129,7 +143,7 @@ async def _bring_unseen(
     sm.journal.confirmed([parcel.sent.row for parcel in parcels if parcel.sent.row and id(parcel.sent) not in kept])
     sm.journal.tidy()
     if unseen:
-        await bring(sm, session, sort_out(sm, session, unseen))
+        await bring_unseen(sm, session, await bring(sm, session, sort_out(sm, session, unseen)))
 
 
 async def _any_passed(holders: tuple[Managed, ...]) -> bool:

@@ -9,7 +9,7 @@ Not here: `location`, and resumption within SASL2 (the stanzas' transport does n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import islice, takewhile
 from typing import Any, Final
@@ -24,7 +24,7 @@ from beamish.core.kernel import new_id
 from beamish.core.module import Module, ModuleConfig, Xep, command, nonza, on
 from beamish.core.services import DeliveryReceipts, PresenceService, SessionKeeper
 from beamish.core.sessions import Link, Session
-from beamish.modules.sm.elsewhere import SINCE, Parcel, bring, sort_out
+from beamish.modules.sm.elsewhere import SINCE, Held, Parcel, bring, bring_unseen, sort_out
 from beamish.modules.sm.outlet import Managed, Sent, kept, outlasts
 from beamish.modules.sm.restart import restore
 from beamish.modules.sm.store import MIGRATIONS, Journal
@@ -294,13 +294,22 @@ class StreamManagementModule(Module):
         parcels = sort_out(self, managed.session, managed.end())
         if parcels:
             self.journal.ended(managed)
-            self.kernel.tasks.spawn(self._bring(managed, parcels), "unconfirmed")
+            self._bring(managed.session, parcels, partial(self.forget, managed))
         else:
             self.forget(managed)
 
-    async def _bring(self, managed: Managed, parcels: list[Parcel]) -> None:
-        await bring(self, managed.session, parcels)
-        self.forget(managed)
+    def _bring(self, session: Session, parcels: list[Parcel], done: Callable[[], None]) -> None:
+        async def now() -> None:
+            if held := await bring(self, session, parcels):
+                self.tasks.spawn(later(held), "unseen")
+            else:
+                done()
+
+        async def later(held: Held) -> None:
+            await bring_unseen(self, session, held)
+            done()
+
+        self.kernel.tasks.spawn(now(), "unconfirmed")  # the stop of the server waits for these
 
     def forget(self, managed: Managed) -> None:
         """An ended session has nothing left."""
@@ -404,16 +413,22 @@ class StreamManagementModule(Module):
         some = list(takewhile(lambda entry: entry[1] <= now, islice(wanting.items(), _ASKED_AT_ONCE)))
         for managed, _ in some:
             wanting.pop(managed, None)
-            if managed.silent(now) and managed.link is not None:
-                log.info("client_does_not_answer", jid=str(managed.session.jid))
-                managed.link.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
-                continue
-            managed.ask()
-            if managed.expectant:
-                self.wants_answer(managed)
+            try:
+                self._look_at(managed, now)
+            except Exception:  # nobody else would ever be asked again
+                log.exception("not_asked", jid=str(managed.session.jid))
         self._asking = bool(wanting)
         if wanting:
             self.clock.call_later(max(_ASK_PAUSE, next(iter(wanting.values())) - now), self._ask)
+
+    def _look_at(self, managed: Managed, now: float) -> None:
+        if managed.silent(now) and managed.link is not None:
+            log.info("client_does_not_answer", jid=str(managed.session.jid))
+            managed.link.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
+            return
+        managed.ask()
+        if managed.expectant:
+            self.wants_answer(managed)
 
     def _tidy_later(self) -> None:
         if not self._tidying:
@@ -471,7 +486,7 @@ class StreamManagementModule(Module):
             for one in messages:
                 managed.queue.add(one, len(one.data))
         elif parcels := sort_out(self, session, messages):
-            self.kernel.tasks.spawn(bring(self, session, parcels), "unconfirmed")
+            self._bring(session, parcels, lambda: None)
 
     def notes_of(self, session: Session) -> dict[str, Any]:
         """What modules want to have kept with a session."""
