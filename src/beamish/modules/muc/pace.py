@@ -1,4 +1,7 @@
-"""How fast users may act in one room: a rate for every session that outlasts the visit, and slow mode (XEP-0500). Pure."""
+"""How fast users may act in one room: a rate for every session that outlasts the visit, and slow mode (XEP-0500). Pure.
+
+`now` is the time of day, which may be set back: then no time has passed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Pace:
     def arrive(self, bare: JID, now: float) -> float:
         """What somebody who enters may send at once. Raises `StanzaError(policy-violation)`, type wait, if nothing."""
         allowance, heard = self._left.get(bare, (self._burst, now))
-        allowance = min(self._burst, allowance + (now - heard) * self._rate)
+        allowance = min(self._burst, allowance + max(0.0, now - heard) * self._rate)
         if allowance < 1.0:
             raise StanzaError(Condition.POLICY_VIOLATION, Kind.WAIT, "you are coming and going too fast for this room")
         return allowance
@@ -42,7 +45,7 @@ class Pace:
 
     def charge(self, seat: Seat, now: float) -> None:
         """Count a stanza of a session. Raises `StanzaError(policy-violation)`, type wait, beyond the rate."""
-        allowance = min(self._burst, seat.allowance + (now - seat.heard) * self._rate)
+        allowance = min(self._burst, seat.allowance + max(0.0, now - seat.heard) * self._rate)
         seat.heard = now
         if allowance < 1.0:
             seat.allowance = allowance
@@ -54,7 +57,8 @@ class Pace:
 
         Raises `StanzaError(policy-violation)`, type wait.
         """
-        if now < self._spoke.get(bare, float("-inf")) + wait:
+        spoke = self._spoke.get(bare)
+        if spoke is not None and spoke <= now < spoke + wait:
             text = f"in this room you have to wait {wait} seconds between messages"
             raise StanzaError(Condition.POLICY_VIOLATION, Kind.WAIT, text)
         self._spoke[bare] = now
