@@ -318,6 +318,31 @@ async def test_reports_are_kept_for_the_administrator(world: World) -> None:
     assert await world.kernel.commands.run("report.list", {}) == []
 
 
+@pytest.mark.parametrize(
+    ("inside", "reason", "text"),
+    [
+        ("<spam/>", "spam", ""),
+        (
+            "<abuse/><text>Never came trouble to my house like this.</text>",
+            "abuse",
+            "Never came trouble to my house like this.",
+        ),
+        ("", "abuse", ""),
+    ],
+)
+async def test_a_report_in_the_earlier_form_is_kept(world: World, inside: str, reason: str, text: str) -> None:
+    """XEP-0377 0.2, which Gajim 1.7 sends."""
+    juliet = await world.login("juliet@example.org/chamber")
+    await juliet.iq(
+        "<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@example.net'>"
+        f"<report xmlns='urn:xmpp:reporting:0'>{inside}</report></item></block></iq>"
+    )
+    assert await blocklist(juliet) == ["romeo@example.net"]
+    (report,) = await world.kernel.commands.run("report.list", {})
+    assert (report["jid"], report["reason"]) == ("romeo@example.net", f"urn:xmpp:reporting:{reason}")
+    assert report["text"] == text and report["stanzas"] == [] and not report["to_origin"]
+
+
 async def test_a_block_fails_as_a_whole_with_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
     async with World() as world:
         juliet = await world.login("juliet@example.org/chamber")

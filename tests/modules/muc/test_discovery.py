@@ -54,6 +54,7 @@ async def test_a_room_says_what_it_is(rooms: Any) -> None:
     assert features(info) >= {
         "muc_public", "muc_temporary", "muc_open", "muc_unmoderated", "muc_semianonymous", "muc_unsecured",
         "urn:xmpp:mam:2", "urn:xmpp:sid:0", "urn:xmpp:message-moderate:1", "urn:xmpp:message-retract:1#tombstone",
+        "urn:xmpp:message-moderate:0",
         f"{MUC}#self-ping-optimization", "jabber:iq:register", "urn:xmpp:hats:0", f"{MUC}#stable_id",
     }  # fmt: skip
     assert {

@@ -24,6 +24,7 @@ ATTRS = ("", "jid='juliet@example.org'", "jid='@'", "jid=''", "nick='juliet'", "
          "maxchars='-1'", "since='x'", "code='110'")  # fmt: skip
 TAGS = (f"{{{MUC}}}x", f"{{{MUC}#user}}x", f"{{{MUC}#admin}}query", f"{{{MUC}#owner}}query", "{jabber:iq:register}query",
         "{jabber:x:data}x", "{urn:xmpp:mam:2}query", "{urn:xmpp:mam:2}metadata", "{urn:xmpp:message-moderate:1}moderate",
+        "{urn:xmpp:fasten:0}apply-to", "{urn:xmpp:message-moderate:0}moderate",
         "{urn:xmpp:channel-search:0:search}search", "{vcard-temp}vCard", "{http://jabber.org/protocol/commands}command",
         "{http://jabber.org/protocol/disco#info}query", "{http://jabber.org/protocol/disco#items}query",
         "{urn:xmpp:ping}ping", "{urn:xmpp:message-retract:1}retract", "{urn:xmpp:delay}delay", "{jabber:client}error",

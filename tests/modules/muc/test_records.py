@@ -257,6 +257,8 @@ async def test_moderation(rooms: Any, codes: Any) -> None:
         f"<message type='groupchat' from='{ROOM}' id='*'><retract id='{uids[0]}' xmlns='urn:xmpp:message-retract:1'>"
         f"<moderated by='{ROOM}/romeo' xmlns='urn:xmpp:message-moderate:1'>"
         "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='*'/></moderated><reason>Spam</reason></retract>"
+        f"<apply-to id='{uids[0]}' xmlns='urn:xmpp:fasten:0'><moderated by='{ROOM}/romeo' xmlns='urn:xmpp:message-moderate:0'>"
+        "<retract xmlns='urn:xmpp:message-retract:0'/><reason>Spam</reason></moderated></apply-to>"
         "<stanza-id xmlns='urn:xmpp:sid:0' id='*'/></message>",
         told,
     )
@@ -273,6 +275,33 @@ async def test_moderation(rooms: Any, codes: Any) -> None:
         messages[0].find(".//{jabber:client}message"),
     )
     assert messages[2].find(".//{urn:xmpp:message-retract:1}retract") is not None
+
+
+async def test_moderation_as_version_0_2_asks_for_it(rooms: Any) -> None:
+    """What Gajim 1.7 sends, with and without a reason; occupants are told in both forms."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet)
+    uids = await talk(rooms, juliet, romeo, count=2)
+
+    def ask(uid: str, inside: str) -> str:
+        moderate = f"<moderate xmlns='urn:xmpp:message-moderate:0'>{inside}</moderate>"
+        return f"<iq to='{ROOM}' type='set' id='mod'><apply-to xmlns='urn:xmpp:fasten:0' id='{uid}'>{moderate}</apply-to></iq>"
+
+    retract = "<retract xmlns='urn:xmpp:message-retract:0'/>"
+    assert condition(await juliet.iq(ask(uids[0], retract), type="error")) == "forbidden"
+    assert condition(await romeo.iq(ask(uids[0], ""), type="error")) == "bad-request"
+    assert condition(await romeo.iq(ask("nothing", retract), type="error")) == "item-not-found"
+    for uid, inside, reason in ((uids[0], retract, None), (uids[1], f"{retract}<reason>Spam</reason>", "Spam")):
+        await romeo.iq(ask(uid, inside))
+        (told,) = await rooms.take(juliet)
+        new, old = told.find("{urn:xmpp:message-retract:1}retract"), told.find("{urn:xmpp:fasten:0}apply-to")
+        assert new.get("id") == old.get("id") == uid
+        assert new.findtext("{urn:xmpp:message-retract:1}reason") == reason
+        assert old.findtext(".//{urn:xmpp:message-moderate:0}reason") == reason
+        assert old[0].get("by") == f"{ROOM}/romeo"
+        await rooms.clear(romeo)
+    messages, _ = await Reader(rooms, juliet).ask()
+    assert [el.findtext(BODY) for el in messages] == [None] * 4
 
 
 async def test_an_author_takes_a_message_back(rooms: Any) -> None:

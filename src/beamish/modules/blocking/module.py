@@ -28,7 +28,7 @@ from beamish.modules.blocking.command import BLOCKING, Command
 from beamish.modules.blocking.effects import allows
 from beamish.modules.blocking.owners import ACTIVE, Owners, effective
 from beamish.modules.blocking.privacy import Privacy
-from beamish.modules.blocking.reports import REPORTING, Reports
+from beamish.modules.blocking.reports import EARLIER, REPORTING, Reports
 from beamish.modules.blocking.rules import PRIVACY, Kind, PrivacyList
 from beamish.modules.blocking.store import Lists
 from beamish.storage.api import Cursor
@@ -66,7 +66,7 @@ class BlockingModule(Module):
     name = "blocking"
     Config = Config
     xeps = (Xep(16, "1.7"), Xep(191, "1.3"), Xep(377, "0.4.1", note="reports are kept, not passed on"))
-    features = (BLOCKING, PRIVACY, REPORTING)
+    features = (BLOCKING, PRIVACY, REPORTING, EARLIER)
     requires = (RosterService,)
     provides = (BlockingService,)
     migrations = store.MIGRATIONS

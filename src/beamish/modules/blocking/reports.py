@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
 REPORTING: Final = "urn:xmpp:reporting:1"
+EARLIER: Final = "urn:xmpp:reporting:0"
+"""Of version 0.2, where the reason is an element: Gajim 1.7 reports so, whatever a server knows, and tells that it has."""
 _REPORT: Final = f"{{{REPORTING}}}report"
 _TEXT: Final = f"{{{REPORTING}}}text"
+_EARLIER_REPORT: Final = f"{{{EARLIER}}}report"
 _STANZA_ID: Final = "{urn:xmpp:sid:0}stanza-id"
 _REASON_LENGTH: Final = 256
 _TEXT_LENGTH: Final = 4096
@@ -40,7 +43,8 @@ def report_of(item: Element) -> Report | None:
     """The report in an item of a block. Raises `StanzaError(bad-request)` for one without a reason (§4)."""
     el = item.find(_REPORT)
     if el is None:
-        return None
+        el = item.find(_EARLIER_REPORT)
+        return None if el is None else _earlier(el)
     reason = el.get("reason", "")
     if not 0 < len(reason) <= _REASON_LENGTH:
         raise StanzaError(Condition.BAD_REQUEST, text="a report has a reason")
@@ -50,6 +54,16 @@ def report_of(item: Element) -> Report | None:
         tuple((s.get("by", "")[:3071], s.get("id", "")[:256]) for s in el.findall(_STANZA_ID)[:_STANZA_IDS]),
         el.find(f"{{{REPORTING}}}report-origin") is not None,
         el.find(f"{{{REPORTING}}}third-party") is not None,
+    )
+
+
+def _earlier(el: Element) -> Report:
+    """A report in the form of version 0.2, where saying why was left to the user: abuse is the wider of its two reasons."""
+    spam = el.find(f"{{{EARLIER}}}spam") is not None
+    texts = (text.text or "" for text in el.findall(f"{{{EARLIER}}}text"))
+    return Report(
+        "urn:xmpp:reporting:spam" if spam else "urn:xmpp:reporting:abuse",
+        "\n".join(text.strip() for text in texts)[:_TEXT_LENGTH],
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from beamish.core.clock import parse_stamp, stamp
 from beamish.modules.muc.history import MAX_KEPT, Kept
-from beamish.modules.muc.names import FORWARD, MAM, MODERATE, MUC_USER, RETRACT
+from beamish.modules.muc.names import FASTEN, FORWARD, MAM, MODERATE, MODERATE_0, MUC_USER, RETRACT, RETRACT_0
 from beamish.storage.api import Cursor, Database
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
@@ -323,6 +323,15 @@ def moderated_bytes(tag: str, attrs: str, by: JID | None, occupant: bytes, reaso
     text = f"<reason>{escape_text(reason)}</reason>" if reason else ""
     moderated = f"<moderated xmlns='{MODERATE}'{by_}>{occupant.decode()}</moderated>"
     return f"<{tag} xmlns='{RETRACT}'{attrs}>{moderated}{text}</{tag}>"
+
+
+def fastened_bytes(uid: str, by: JID, reason: str) -> str:
+    """The same retraction as XEP-0425 0.2 has it, for clients that know no later version: it goes into the same message."""
+    text = f"<reason>{escape_text(reason)}</reason>" if reason else ""
+    moderated = (
+        f"<moderated xmlns='{MODERATE_0}' by='{escape_attr(by)}'><retract xmlns='{RETRACT_0}'/>{text}</moderated>"
+    )
+    return f"<apply-to xmlns='{FASTEN}' id='{escape_attr(uid)}'>{moderated}</apply-to>"
 
 
 class _Where:

@@ -9,6 +9,7 @@ from beamish.core.events import Context
 from beamish.core.kernel import new_id
 from beamish.modules.muc.administration import actor_role
 from beamish.modules.muc.archive import (
+    fastened_bytes,
     fin_bytes,
     moderated_bytes,
     query_form,
@@ -17,7 +18,7 @@ from beamish.modules.muc.archive import (
     tombstone,
 )
 from beamish.modules.muc.history import Kept
-from beamish.modules.muc.names import MAM, MODERATE, RETRACT, STANZA_ID
+from beamish.modules.muc.names import FASTEN, MAM, MODERATE, MODERATE_0, RETRACT, RETRACT_0, STANZA_ID
 from beamish.modules.muc.occupants import Tell
 from beamish.modules.muc.privileges import Affiliation, Role
 from beamish.modules.muc.room import Room
@@ -68,15 +69,22 @@ class Records:
         return ctx.stanza.reply(f"<metadata xmlns='{MAM}'>{inner}</metadata>".encode())
 
     async def moderate(self, ctx: Context, room: Room, el: Element) -> None:
-        """A moderator retracts somebody's message: for those here, for newcomers, and in the archive (XEP-0425 §5, §6)."""
+        """A moderator retracts somebody's message: for those here, for newcomers, and in the archive (XEP-0425 §5, §6).
+
+        `el` is `<moderate/>`, or the `<apply-to/>` of version 0.2. Either is told to occupants in both forms.
+        """
         who = ctx.stanza.sender
         assert who is not None
         if actor_role(room, who) is not Role.MODERATOR:
             raise StanzaError(Condition.FORBIDDEN, text="only moderators may moderate messages")
         uid = el.get("id", "")
-        if not uid or el.find(f"{{{RETRACT}}}retract") is None:
+        retract, said = f"{{{RETRACT}}}retract", f"{{{MODERATE}}}reason"
+        if el.tag == f"{{{FASTEN}}}apply-to":
+            retract = f"{{{MODERATE_0}}}moderate/{{{RETRACT_0}}}retract"
+            said = f"{{{MODERATE_0}}}moderate/{{{MODERATE_0}}}reason"
+        if not uid or el.find(retract) is None:
             raise StanzaError(Condition.BAD_REQUEST, text="which message is to be retracted?")
-        reason = (el.findtext(f"{{{MODERATE}}}reason") or "")[:MAX_REASON]
+        reason = (el.findtext(said) or "")[:MAX_REASON]
         found = await self._muc.archive.find(room.jid, uid)
         if found is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such message in this room")
@@ -87,12 +95,13 @@ class Records:
         now = self._muc.kernel.clock.now()
         new = new_id()
         mark = f"<stanza-id xmlns='{STANZA_ID}' by='{escape_attr(room.jid)}' id='{new}'/>"
+        told = moderated_bytes("retract", f" id='{escape_attr(uid)}'", by, id_bytes, reason)
         retraction = Stanza.build(
             MESSAGE,
             "groupchat",
             id=new_id(),
             sender=room.jid,
-            content=(moderated_bytes("retract", f" id='{escape_attr(uid)}'", by, id_bytes, reason) + mark).encode(),
+            content=(told + fastened_bytes(uid, by, reason) + mark).encode(),
         )
         stone = tombstone(found[0], moderated_bytes("retracted", f" stamp='{stamp(now)}'", by, id_bytes, reason))
         await self._muc.archive.bury(room.jid, uid, stone, Kept(new, now, retraction, None), room.config.logging)

@@ -29,6 +29,7 @@ from beamish.modules.muc.administration import (
 )
 from beamish.modules.muc.config_form import Lists, from_submission, to_form
 from beamish.modules.muc.names import (
+    FASTEN,
     MAM,
     MODERATE,
     MUC_ADMIN,
@@ -82,6 +83,7 @@ class Requests:
             ("set", f"{{{MAM}}}query"): muc.records.query,
             ("get", f"{{{MAM}}}metadata"): muc.records.metadata,
             ("set", f"{{{MODERATE}}}moderate"): muc.records.moderate,
+            ("set", f"{{{FASTEN}}}apply-to"): muc.records.moderate,
             ("set", "{http://jabber.org/protocol/commands}command"): muc.wardrobe.command,
         }
 
