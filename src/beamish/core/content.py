@@ -158,9 +158,8 @@ def survey(stanza: Stanza) -> int:
         return _look(stanza)[0]
     if _BODY_TAG in tags:
         raw = stanza.body
-        if (
-            raw.startswith(_BODY_FIRST) and raw[_BODY_BEGINS] != _ANGLE
-        ):  # as nearly all that people say: no more is to be seen
+        # as nearly all that people say: no more is to be seen
+        if raw.startswith(_BODY_FIRST) and raw[_BODY_BEGINS] != _ANGLE:
             bits |= _BODY
         else:
             text = _plain_body(stanza)

@@ -110,9 +110,8 @@ class PrivateXmlModule(Module):
         for child in ctx.stanza.el[0]:
             tag = _tag(child)
             if tag == BOOKMARKS and tag in given:
-                raise StanzaError(
-                    Condition.BAD_REQUEST, text="one list of bookmarks at a time"
-                )  # an item of a node holds one
+                # an item of a node holds one
+                raise StanzaError(Condition.BAD_REQUEST, text="one list of bookmarks at a time")
             given[tag] = given.get(tag, b"") + content_bytes(child)
         if not given:
             raise StanzaError(Condition.NOT_ACCEPTABLE, text="nothing to store")

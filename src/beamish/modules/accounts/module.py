@@ -267,9 +267,8 @@ class AccountsModule(Module):
         await self._must_exist(user)
         if user in self._leaving:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"{user} is being removed already")
-        self._leaving.add(
-            user
-        )  # or a client that comes back at once would outlive its account, and be the next owner's guest
+        # or a client that comes back at once would outlive its account, and be the next owner's guest
+        self._leaving.add(user)
         try:
             await self._remove(user)
         finally:

@@ -454,9 +454,8 @@ class MamModule(LegacyArchive):
         """Replace the preferences; the answer shows what is in force now."""
         owner = _owner(ctx)
         if ctx.origin is not None and ctx.origin.anonymous:
-            raise StanzaError(
-                Condition.NOT_ALLOWED, text="anonymous users have no archive"
-            )  # nor would anybody delete this
+            # nor would anybody delete this
+            raise StanzaError(Condition.NOT_ALLOWED, text="anonymous users have no archive")
         async with self.choosing:
             prefs = preferences.read(ctx.stanza.el[0], await self.prefs_of(owner))
             await self.set_prefs(owner, prefs)
