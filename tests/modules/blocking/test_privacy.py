@@ -4,10 +4,12 @@ import pytest
 from tests.modules.sm.conftest import managed, resume
 
 from beamish.core import events
+from beamish.modules.blocking.owners import ACTIVE
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.match import condition, mismatch
 from beamish.testing.world import World
+from beamish.xmpp.jid import JID
 
 from .kit import block, friends, privacy
 
@@ -421,3 +423,20 @@ async def test_a_contact_that_the_roster_alone_let_in_hears_that_it_is_over(worl
     assert [
         el for el in romeo.inbox if not mismatch("<presence type='unavailable' from='juliet@example.org/balcony'/>", el)
     ]
+
+
+async def test_choosing_a_list_waits_for_no_commit_of_others(world: World) -> None:
+    """Thousands who come back after a restart choose theirs at the same time."""
+    clients = [await world.login(f"{name}@example.org/r") for name in ("juliet", "nurse")]
+    for client in clients:
+        await privacy(client, f"<list name='test'>{ROMEO.format('')}</list>")
+    await world.settle()
+    with world.db.held():
+        for client in clients:
+            client.send("<iq type='set' id='a'><query xmlns='jabber:iq:privacy'><active name='test'/></query></iq>")
+        await world.settle()
+        sessions = [world.kernel.sessions.of(JID.parse(f"{name}@example.org")).all[0] for name in ("juliet", "nurse")]
+        assert [session.note(ACTIVE) for session in sessions] == ["test", "test"]
+    await world.settle()
+    for client in clients:
+        assert next(el for el in client.inbox if el.get("id") == "a").get("type") == "result"

@@ -174,13 +174,15 @@ class Owners:
                 session.notes.pop(ACTIVE, None)
             else:
                 session.notes[ACTIVE] = name
+            after = effective(lists, session)
             in_force()
-            keeper = self._kernel.service_or_none(SessionKeeper)
-            if keeper is not None:
-                keeper.changed(session)
-                await self._kernel.db.write("blocking.active", lambda _: None)  # what is kept shares its commit
-            acknowledged()
-        await settle(self._kernel, [(session, before, effective(lists, session))], await self.roster(session.bare))
+        # whoever removes the list from now on finds it in use; others need not wait for this commit
+        keeper = self._kernel.service_or_none(SessionKeeper)
+        if keeper is not None:
+            keeper.changed(session)
+            await self._kernel.db.write("blocking.active", lambda _: None)  # what is kept shares its commit
+        acknowledged()
+        await settle(self._kernel, [(session, before, after)], await self.roster(session.bare))
 
 
 def effective(lists: Lists | None, session: Session | None) -> PrivacyList | None:

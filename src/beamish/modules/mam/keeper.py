@@ -57,7 +57,6 @@ class Keeper:
         """Owners of those that rounds under way merge."""
         self._started = False
         """Whether a round has come to its end since the start: what earlier runs left is merged."""
-        self._stopped = False
         self._over: set[int] = set()
         self._timer: Timer | None = None
         self._expiry: Timer | None = None
@@ -73,7 +72,6 @@ class Keeper:
 
     def stop(self) -> None:
         """Cancel the timers; what is not merged yet is taken up at the next start."""
-        self._stopped = True
         for timer in (self._timer, self._expiry):
             if timer is not None:
                 timer.cancel()
@@ -165,11 +163,8 @@ class Keeper:
             while more:
                 more, over = await self._db.write("mam.merge", self.merge)
                 self._over.update(over)
-                if more and gently:
-                    if self._stopped:
-                        break
-                    if self._waiting < merging.MERGE_ROWS:
-                        await self._pause(MERGE_PAUSE)
+                if more and gently and self._waiting < merging.MERGE_ROWS:
+                    await self._pause(MERGE_PAUSE)
         except StorageError as exc:
             return exc
         finally:
