@@ -143,6 +143,7 @@ def federation(
         queue_stanzas=s2s.queue_stanzas,
         queue_bytes=s2s.queue_bytes,
         routes=s2s.domains,
+        domains_waited_for=s2s.domains_waited_for,
         streams_per_domain=s2s.streams_per_domain,
         connections_per_address=limits.connections_per_address,
         stanzas_per_second=s2s.stanzas_per_second,

@@ -131,10 +131,10 @@ async def test_the_condition_of_the_authoritative_server_is_passed_on(
 
     monkeypatch.setattr(s2s, "open_stream", opened)
     with pytest.raises(Unreachable, match=r"no-such-domain: .*could not say whether a key is its own: item-not-found"):
-        await b.federation.ask("b.example", "a.example", "id", "key")
+        await b.federation.ask("b.example", "a.example", "id", "key", "192.0.2.1")
     with pytest.raises(Unreachable, match=r"stream-error: .*: internal-server-error"):
-        await b.federation.ask("b.example", "a.example", "id", "key")
-    assert await b.federation.ask("b.example", "a.example", "id", "key")
+        await b.federation.ask("b.example", "a.example", "id", "key", "192.0.2.1")
+    assert await b.federation.ask("b.example", "a.example", "id", "key", "192.0.2.1")
 
 
 @pytest.mark.parametrize("bidi", [True, False])

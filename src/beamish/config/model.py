@@ -262,6 +262,11 @@ class S2sConfig(Section):
     )
     queue_bytes: Count = Field(4_194_304, description="Bytes that may wait for one remote domain.")
     domains: Count = Field(10_000, description="Remote domains that may be talked to at a time.")
+    domains_waited_for: Count = Field(
+        500,
+        description="Remote domains to which one user may have stanzas waiting for a stream at a time: "
+        "anybody can invent domains, and each is looked for. What is for more comes back as an error.",
+    )
     streams_per_domain: Count = Field(20, description="Streams one remote domain may have open at a time.")
     stanzas_per_second: Count = _rate(500, "Stanzas", "a remote domain")
     stanza_burst: Count = _burst(10_000, "Stanzas", "a remote domain")

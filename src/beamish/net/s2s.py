@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence, sign_off
 from beamish.net.s2s_route import BROKEN, Route
 from beamish.net.s2s_stored import Dormant, in_doubt, not_kept, restore, settle, worth_keeping
+from beamish.net.s2s_turns import Turns
 from beamish.net.throttle import Bucket
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
@@ -69,10 +71,11 @@ class Federation:
     draining: bool = False
     outbox: Outbox | None = None
     presences: RemotePresence = field(init=False)
+    turns: Turns = field(init=False)
     _buckets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
     _per_network: dict[str, int] = field(default_factory=dict)
     _pinged: dict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=dict)
-    _verifying: int = 0
+    _verifying: Counter[str] = field(default_factory=Counter)
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _lost: dict[str, None] = field(default_factory=dict)
     """Domains that could not be reached, or may have missed something, and have not been heard from since."""
@@ -80,6 +83,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         self.presences = RemotePresence(self.limits.presences)
+        self.turns = Turns(self.limits.openings, self.limits.openings_each)
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -227,15 +231,29 @@ class Federation:
         route = self.routes[pair] = Route(self, *pair)
         return route
 
-    async def ask(self, local: str, remote: str, stream_id: str, key: str) -> bool:
-        """Ask the authoritative server of `remote` whether a key is its own (XEP-0220 §2.2). Raises `Unreachable`."""
-        if self._verifying >= self.limits.verifications:
+    def asks_too_much(self, sender: JID) -> bool:
+        """Whether an account waits for so many servers already that it gets no stream to yet another one."""
+        return (
+            self.turns.wanted(sender) >= self.limits.domains_waited_for
+            and bool(sender.local)
+            and self.kernel.is_local_domain(sender.domain)
+        )
+
+    async def ask(self, local: str, remote: str, stream_id: str, key: str, network: str) -> bool:
+        """Ask the authoritative server of `remote` whether a key is its own (XEP-0220 §2.2). Raises `Unreachable`.
+
+        `network` is where the key came from: each has a share of the questions that may be open.
+        """
+        theirs, limits = self._verifying[network], self.limits
+        if theirs >= limits.verifications_each or self._verifying.total() >= limits.verifications:
             raise Unreachable(Cause.OVERLOAD, "too many keys are being verified")
-        self._verifying += 1
+        self._verifying[network] += 1
         try:
             link = await open_stream(self, local, remote, question=(stream_id, key))
         finally:
-            self._verifying -= 1
+            self._verifying[network] -= 1
+            if not self._verifying[network]:
+                del self._verifying[network]
         if link.key_error:
             gone = link.key_error == Condition.ITEM_NOT_FOUND.value
             cause = Cause.NO_SUCH_DOMAIN if gone else Cause.STREAM

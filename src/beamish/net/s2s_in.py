@@ -152,7 +152,7 @@ class S2SInLink(Link):
         failure: Condition | None = None
         ok = False
         try:
-            ok = await self.federation.ask(asked.local, asked.remote, asked.stream_id, asked.key)
+            ok = await self.federation.ask(asked.local, asked.remote, asked.stream_id, asked.key, self._network)
         except Unreachable as why:
             self._log.warning("s2s_verify_failed", remote=asked.remote, cause=why.cause.value, reason=why.text)
             lost = why.cause in (Cause.NO_SUCH_DOMAIN, Cause.REFUSED) or why.told is StreamErrorCondition.HOST_UNKNOWN

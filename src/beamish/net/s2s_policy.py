@@ -22,6 +22,13 @@ class S2SLimits:
     routes: int = 10_000
     resumable: int = 1_000
     verifications: int = 200
+    verifications_each: int = 20
+    """Of one address (for IPv6, one network)."""
+    openings: int = 200
+    """Streams that are being opened at a time, from the first question to the DNS on."""
+    openings_each: int = 20
+    """Of them, at the wish of one account, room or service."""
+    domains_waited_for: int = 500
     streams_per_domain: int = 20
     connections_per_address: int = 200
     stanzas_per_second: float = 500.0

@@ -6,6 +6,7 @@ for its users; then its `unavailable` is made here from what it had told (RFC 61
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,8 @@ from beamish.xmpp.stanza import PRESENCE, Stanza
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
-Pairs = dict[tuple[JID, JID], None]
+Pairs = OrderedDict[tuple[JID, JID], None]
+"""Oldest first. Not a plain dict: that looks for its first entry behind all the places of those that were taken away."""
 
 
 class RemotePresence:
@@ -36,7 +38,7 @@ class RemotePresence:
         self._limit = limit
         self._count = 0
         self._domains: dict[str, Pairs] = {}
-        self._by_size: dict[int, dict[str, None]] = {}
+        self._by_size: dict[int, OrderedDict[str, None]] = {}
         """Domains by how many pairs they have, for finding one that has most at once."""
         self._largest = 0
 
@@ -57,7 +59,7 @@ class RemotePresence:
         key = (sender, to)
         if stanza.type == "":
             if pairs is None:
-                pairs = self._domains[domain] = {}
+                pairs = self._domains[domain] = OrderedDict()
             if key not in pairs:
                 pairs[key] = None
                 self._count += 1
@@ -86,7 +88,7 @@ class RemotePresence:
             if not same:
                 del self._by_size[before]
         if after:
-            self._by_size.setdefault(after, {})[domain] = None
+            self._by_size.setdefault(after, OrderedDict())[domain] = None
             self._largest = max(self._largest, after)
         while self._largest and self._largest not in self._by_size:
             self._largest -= 1
@@ -96,7 +98,7 @@ class RemotePresence:
 
         Each is made when it is asked for, which may be later: none of whoever has come back by then.
         """
-        pairs = self._domains.pop(domain, {})
+        pairs = self._domains.pop(domain, Pairs())
         self._count -= len(pairs)
         if pairs:
             self._resized(domain, len(pairs), 0)

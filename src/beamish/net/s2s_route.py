@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from beamish.net.s2s_opening import open_stream
+from beamish.net.s2s_turns import NOBODY, Turn
 from beamish.stream.s2s_acks import Acks
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import PRESENCE, Stanza
 
 if TYPE_CHECKING:
@@ -33,6 +35,13 @@ _LONGEST_PAUSE: Final = 8.0
 _FIRST_BACKOFF: Final = 5.0
 BROKEN: Final = frozenset((Cause.LOST, Cause.TIMEOUT, Cause.NETWORK))
 """Ends of a stream after which it may be resumed."""
+
+
+class _NotTried(Unreachable):
+    """It was nobody's turn to look for the server: that says nothing about the server."""
+
+    def __init__(self) -> None:
+        super().__init__(Cause.OVERLOAD, "too many servers are being looked for at a time", lasting=True)
 
 
 class Route:
@@ -50,6 +59,7 @@ class Route:
         "_over",
         "_queue",
         "_task",
+        "_turn",
         "failures",
         "held",
         "holder",
@@ -79,6 +89,8 @@ class Route:
         self._over: Link | None = None
         """The stream that `held` is of; it may still be busy with what it had got."""
         self._task: asyncio.Task[Any] | None = None
+        self._turn: Turn | None = None
+        """Where it waits until it may open a stream, or does so."""
 
     @property
     def waiting(self) -> int:
@@ -114,6 +126,11 @@ class Route:
             raise self.last.stanza_error()
         size = len(stanza.head) + len(stanza.body)
         limits = self._federation.limits
+        sender = NOBODY if stanza.sender is None else stanza.sender.bare
+        if link is None and self._task is None and self._federation.asks_too_much(sender):
+            if stanza.name == PRESENCE:
+                self._federation.untold(self.remote)
+            raise Unreachable(Cause.OVERLOAD, "you are waiting for too many servers at a time").stanza_error()
         if len(self._queue) >= limits.queue_stanzas or self._bytes + size > limits.queue_bytes:
             if stanza.name == PRESENCE and link is None:
                 self._federation.untold(self.remote)
@@ -125,7 +142,7 @@ class Route:
             position = outbox.position
         self._queue.append((stanza.detached(), size, row))
         self._bytes += size
-        self.wake()
+        self.wake(sender)
         return position
 
     def again(self, stanzas: list[tuple[Stanza, int]], *, behind: bool = False) -> None:
@@ -171,12 +188,39 @@ class Route:
 
     # ---- getting a stream -------------------------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Begin to connect, unless there is a stream, or one on its way."""
-        if self.link is None and self._task is None and self.holder is None and not self._federation.draining:
-            self._task = self._federation.tasks.spawn(self._connect(), "connect")
+    def wake(self, who: JID | None = None) -> None:
+        """Begin to connect when it is somebody's turn, unless there is a stream, or one on its way.
 
-    async def _connect(self) -> None:
+        `who` asks: nobody in particular, or whoever sent what waits.
+        """
+        if self._task is not None:
+            if who is not None and self._turn is not None:
+                self._federation.turns.join(self._turn, who)
+        elif self.link is None and self.holder is None and not self._federation.draining:
+            self._turn = turn = Turn()
+            self._federation.turns.join(turn, who or self._asking())
+            self._task = self._federation.tasks.spawn(self._connect(turn), "connect")
+            # also when the task is cancelled before it has begun
+            self._task.add_done_callback(lambda _task: self._federation.turns.done(self._turn or turn))
+
+    def _asking(self) -> JID:
+        sender = self._queue[0][0].sender if self._queue else None
+        return NOBODY if sender is None else sender.bare
+
+    async def _in_turn(self, turn: Turn, seconds: float) -> None:
+        """Open a stream when it is its turn, within so many seconds. Raises `Unreachable`."""
+        federation = self._federation
+        try:
+            async with asyncio.timeout(seconds):
+                await turn.granted
+        except TimeoutError:
+            raise _NotTried from None
+        try:
+            await open_stream(federation, self.local, self.remote, route=self)
+        finally:
+            federation.turns.done(turn)
+
+    async def _connect(self, turn: Turn) -> None:
         await self.quiet()
         loop = asyncio.get_running_loop()
         patience = loop.time() + self._federation.limits.retry_seconds
@@ -184,7 +228,7 @@ class Route:
         try:
             while self.link is None:
                 try:
-                    await open_stream(self._federation, self.local, self.remote, route=self)
+                    await self._in_turn(turn, max(patience - loop.time(), _FIRST_PAUSE))
                     if self.link is not None or (not self._queue and self.held is None):
                         return
                     raise Unreachable(Cause.LOST, "the connection broke off as soon as it was made")
@@ -195,6 +239,8 @@ class Route:
                         return
                     log.info("s2s_retry", local=self.local, remote=self.remote, reason=str(why), pause=pause)
                     await asyncio.sleep(pause)
+                    self._turn = turn = Turn()
+                    self._federation.turns.join(turn, self._asking())
                     pause = min(2 * pause, _LONGEST_PAUSE)
         finally:
             if self._task is asyncio.current_task():
@@ -267,9 +313,13 @@ class Route:
     def give_up(self, why: Unreachable) -> None:
         """Nothing can be delivered for now: everything that waits goes back, and for a while so does what comes."""
         federation = self._federation
-        self.last = why
-        self.not_before = federation.now() + min(_FIRST_BACKOFF * 2**self.failures, federation.limits.backoff_seconds)
-        self.failures = min(self.failures + 1, 16)
+        tried = not isinstance(why, _NotTried)
+        if tried:
+            self.last = why
+            self.not_before = federation.now() + min(
+                _FIRST_BACKOFF * 2**self.failures, federation.limits.backoff_seconds
+            )
+            self.failures = min(self.failures + 1, 16)
         queue, self._queue, self._bytes = self._queue, deque(), 0
         held, self.held = self.held, None
         waiting = len(queue) + (held.unconfirmed if held is not None else 0)
@@ -282,7 +332,10 @@ class Route:
             federation.give_up_stream(held, why)
         for stanza, _, row in queue:
             federation.bounce(stanza, why, row)
-        federation.unreachable(self.remote, why)
+        if tried:
+            federation.unreachable(self.remote, why)
+        else:
+            federation.untold(self.remote)
 
     def stop(self, why: Unreachable) -> None:
         """The server stops: what waits goes back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class LoginThrottle:
         self._limits = {"address": per_address, "account": per_account}
         self._window = window
         self._clock = clock
-        self._failures: dict[tuple[str, str], _Failures] = {}
+        self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()  # the oldest is found at once
 
     def allowed(self, address: str, account: str) -> bool:
         """Whether another attempt may be made."""
@@ -74,7 +75,7 @@ class LoginThrottle:
             entry.count += 1
             self._failures[key] = entry
         while len(self._failures) > _TRACKED:
-            del self._failures[next(iter(self._failures))]
+            self._failures.popitem(last=False)
 
     def succeeded(self, account: str) -> None:
         """A login to the account succeeded: its own count starts anew. The address keeps its count."""

@@ -1,0 +1,106 @@
+"""Whose turn it is to look for another server: few at a time, and nobody waits behind what somebody else has asked for.
+
+Opening a stream costs up to four questions to the DNS, sockets, a handshake, and half a minute where the other side is
+silent; and whoever may send a stanza may name any domain. So the number at a time is bounded, in all and for each account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import Final
+
+from beamish.xmpp.jid import JID
+
+NOBODY: Final = JID.of("", "localhost")
+"""Who asks for what is no account's wish: resuming a stream, or looking whether a server is there."""
+
+
+class Turn:
+    """A place in the queue, of one route. `granted` is done when the route may begin."""
+
+    __slots__ = ("asking", "by", "granted", "over")
+
+    def __init__(self) -> None:
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.asking: set[JID] = set()
+        """In whose queues it is."""
+        self.by: JID | None = None
+        """At whose expense it was granted."""
+        self.over = False
+
+
+class Turns:
+    """At most `most` streams are being opened at a time, `share` of them for one who asks; who asks take turns."""
+
+    def __init__(self, most: int, share: int) -> None:
+        self._most = most
+        self._share = share
+        self._opening = 0
+        self._held: dict[JID, int] = {}
+        self._queues: dict[JID, deque[Turn]] = {}
+        self._next: OrderedDict[JID, None] = OrderedDict()
+        """Those who ask and have not used up their share."""
+
+    @property
+    def opening(self) -> int:
+        """How many streams are being opened."""
+        return self._opening
+
+    def wanted(self, who: JID) -> int:
+        """How many streams somebody waits for, those that are being opened included."""
+        return self._held.get(who, 0) + len(self._queues.get(who, ()))
+
+    def join(self, turn: Turn, who: JID) -> None:
+        """Somebody wants this stream; when others do too, it is opened as soon as it is any one's turn."""
+        if turn.over or turn.by is not None or who in turn.asking:
+            return
+        turn.asking.add(who)
+        self._queues.setdefault(who, deque()).append(turn)
+        self._ready(who)
+        self._grant()
+
+    def done(self, turn: Turn) -> None:
+        """The stream is open, or could not be opened, or nobody wants it any more."""
+        if turn.over:
+            return
+        turn.over = True
+        turn.granted.cancel()
+        by = turn.by
+        for who in turn.asking:
+            if who != by and (queue := self._queues.get(who)) is not None:
+                queue.remove(turn)
+                self._tidy(who, queue)
+        if by is None:
+            return
+        self._opening -= 1
+        if left := self._held.pop(by) - 1:
+            self._held[by] = left
+        self._ready(by)
+        self._grant()
+
+    def _ready(self, who: JID) -> None:
+        if who in self._queues and (who == NOBODY or self._held.get(who, 0) < self._share):
+            self._next.setdefault(who)
+
+    def _tidy(self, who: JID, queue: deque[Turn]) -> None:
+        if not queue:
+            del self._queues[who]
+            self._next.pop(who, None)
+
+    def _grant(self) -> None:
+        while self._next and self._opening < self._most:
+            who, _ = self._next.popitem(last=False)
+            queue = self._queues[who]
+            turn = queue.popleft()
+            self._tidy(who, queue)
+            for other in turn.asking:
+                if other != who and (theirs := self._queues.get(other)) is not None:
+                    theirs.remove(turn)
+                    self._tidy(other, theirs)
+            turn.asking = {who}
+            turn.by = who
+            self._opening += 1
+            self._held[who] = self._held.get(who, 0) + 1
+            self._ready(who)  # behind all others
+            turn.granted.set_result(None)
