@@ -178,6 +178,19 @@ async def test_a_roster_get_with_items_is_refused(world: World) -> None:
     await refused(romeo, request, "bad-request", "modify")
 
 
+async def test_a_roster_get_with_an_extension_is_answered(world: World) -> None:
+    """QXmpp, so Kaidan, asks every server to mark the channels (XEP-0405 §6.2)."""
+    romeo = await world.login("romeo@example.org/a", roster=True)
+    await romeo.iq(put("<item jid='a@b.c'/>"))
+    request = (
+        "<iq type='get' id='x'><query xmlns='jabber:iq:roster'><annotate xmlns='urn:xmpp:mix:roster:0'/></query></iq>"
+    )
+    answer = await romeo.iq(request)
+    assert [item.get("jid") for item in answer[0]] == ["a@b.c"]
+    asked = request.replace("roster'>", f"roster' ver='{answer[0].get('ver')}'>", 1)
+    assert len(await romeo.iq(asked)) == 0  # nothing has changed
+
+
 async def test_answers_to_pushes_are_swallowed(world: World) -> None:
     romeo = await world.login("romeo@example.org/a", roster=True)
     await romeo.iq(put("<item jid='a@b.c'/>"))

@@ -35,6 +35,7 @@ from beamish.modules.roster import store
 from beamish.modules.roster.memory import MemoryRoster, weight_of
 from beamish.modules.roster.wire import (
     GROUP,
+    ITEM,
     QUERY,
     WholeRosters,
     new_id,
@@ -355,7 +356,7 @@ class RosterModule(Module):
         ver = plain_version(ctx.stanza)
         if ver is None:
             query = _query(ctx)
-            if len(query):
+            if query.find(ITEM) is not None:  # other elements are extensions: QXmpp asks for those of MIX (XEP-0405 §6)
                 raise StanzaError(Condition.BAD_REQUEST, text="a roster get has no items")
             ver = query.get("ver")
         roster = self.cached(session.bare)

@@ -17,6 +17,7 @@ from beamish.xmpp.stanza import IQ, Stanza
 from beamish.xmpp.xml import escape_attr
 
 QUERY: Final = f"{{{ns.ROSTER}}}query"
+ITEM: Final = f"{{{ns.ROSTER}}}item"
 GROUP: Final = f"{{{ns.ROSTER}}}group"
 
 _ENTRY: Final = 300
