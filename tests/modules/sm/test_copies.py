@@ -10,8 +10,10 @@ import pytest_asyncio
 from tests.modules.sm.conftest import CALM, SM, bodies, handled, managed, resume, say
 from tests.modules.sm.play import after_crash, after_stop
 
+from beamish.modules.sm.module import StreamManagementModule
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
+from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 
 BALCONY, GARDEN = "juliet@example.org/balcony", "juliet@example.org/garden"
@@ -112,6 +114,33 @@ async def test_a_stop_does_not_wait_for_who_has_copies(world: World) -> None:
     assert (await world.kernel.commands.run("sm.count", {}))["sessions"] == 1
     assert await world.db.fetch("SELECT COUNT(*) FROM sm_message") != [(0,)]
     assert len(world.kernel.tasks) == 0
+
+
+async def test_what_is_in_memory_alone_does_not_wait_for_who_has_copies(
+    world: World, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    """Nobody gets an acknowledgement as long as it is."""
+    expected_errors.events |= {"unconfirmed_messages_not_stored", "messages_refused"}
+    sm = world.kernel.registry.module(StreamManagementModule)
+    with monkeypatch.context() as much:
+        much.setattr(sm.journal._messages, "most", 0)
+        much.setattr(sm, "_let_in", lambda ctx: None)
+        balcony, _ = await managed(world, BALCONY)
+        garden, _ = await managed(world, GARDEN)
+        await garden.iq("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        for client in (balcony, garden):
+            client.drop()
+        romeo, _ = await managed(world, "romeo@example.org/orchard")
+        say(romeo, BALCONY, "one")
+        await world.settle()
+        sm.kernel.end_session(world.kernel.sessions.of(balcony.jid.bare).all[0], "expired")
+        await world.settle()
+    assert [session.jid.resource for session in world.kernel.sessions.of(balcony.jid.bare).all] == ["garden"]
+    romeo.send(f"<r xmlns='{SM}'/>")
+    await world.pass_time(5.0)
+    assert [el.get("h") for el in romeo.inbox if el.tag == f"{{{SM}}}a"] == ["1"]
+    await world.pass_time(1_000.0)
+    assert await stored(world) == ["one"]
 
 
 @pytest.mark.parametrize("how", [after_stop, after_crash])

@@ -154,6 +154,34 @@ async def test_what_is_in_memory_alone_is_confirmed_or_stored_before_anything_is
     assert left
 
 
+async def test_what_was_in_memory_alone_of_an_ended_session_keeps_no_acknowledgement(
+    world: World, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    """It is counted as long as it is on its way elsewhere, or has not been given up yet."""
+    expected_errors.events |= {"unconfirmed_messages_not_stored", "write_lost"}
+    monkeypatch.setattr(module_of(world).journal._messages, "most", 2)
+    await managed(world, JULIET)
+    romeo, _ = await managed(world, ROMEO)
+    nurse, _ = await managed(world, "nurse@example.org/kitchen")
+    with world.db.refusing():
+        for number in range(6):
+            say(romeo, JULIET, str(number))
+            await world.settle()
+        assert got(romeo, "error") == ["2", "3", "4", "5"]
+        for session in world.kernel.sessions.of(JID.parse("romeo@example.org")).all:
+            world.kernel.end_session(session, "expired")
+        await world.pass_time(RETRY_SECONDS)
+        nurse.send("<message to='romeo@example.org' type='chat' id='n'><body>x</body></message>")
+        ask(nurse)
+        await world.pass_time(RETRY_SECONDS)
+        assert acknowledged(nurse) == []
+    await recovered(world)
+    await recovered(world)
+    ask(nurse)
+    await world.settle()
+    assert acknowledged(nurse)[-1:] == [1]
+
+
 async def test_what_is_held_for_an_inactive_client_in_memory_alone(
     monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
 ) -> None:

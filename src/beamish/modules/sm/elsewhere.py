@@ -84,11 +84,13 @@ def sort_out(sm: StreamManagementModule, session: Session, left: list[Sent]) -> 
                 holders = unconfirmed.holders(account.routable, sent.data)
                 if not holders:
                     continue
+                if sm.journal.in_memory_alone(sent):  # nothing is acknowledged before it is somewhere: that cannot wait
+                    holders = ()
         elif stanza.name != IQ or stanza.type not in ("get", "set"):
             continue
         parcels.append(Parcel(sent, stanza, others, holders))
     kept = {id(parcel.sent) for parcel in parcels}
-    sm.journal.confirmed([sent.row for sent in left if sent.row and id(sent) not in kept])
+    sm.journal.given_up([sent for sent in left if id(sent) not in kept])
     return parcels
 
 
@@ -137,10 +139,9 @@ async def _bring_unseen(
     """Give away what nobody has confirmed when all sessions that have copies of it have ended."""
     unseen: list[Sent] = []
     if not await _any_passed(holders):
-        left = {id(copy) for holder in holders for copy in holder.left}
-        unseen = [parcel.sent for parcel in parcels if all(id(copy) in left for _, copy in parcel.holders)]
+        unseen = [parcel.sent for parcel in parcels if all(id(copy) in holder.left for holder, copy in parcel.holders)]
     kept = {id(sent) for sent in unseen}
-    sm.journal.confirmed([parcel.sent.row for parcel in parcels if parcel.sent.row and id(parcel.sent) not in kept])
+    sm.journal.given_up([parcel.sent for parcel in parcels if id(parcel.sent) not in kept])
     sm.journal.tidy()
     if unseen:
         await bring_unseen(sm, session, await bring(sm, session, sort_out(sm, session, unseen)))

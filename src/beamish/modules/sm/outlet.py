@@ -119,8 +119,9 @@ class Managed:
         self.timer: Timer | None = None
         self.over = False
         """The session has ended, or was written down for the next start of the server."""
-        self.left: list[Sent] = []
-        """What the client had not confirmed when the session ended."""
+        self.left: frozenset[int] = frozenset()
+        """What the client had not confirmed when the session ended: `id()` of each `Sent`, for whoever holds on to some of them.
+        This does not: the journal lets nobody acknowledge anything as long as a message that has no row is held by anybody."""
         self.remember = False
         """Whether its client may still come back and ask how much was handled."""
         self.restored = False
@@ -409,8 +410,9 @@ class Managed:
             if not future.done():
                 future.set_result(False)
         self._passed.clear()
-        self.left = self.queue.take_all()
-        return self.left
+        left = self.queue.take_all()
+        self.left = frozenset(map(id, left))
+        return left
 
     def not_stored(self, exc: Exception) -> None:
         """The database refused a row of this session; it goes on without."""

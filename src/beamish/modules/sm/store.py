@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -238,6 +238,17 @@ class Journal:
             self._confirmed.append(row)
             if folding is not None:
                 folding.confirmed.add(row)
+
+    def given_up(self, messages: Sequence[Sent]) -> None:
+        """Stanzas that an ended session leaves, and that nobody needs any more."""
+        if self._unstored:
+            for sent in messages:
+                self._unstored.pop(sent, None)
+        self.confirmed([sent.row for sent in messages if sent.row])
+
+    def in_memory_alone(self, sent: Sent) -> bool:
+        """Whether a message has no row because too many waited for the disk: nothing is acknowledged before it has left."""
+        return sent in self._unstored
 
     def tidy(self) -> None:
         """Let what is only waiting to be deleted go."""
