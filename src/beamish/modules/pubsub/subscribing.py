@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from beamish.core.kernel import new_id
+from beamish.core.later import unhurried
 from beamish.modules.pubsub import access, options, store, wire
 from beamish.modules.pubsub.engine import Asker, Engine, jid_of
 from beamish.modules.pubsub.model import Host, Node, Subscription
@@ -176,7 +177,8 @@ class Subscribing:
         return Settled(s, state, state is State.SUBSCRIBED and before is not State.SUBSCRIBED)
 
     async def settle(self, host: Host, node: Node, changes: list[Settled]) -> None:
-        """Store what `put` has changed without waiting in between, tell the subscribers, and send new ones the last item."""
+        """Store what `put` has changed at once, tell the subscribers, some in each turn of the loop, and send new ones the last
+        item."""
         if not changes:
             return
         engine = self._engine
@@ -188,8 +190,11 @@ class Subscribing:
                 store.set_subscription(c, node.id, s.subid, s.jid, state, wanted)
 
         await engine.hosts.write(host, "subscribe", txn)
-        for s, state, _ in rows:
-            engine.outbox.subscription_changed(host, node, s, state.value)
+        final = {s.subid: state for s, state, _ in rows}
+        async for s, state, _ in unhurried(rows):
+            if (s.state if s.subid in node.subscriptions else State.NONE) is final[s.subid]:
+                engine.outbox.subscription_changed(host, node, s, state.value)
+            # else it was changed again meanwhile, and whoever did that tells what counts
         await self.send_last(host, node, [one.subscription for one in changes if one.new], at)
 
     # ---- unsubscribe ------------------------------------------------------------------------------------------------
