@@ -120,8 +120,8 @@ class Managed:
         self.over = False
         """The session has ended, or was written down for the next start of the server."""
         self.left: frozenset[int] = frozenset()
-        """What the client had not confirmed when the session ended: `id()` of each `Sent`, for whoever holds on to some of them.
-        This does not: the journal lets nobody acknowledge anything as long as a message that has no row is held by anybody."""
+        """What the client had not confirmed when the session ended: `id()` of each `Sent`, for whoever holds on to some. This
+        does not: the journal lets nobody acknowledge anything as long as a message that has no row is held by anybody."""
         self.remember = False
         """Whether its client may still come back and ask how much was handled."""
         self.restored = False
