@@ -166,6 +166,19 @@ async def test_an_unknown_session(world: World) -> None:
     await client.expect("<iq type='result' id='b'/>")
 
 
+async def test_a_request_without_a_namespace_leaves_a_resource_to_be_bound(world: World) -> None:
+    """QXmpp 1.5 (Kaidan 0.8) sends it after a loss, and stays offline for good if the stream is closed then."""
+    client = await back(world, "juliet")
+    bind = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>"
+    client.send(f"<resume h='12' previd=''/>{bind}")
+    await client.expect(NOT_FOUND.format("!"))
+    await client.expect("<iq type='result' id='b'/>")
+    client.send("<resume h='12' previd=''/>")
+    await client.expect(
+        f"<failed xmlns='{SM}'><unexpected-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>"
+    )
+
+
 async def test_somebody_elses_session(world: World) -> None:
     juliet, id_ = await managed(world, JULIET)
     await lose(world, juliet)

@@ -193,6 +193,11 @@ class StreamManagementModule(Module):
             managed.confirm(h)
         return self._resume(link, managed, h)
 
+    @nonza(f"{{{ns.CLIENT}}}resume", early=True)
+    def resume_of_nothing(self, link: Link, el: Element) -> None:
+        """What QXmpp 1.5 (Kaidan 0.8) sends after a loss: no namespace, no id. A stream error would leave it offline."""
+        _fail(link, Condition.ITEM_NOT_FOUND if link.session is None else Condition.UNEXPECTED_REQUEST)
+
     async def _unknown(self, link: Link, user: JID, id: str) -> None:
         handled = await self.journal.ended_count(id, str(user), self.clock.now())
         log.info("resumption_failed", user=str(user), known=handled is not None)
