@@ -557,7 +557,7 @@ async def _watch_certificates(certificates: CertificateStore) -> None:
     """Once a day, say in the log what is wrong or about to be with the certificates."""
     while True:
         await asyncio.sleep(_DAY)
-        for problem in certificates.check():
+        for problem in (*certificates.check(), *certificates.ageing()):
             log.warning("certificate_problem", problem=str(problem))
 
 

@@ -12,9 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from beamish import app
 from beamish.net import tls
-from beamish.net.certificate import Severity, self_signed_file
+from beamish.net.certificate import Problem, Severity, self_signed_file
 from beamish.net.tls import XMPP_CLIENT, XMPP_SERVER, CertificateStore, CertificatesUnusable
 
 
@@ -402,6 +404,48 @@ class TestReload:
         better = authority.issue("org", "example.org")
         assert store.reload() == []
         assert served(store.server_context(), client(authority), "example.org") == better.der != worse.der
+
+    def test_what_is_in_use_is_told_of_before_it_is_out_of_date(self, authority, tmp_path, expected_errors):
+        """Whether its file was renewed without a reload, or had nothing better when there was one."""
+        expected_errors.add("certificate_problem")
+        now = datetime.now(UTC)
+        pair = authority.issue("x", "example.org", days=(-1, 60))
+        options = Options(pair.certificate, pair.key)
+        store = CertificateStore(options, ["example.org", "chat.example.org"], tmp_path, clock=lambda: now)
+        store.load()
+        authority.issue("x", "example.org", "chat.example.org", days=(1, 90))
+        assert store.reload()[-1].text.startswith("not taken into use")
+        now += timedelta(days=2)
+        assert store.ageing() == []
+        now += timedelta(days=50)
+        assert store.check() == []
+        [problem] = store.ageing()
+        assert problem.severity is Severity.WARNING and problem.domains == ("example.org",)
+        assert problem.text.startswith("the certificate in use expires on ")
+        now += timedelta(days=9)
+        assert [problem.severity for problem in store.ageing()] == [Severity.ERROR]
+        store.reload()
+        assert store.ageing() == []
+
+    def test_the_daily_look_is_at_the_files_and_at_what_is_in_use(self, authority, two, run, monkeypatch):
+        store, *_ = two
+
+        async def scenario():
+            looked = asyncio.Event()
+
+            def ageing():
+                looked.set()
+                return [Problem(Severity.ERROR, Path("x.pem"), ("example.org",), "the certificate in use expired")]
+
+            monkeypatch.setattr(CertificateStore, "ageing", lambda _store: ageing())
+            monkeypatch.setattr(app, "_DAY", 0.0)
+            with capture_logs() as told:
+                watching = asyncio.ensure_future(app._watch_certificates(store))
+                await looked.wait()
+                watching.cancel()
+            assert told[0]["problem"] == "x.pem: the certificate in use expired (for example.org)"
+
+        run(scenario())
 
     def test_of_two_that_are_out_of_date_the_new_one_is_taken(self, authority, tmp_path, expected_errors):
         expected_errors.add("certificate_problem")

@@ -144,7 +144,7 @@ def read_certificate(
         result, chain = _read_pair(certificate, key)
     except _Unusable as reason:
         return None, [Problem(Severity.FATAL, reason.file, meant_for, str(reason))]
-    problems = [Problem(severity, certificate, meant_for, text) for severity, text in _time_problems(result, now)]
+    problems = [Problem(severity, certificate, meant_for, text) for severity, text in time_problems(result, now)]
     if _mode_of(key) & 0o007:
         text = f"every user of this machine can read the private key; chmod 640 {key}"
         problems.append(Problem(Severity.WARNING, key, meant_for, text))
@@ -273,7 +273,8 @@ def _mode_of(path: Path) -> int:
         return 0
 
 
-def _time_problems(certificate: Certificate, now: datetime) -> Iterator[tuple[Severity, str]]:
+def time_problems(certificate: Certificate, now: datetime) -> Iterator[tuple[Severity, str]]:
+    """What clients hold against a certificate at this time, or will before long."""
     if now < certificate.not_before:
         yield Severity.ERROR, f"is not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC"
     if now >= certificate.not_after:

@@ -28,6 +28,7 @@ from beamish.net.certificate import (
     keep_self_signed,
     read_certificate,
     self_signed_file,
+    time_problems,
 )
 
 log = structlog.get_logger(__name__)
@@ -120,6 +121,23 @@ class CertificateStore:
         """What is wrong with the files as they are now; makes and changes nothing (for `config check`)."""
         return self._read(make=False, previous=None)[1]
 
+    def ageing(self) -> list[Problem]:
+        """The certificates in use that are out of date, or will be before long, while their files have others.
+
+        A renewed file was not followed by a reload, or was of no use when it was.
+        """
+        table, now = self._current(), self._clock()
+        there = {certificate.der for certificate in self._files(False, now)[0].values()}
+        found: list[Problem] = []
+        for certificate in table.certificates:
+            if certificate.der in there:
+                continue  # `check` tells
+            domains = tuple(domain for domain in self._domains if table.choose(dns_name(domain)) is certificate)
+            for severity, text in time_problems(certificate, now):
+                text = f"the certificate in use {text}; a reload takes what is there now"
+                found.append(Problem(severity, certificate.source, domains, text))
+        return found
+
     def load(self) -> list[Problem]:
         """Read (or make) the certificates at start; returns what the operator should know.
 
@@ -194,6 +212,26 @@ class CertificateStore:
     def _read(self, *, make: bool, previous: "_Table | None") -> tuple["_Table | None", list[Problem]]:
         """Read the file of each domain; those that cannot be used are replaced by what `previous` has."""
         now = self._clock()
+        chosen, problems = self._files(make, now)
+        if previous is not None:
+            for domain in self._domains:
+                name = dns_name(domain)
+                new, kept = chosen.get(name), previous.choose(name)
+                if kept is None:
+                    continue
+                if new is None:
+                    chosen[name] = kept
+                elif kept.serves(domain, now) and not new.serves(domain, now):
+                    chosen[name] = kept
+                    until = f"{kept.not_after:%Y-%m-%d}"
+                    text = f"not taken into use: clients would refuse it, and the one in use is good until {until}"
+                    problems.append(Problem(Severity.WARNING, new.source, (domain,), text))
+        if any(dns_name(domain) not in chosen for domain in self._domains):
+            return None, problems
+        return _Table(chosen, chosen[dns_name(self._domains[0])]), problems
+
+    def _files(self, make: bool, now: datetime) -> tuple[dict[str, Certificate], list[Problem]]:
+        """What the files have for each domain, of which some may be missing, and what is wrong with them."""
         problems: list[Problem] = []
         chosen: dict[str, Certificate] = {}
         own = {dns_name(domain): files for domain, files in self._options.domains.items()}
@@ -221,22 +259,7 @@ class CertificateStore:
             problems.extend(found)
             if certificate is not None:
                 chosen.update((dns_name(domain), certificate) for domain in domains)
-        if previous is not None:
-            for domain in self._domains:
-                name = dns_name(domain)
-                new, kept = chosen.get(name), previous.choose(name)
-                if kept is None:
-                    continue
-                if new is None:
-                    chosen[name] = kept
-                elif kept.serves(domain, now) and not new.serves(domain, now):
-                    chosen[name] = kept
-                    until = f"{kept.not_after:%Y-%m-%d}"
-                    text = f"not taken into use: clients would refuse it, and the one in use is good until {until}"
-                    problems.append(Problem(Severity.WARNING, new.source, (domain,), text))
-        if any(dns_name(domain) not in chosen for domain in self._domains):
-            return None, problems
-        return _Table(chosen, chosen[dns_name(self._domains[0])]), problems
+        return chosen, problems
 
     def _context(self, default_name: str, alpn: tuple[str, ...]) -> ssl.SSLContext:
         context = self._contexts.get((default_name, alpn))
