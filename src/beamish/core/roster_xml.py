@@ -31,8 +31,8 @@ def item_bytes(item: RosterItem) -> bytes:
 
 def only_item(query: Element) -> Element:
     """The item of a roster set (RFC 6121 §2.1.5). Raises `StanzaError`."""
-    items = [child for child in query if isinstance(child.tag, str)]
-    if len(items) != 1 or items[0].tag != ITEM:
+    items = query.findall(ITEM)
+    if len(items) != 1:
         raise StanzaError(Condition.BAD_REQUEST, text="a roster set has exactly one item")
     return items[0]
 

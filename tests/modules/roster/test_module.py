@@ -172,6 +172,13 @@ async def test_the_own_bare_address_is_the_same_as_none(world: World) -> None:
     assert answer.get("from") == "romeo@example.org"
 
 
+async def test_what_nobody_knows_in_a_roster_set_is_ignored(world: World) -> None:
+    """RFC 6120 §8.4."""
+    romeo = await world.login("romeo@example.org/a")
+    await romeo.iq(put("<annotate xmlns='urn:xmpp:mix:roster:0'/><item jid='j@example.net'><channel xmlns='x:y'/></item>"))
+    assert list(items_of(await romeo.iq(get()))) == ["j@example.net"]
+
+
 async def test_a_roster_get_with_items_is_refused(world: World) -> None:
     romeo = await world.login("romeo@example.org/a")
     request = "<iq type='get' id='x'><query xmlns='jabber:iq:roster'><item jid='a@b.c'/></query></iq>"
