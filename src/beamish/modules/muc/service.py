@@ -361,7 +361,7 @@ class MucModule(Module):
     ) -> Awaitable[None] | None:
         """Do what a room decided; with `ctx`, its request is answered where the effects say `Done`."""
         self.visits.note(room)
-        position = self.notes.keep_roles(room)
+        position = self.notes.keep_roles(room) if room.role_changes else 0
         if room.in_directory is not room.public and self.rooms.get(room.jid) is room:
             self.directory.note(room)
         if any(isinstance(effect, Closed) for effect in effects):
