@@ -175,7 +175,9 @@ async def test_the_own_bare_address_is_the_same_as_none(world: World) -> None:
 async def test_what_nobody_knows_in_a_roster_set_is_ignored(world: World) -> None:
     """RFC 6120 §8.4."""
     romeo = await world.login("romeo@example.org/a")
-    await romeo.iq(put("<annotate xmlns='urn:xmpp:mix:roster:0'/><item jid='j@example.net'><channel xmlns='x:y'/></item>"))
+    await romeo.iq(
+        put("<annotate xmlns='urn:xmpp:mix:roster:0'/><item jid='j@example.net'><channel xmlns='x:y'/></item>")
+    )
     assert list(items_of(await romeo.iq(get()))) == ["j@example.net"]
 
 
