@@ -15,7 +15,7 @@ from tests.modules.sm.conftest import CALM, SM, managed
 from beamish.core.gather import RETRY_SECONDS
 from beamish.modules.offline import owed
 from beamish.modules.offline import store as pages
-from beamish.storage.api import StorageBusy, StorageDamaged, StorageUnavailable
+from beamish.storage.api import StorageBusy, StorageDamaged, StorageError, StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client
 from beamish.testing.plugin import ExpectedErrors
@@ -143,28 +143,68 @@ def test_only_the_bytes_of_what_waits_are_kept() -> None:
     assert kept.to_wire() == stanza.to_wire()
 
 
+DAMAGED = StorageDamaged("database disk image is malformed")
+
+
+def refusing(world: World, monkeypatch: pytest.MonkeyPatch, reason: StorageError) -> list[StorageError]:
+    """Offline storage takes nothing, for this reason; what is put into the list in its place holds from then on."""
+    real = world.db.append
+    why = [reason]
+
+    def append(name: str, sql: str, params: Any, failed: Any = None, size: int = 0, **more: Any) -> int:
+        if name != "offline.store":
+            return real(name, sql, params, failed, size, **more)
+
+        def refused(_: Any) -> None:  # perhaps twice: by itself if it failed with others
+            raise why[0]
+
+        return world.db.submit(name, refused, failed)
+
+    monkeypatch.setattr(world.db, "append", append)
+    return why
+
+
+async def test_those_that_are_given_up_do_not_wait_for_each_other(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors
+) -> None:
+    """Nobody gets an acknowledgement before the last of them."""
+    expected_errors.add("database_damaged")
+    why = refusing(world, monkeypatch, FULL)
+    for number in range(20):
+        say(romeo, str(number))
+    await world.settle()
+    assert disk(world).owed >= 20
+    why[0] = DAMAGED
+    for _ in range(4):
+        await world.pass_time(RETRY_SECONDS)
+    acknowledged(romeo)
+    await world.settle()
+    assert (errors(romeo), acknowledged(romeo), disk(world).owed) == ([], 20, 0)
+
+
+async def test_what_can_never_be_stored_keeps_no_acknowledgement(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(world, monkeypatch, StorageError("no such column"))
+    say(romeo, "one")
+    await world.pass_time(2 * RETRY_SECONDS)
+    acknowledged(romeo)
+    await world.settle()
+    assert (errors(romeo), acknowledged(romeo), disk(world).owed) == ([], 1, 0)
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_a_damaged_place_keeps_no_acknowledgement(
     world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch, expected_errors: ExpectedErrors, at_once: bool
 ) -> None:
     """Offline storage takes nothing any more, all else goes on."""
     expected_errors.add("database_damaged")
-    real = world.db.append
-    why = [StorageDamaged("database disk image is malformed")]
-    if not at_once:
-        why.insert(0, FULL)  # type: ignore[arg-type]
-
-    def append(name: str, sql: str, params: Any, failed: Any = None, size: int = 0, **more: Any) -> int:
-        if name != "offline.store":
-            return real(name, sql, params, failed, size, **more)
-
-        def damaged(_: Any) -> None:
-            raise why[0] if len(why) == 1 else why.pop(0)
-
-        return world.db.submit(name, damaged, failed)
-
-    monkeypatch.setattr(world.db, "append", append)
+    why = refusing(world, monkeypatch, DAMAGED if at_once else FULL)
     say(romeo, "one")
+    if not at_once:
+        await world.settle()
+        assert disk(world).owed >= 1
+        why[0] = DAMAGED
     for _ in range(4):
         await world.pass_time(RETRY_SECONDS)
     acknowledged(romeo)

@@ -20,7 +20,7 @@ import structlog
 
 from beamish.core.clock import Clock
 from beamish.core.gather import RETRY_SECONDS
-from beamish.storage.api import Database, StorageDamaged, StorageError
+from beamish.storage.api import Database, StorageBusy, StorageClosed, StorageDamaged, StorageError, StorageUnavailable
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
@@ -52,8 +52,13 @@ class Owed:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it is better left to the archive: as long as it waited, nothing would be acknowledged to anybody."""
-        return self.archived and isinstance(self.why, StorageDamaged)
+        """Whether it is not tried again: as long as it waited, nothing would be acknowledged to anybody.
+
+        Because it can never be stored, or is better left to the archive.
+        """
+        if isinstance(self.why, StorageUnavailable):
+            return self.archived and isinstance(self.why, StorageDamaged)
+        return isinstance(self.why, StorageError) and not isinstance(self.why, (StorageBusy, StorageClosed))
 
 
 class OwedMessages:
@@ -81,6 +86,7 @@ class OwedMessages:
         """The newest of all, and why the disk did not take it. Left to the archive if `hopeless` or one too many."""
         owed.why = why
         if owed.hopeless:
+            _give_up(owed)
             return
         if owed.archived and (len(self._waiting) + self._under_way >= MOST or self._bytes > MOST_BYTES):
             if not self._told:
@@ -150,7 +156,9 @@ class OwedMessages:
             self._paid(owed)
             self._try(AT_ONCE - self._under_way)
         elif owed.hopeless:
+            _give_up(owed)
             self._paid(owed)
+            self._try(1)
         else:
             insort(self._waiting, owed, key=_number)
             self._try_later()
@@ -158,6 +166,11 @@ class OwedMessages:
 
 def _refused(owed: Owed, why: Exception) -> None:
     owed.why = why
+
+
+def _give_up(owed: Owed) -> None:
+    if not owed.archived:
+        log.error("offline_message_lost", to=str(owed.stanza.to), error=repr(owed.why))
 
 
 def _number(owed: Owed) -> int:
