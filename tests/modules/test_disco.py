@@ -156,6 +156,12 @@ async def test_the_own_account_has_its_available_resources_as_items(world: World
     assert found == [("romeo@example.org/orchard", None, None), ("romeo@example.org/phone", None, None)]
 
 
+async def test_the_domain_says_that_accounts_have_personal_events(world: World) -> None:
+    """Psi asks only there; what it offers its user depends on the answer."""
+    romeo = await world.login("romeo@example.org/orchard")
+    assert ("pubsub", "pep", None) in identities(await ask(romeo, INFO, "example.org"))
+
+
 async def test_a_contact_sees_what_the_account_sees(world: World) -> None:
     romeo = await world.login("romeo@example.org/orchard", presence=True)
     juliet = await world.login("juliet@example.org/balcony", presence=True)

@@ -136,7 +136,8 @@ class PubsubModule(Module):
         Xep(68, "1.3.0"),
     )
     account_features = (*ACCOUNT_FEATURES, BOOKMARKS_FEATURE)
-    account_identities = (Identity("pubsub", "pep"),)
+    identities = account_identities = (Identity("pubsub", "pep"),)
+    """The domain bears it, too: Psi asks nobody else (XEP-0163 had it so once), and greys out moods and avatars without."""
 
     async def start(self) -> None:
         """Make the services; what a crash left of temporary subscriptions goes."""
