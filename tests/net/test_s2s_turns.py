@@ -12,6 +12,7 @@ from beamish.net.throttle import LoginThrottle
 from beamish.stream.s2s_out import Unreachable
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.names import Directory
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
@@ -115,6 +116,45 @@ async def test_who_writes_to_invented_domains(ca: Authority) -> None:
         assert ids == {str(n) for n in range(50)}
         assert (await joe.receive()).get("id") == "2"
         assert server.federation.turns.opening == 0
+
+
+async def test_who_is_answered_asks_for_the_answer(ca: Authority) -> None:
+    """Whoever writes from many domains below their own to many accounts, or to one, uses up nobody's share but theirs."""
+    server = FederatedServer(ca, Slow(), accounts=(str(EVE), str(JOE)))
+    async with server:
+        await server.client("joe@a.example/x")
+        asks = server.federation.asks
+
+        def sent(kind: str, sender: str, to: str, name: str = "message") -> Stanza:
+            return Stanza.build(name, kind, sender=JID.parse(sender), to=JID.parse(to))
+
+        flood = JID.of("", "evil.example")
+        assert asks(sent("chat", "joe@a.example/x", "x@x1.evil.example")) == JOE
+        assert asks(sent("error", "joe@a.example/x", "x@x1.evil.example")) == flood
+        assert asks(sent("result", "joe@a.example", "x@x2.evil.example", "iq")) == flood
+        assert asks(sent("unsubscribed", "joe@a.example", "x@y.x3.evil.example", "presence")) == flood
+        assert asks(sent("chat", "nobody@a.example", "x@evil.example")) == flood
+        assert asks(sent("", "r@conference.a.example/n", "x@evil.example")) == JID.parse("r@conference.a.example")
+        assert asks(sent("", "pubsub.a.example", "x@evil.example")) == JID.parse("pubsub.a.example")
+
+
+async def test_domains_of_one_family_leave_room_for_others(ca: Authority) -> None:
+    server = FederatedServer(ca, Slow(), accounts=(), settings={"s2s": {"domains": 40}})
+    async with server:
+        routes, route = server.federation.routes, server.federation.route
+        for n in range(20):  # as long as half of it is free
+            route(("a.example", f"x{n}.evil.example"))
+        with pytest.raises(StanzaError, match="too many remote domains"):
+            route(("a.example", "x20.evil.example"))
+        assert route(("a.example", "x0.evil.example")) in routes.values()  # it is there already
+        for n in range(20):
+            route(("a.example", f"b{n}.example"))
+        with pytest.raises(StanzaError):
+            route(("a.example", "c.example"))
+        for n in range(17):
+            routes.forget("a.example", f"x{n}.evil.example")
+        assert not routes.full("x20.evil.example") and len(routes) == 23
+        assert list(routes.to("b1.example")) == [routes["a.example", "b1.example"]] and not routes.to("x1.evil.example")
 
 
 async def test_whose_turn_does_not_come_is_told_and_may_try_again(ca: Authority) -> None:

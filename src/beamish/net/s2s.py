@@ -32,7 +32,7 @@ from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence, sign_off
 from beamish.net.s2s_route import BROKEN, Route
 from beamish.net.s2s_stored import Dormant, in_doubt, not_kept, restore, settle, worth_keeping
-from beamish.net.s2s_turns import Turns
+from beamish.net.s2s_turns import Routes, Turns, family
 from beamish.net.throttle import Bucket
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
@@ -47,6 +47,7 @@ from beamish.xmpp.stanza import Stanza
 log = structlog.get_logger(__name__)
 
 OWNER: Final = "s2s"
+_ANSWERS: Final = frozenset(("error", "result", "unsubscribed", "unavailable"))
 _SWEEP: Final = 5.0
 
 
@@ -66,7 +67,7 @@ class Federation:
     flusher: Flusher = field(default_factory=Flusher)
     tasks: TaskGroup = field(default_factory=lambda: TaskGroup(OWNER))
     links: set[Link] = field(default_factory=set)
-    routes: dict[Pair, Route] = field(default_factory=dict)
+    routes: Routes = field(init=False)
     resumable: dict[str, S2SInLink | Dormant] = field(default_factory=dict)
     draining: bool = False
     outbox: Outbox | None = None
@@ -75,6 +76,8 @@ class Federation:
     _buckets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
     _per_network: dict[str, int] = field(default_factory=dict)
     _pinged: dict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=dict)
+    _streams: dict[str, set[Link]] = field(default_factory=dict)
+    """Of each remote domain."""
     _verifying: Counter[str] = field(default_factory=Counter)
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _lost: dict[str, None] = field(default_factory=dict)
@@ -82,6 +85,7 @@ class Federation:
     _sweeper: Any = None
 
     def __post_init__(self) -> None:
+        self.routes = Routes(self.limits.routes)
         self.presences = RemotePresence(self.limits.presences)
         self.turns = Turns(self.limits.openings, self.limits.openings_each)
 
@@ -143,7 +147,7 @@ class Federation:
 
     def _drop(self, known: tuple[Pair, Route]) -> None:
         if known[1].forgettable and self.routes.get(known[0]) is known[1]:
-            del self.routes[known[0]]
+            self.routes.forget(*known[0])
 
     # ---- policy -----------------------------------------------------------------------------------------------------
 
@@ -171,15 +175,11 @@ class Federation:
         else:
             self._per_network.pop(network, None)
 
-    def crowded(self, remote: str) -> bool:
-        """Whether a domain holds too many streams."""
-        held = 0
-        for link in self.links:
-            if isinstance(link, S2SInLink):
-                held += any(domain == remote for _, domain in link.machine.pairs)
-            elif isinstance(link, S2SOutLink):
-                held += link.machine.remote == remote
-        return held > self.limits.streams_per_domain
+    def crowded(self, link: Link, remote: str) -> bool:
+        """Count a stream for a domain, until it is lost; whether that domain holds too many now."""
+        held = self._streams.setdefault(remote, set())
+        held.add(link)
+        return len(held) > self.limits.streams_per_domain
 
     def buckets(self, remote: str) -> tuple[Bucket, Bucket]:
         """The rates of a remote domain, shared by its streams: stanzas and bytes."""
@@ -226,18 +226,29 @@ class Federation:
         if reason := self.policy.refusal(pair[1]):
             log.info("s2s_refused", local=pair[0], remote=pair[1], reason=reason)
             raise Unreachable(Cause.POLICY, reason).stanza_error()
-        if len(self.routes) >= self.limits.routes:
+        if self.routes.full(pair[1]):
             raise Unreachable(Cause.OVERLOAD, "too many remote domains at a time").stanza_error()
-        route = self.routes[pair] = Route(self, *pair)
+        route = Route(self, *pair)
+        self.routes.add(route)
         return route
 
-    def asks_too_much(self, sender: JID) -> bool:
-        """Whether an account waits for so many servers already that it gets no stream to yet another one."""
-        return (
-            self.turns.wanted(sender) >= self.limits.domains_waited_for
-            and bool(sender.local)
-            and self.kernel.is_local_domain(sender.domain)
-        )
+    def asks(self, stanza: Stanza) -> JID:
+        """At whose wish a stanza goes to another server: an account's with a session, a room's or a service's; or that of
+        whoever is answered there, who could have named any account here, and speak for any domain below one of theirs.
+        """
+        sender, to = stanza.sender, stanza.to
+        assert sender is not None and to is not None
+        if stanza.type not in _ANSWERS:
+            who = sender.bare
+            if not (who.local and self.kernel.is_local_domain(who.domain)) or self.kernel.sessions.of(who).all:
+                return who
+        return JID.of("", family(to.domain))
+
+    def asks_too_much(self, who: JID) -> bool:
+        """Whether somebody waits for so many servers already that they get no stream to yet another one."""
+        if self.turns.wanted(who) < self.limits.domains_waited_for:
+            return False
+        return bool(who.local and self.kernel.is_local_domain(who.domain)) or not self.kernel.router.serves(who.domain)
 
     async def ask(self, local: str, remote: str, stream_id: str, key: str, network: str) -> bool:
         """Ask the authoritative server of `remote` whether a key is its own (XEP-0220 §2.2). Raises `Unreachable`.
@@ -280,10 +291,9 @@ class Federation:
 
     def heard_from(self, remote: str) -> None:
         """A remote domain is alive: forget that it could not be reached."""
-        for (_, domain), route in self.routes.items():
-            if domain == remote:
-                route.failures = 0
-                route.not_before = 0.0
+        for route in self.routes.to(remote):
+            route.failures = 0
+            route.not_before = 0.0
         if remote in self._lost:
             del self._lost[remote]
             outcome = self.kernel.hooks[events.remote_found].run(RemoteFound(remote))
@@ -340,6 +350,11 @@ class Federation:
         """A stream is gone."""
         if self.draining and not self.links:
             self._empty.set()
+        for remote in link.remotes:
+            if (streams := self._streams.get(remote)) is not None:
+                streams.discard(link)
+                if not streams:
+                    del self._streams[remote]
         why, acks = link.why, link.acks
         kept = False
         if acks is not None and why is not None and why.told is not None:
@@ -521,7 +536,7 @@ class Federation:
 
     def unreachable(self, remote: str, why: Unreachable) -> None:
         """A remote domain is gone: its users are offline to whoever saw them online."""
-        if any(domain == remote and route.link is not None for (_, domain), route in self.routes.items()):
+        if any(route.link is not None for route in self.routes.to(remote)):
             return
         self.untold(remote)
         if known := self.presences.of(remote):

@@ -110,7 +110,7 @@ class S2SInLink(Link):
             method=event.method,
             certificate=verdict or "holds",
         )
-        if federation.crowded(event.remote):
+        if federation.crowded(self, event.remote):
             self.fail(StreamError(StreamErrorCondition.RESOURCE_CONSTRAINT, "too many streams from your domain"))
             return
         self.negotiated()

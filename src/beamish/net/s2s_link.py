@@ -361,8 +361,9 @@ class Link(Carrier):
         self._handled(True)
 
     def limit(self, remote: str) -> None:
-        """From now on the rates of this remote domain apply."""
-        self._bucket, self._byte_bucket = self.federation.buckets(remote)
+        """From now on the rates of this remote domain apply; for what it says in the name of others, too."""
+        if self._bucket is None:
+            self._bucket, self._byte_bucket = self.federation.buckets(remote)
 
     def _throttle(self, size: int, stanzas: int) -> None:
         """Slow the peer down by not reading from it."""

@@ -161,7 +161,7 @@ class S2SOutLink(Link):
         self._report(f"authenticated by {event.method}{', both ways' if event.bidi else ''}")
         if event.bidi:
             self.limit(self.machine.remote)
-        if self.federation.crowded(self.machine.remote):
+        if self.federation.crowded(self, self.machine.remote):
             self._deny(Unreachable(Cause.OVERLOAD, f"too many streams with {self.machine.remote}"))
             return
         if self.route is not None:

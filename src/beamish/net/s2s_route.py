@@ -126,8 +126,8 @@ class Route:
             raise self.last.stanza_error()
         size = len(stanza.head) + len(stanza.body)
         limits = self._federation.limits
-        sender = NOBODY if stanza.sender is None else stanza.sender.bare
-        if link is None and self._task is None and self._federation.asks_too_much(sender):
+        who = self._federation.asks(stanza)
+        if link is None and self._task is None and self._federation.asks_too_much(who):
             if stanza.name == PRESENCE:
                 self._federation.untold(self.remote)
             raise Unreachable(Cause.OVERLOAD, "you are waiting for too many servers at a time").stanza_error()
@@ -142,7 +142,7 @@ class Route:
             position = outbox.position
         self._queue.append((stanza.detached(), size, row))
         self._bytes += size
-        self.wake(sender)
+        self.wake(who)
         return position
 
     def again(self, stanzas: list[tuple[Stanza, int]], *, behind: bool = False) -> None:
@@ -204,8 +204,7 @@ class Route:
             self._task.add_done_callback(lambda _task: self._federation.turns.done(self._turn or turn))
 
     def _asking(self) -> JID:
-        sender = self._queue[0][0].sender if self._queue else None
-        return NOBODY if sender is None else sender.bare
+        return self._federation.asks(self._queue[0][0]) if self._queue else NOBODY
 
     async def _in_turn(self, turn: Turn, seconds: float) -> None:
         """Open a stream when it is its turn, within so many seconds. Raises `Unreachable`."""

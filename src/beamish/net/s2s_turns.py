@@ -1,4 +1,5 @@
-"""Whose turn it is to look for another server: few at a time, and nobody waits behind what somebody else has asked for.
+"""The ways to other servers there are, and whose turn it is to look for one: few at a time, and nobody waits behind what
+somebody else has asked for.
 
 Opening a stream costs up to four questions to the DNS, sockets, a handshake, and half a minute where the other side is
 silent; and whoever may send a stanza may name any domain. So the number at a time is bounded, in all and for each account.
@@ -7,10 +8,15 @@ silent; and whoever may send a stanza may name any domain. So the number at a ti
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from typing import Final
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
 
+from beamish.stream.s2s import Pair
 from beamish.xmpp.jid import JID
+
+if TYPE_CHECKING:
+    from beamish.net.s2s_route import Route
 
 NOBODY: Final = JID.of("", "localhost")
 """Who asks for what is no account's wish: resuming a stream, or looking whether a server is there."""
@@ -104,3 +110,49 @@ class Turns:
             self._held[who] = self._held.get(who, 0) + 1
             self._ready(who)  # behind all others
             turn.granted.set_result(None)
+
+
+def family(domain: str) -> str:
+    """The last two labels of a domain: below a name of their own, people have as many as they like."""
+    return ".".join(domain.rsplit(".", 2)[-2:])
+
+
+class Routes(dict[Pair, "Route"]):
+    """The ways from our domains to others, by the pair; changed by `add` and `forget` alone.
+
+    At most `most`, and once half of that is in use, at most a tenth of it to domains of one family.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._families: Counter[str] = Counter()
+        self._to: dict[str, dict[str, Route]] = {}
+
+    def full(self, remote: str) -> bool:
+        """Whether there is no place for a way to a domain."""
+        if len(self) < self._most // 2:
+            return False
+        return len(self) >= self._most or self._families[family(remote)] >= max(1, self._most // 10)
+
+    def add(self, route: Route) -> None:
+        """Know a way that was not known."""
+        self[route.local, route.remote] = route
+        self._families[family(route.remote)] += 1
+        self._to.setdefault(route.remote, {})[route.local] = route
+
+    def forget(self, local: str, remote: str) -> None:
+        """Know a way no longer."""
+        del self[local, remote]
+        kin = family(remote)
+        self._families[kin] -= 1
+        if not self._families[kin]:
+            del self._families[kin]
+        ways = self._to[remote]
+        del ways[local]
+        if not ways:
+            del self._to[remote]
+
+    def to(self, remote: str) -> Collection[Route]:
+        """The ways to a domain, from each of ours."""
+        return self._to.get(remote, {}).values()
