@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -132,6 +132,31 @@ async def test_they_are_handed_over_some_at_a_time(
     await world.pass_time(RETRY_SECONDS)
     assert (errors(romeo), await stored(world), disk(world).owed) == ([], texts, 0)
     assert max(together.values()) == 2
+
+
+async def test_it_is_known_later_what_became_of_it_if_too_many_ask(
+    world: World, romeo: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it is not, nobody gets an acknowledgement."""
+    with disk(world).refusing():
+        say(romeo, "one")
+        await world.settle()
+    real = world.db.when_durable
+    refused: list[int] = []
+
+    def when_durable(position: int, then: Callable[[], None]) -> None:
+        if "OwedMessages" in repr(then) and not refused:
+            refused.append(position)
+            raise StorageBusy("too many callbacks")
+        real(position, then)
+
+    monkeypatch.setattr(world.db, "when_durable", when_durable)
+    for _ in range(4):
+        await world.pass_time(RETRY_SECONDS)
+    acknowledged(romeo)
+    await world.settle()
+    assert refused
+    assert (errors(romeo), acknowledged(romeo), disk(world).owed, await stored(world)) == ([], 1, 0, ["one"])
 
 
 def test_only_the_bytes_of_what_waits_are_kept() -> None:

@@ -137,8 +137,6 @@ class OwedMessages:
             owed.why = None
             try:
                 position = self._store(owed, partial(_refused, owed))
-                self._under_way += 1
-                self._db.when_durable(position, partial(self._settled, owed))
             except StanzaError as error:
                 if error.condition is Condition.RESOURCE_CONSTRAINT:  # the queue of the database is full
                     self._waiting.insert(0, owed)
@@ -146,9 +144,16 @@ class OwedMessages:
                     return
                 log.info("unconfirmed_message_dropped", condition=error.condition.value)
                 self._paid(owed)
-            except StorageError as exc:  # nobody will tell: it stays owed
-                self._under_way -= 1
-                log.error("offline_message_not_stored", error=repr(exc))
+                continue
+            self._under_way += 1
+            self._follow(owed, position)
+
+    def _follow(self, owed: Owed, position: int) -> None:
+        """Learn what becomes of it: as long as nobody knows, nothing is acknowledged."""
+        try:
+            self._db.when_durable(position, partial(self._settled, owed))
+        except StorageBusy:  # so many wait for a commit that no more are told
+            self._clock.call_later(RETRY_SECONDS, partial(self._follow, owed, position))
 
     def _settled(self, owed: Owed) -> None:
         self._under_way -= 1
