@@ -283,7 +283,9 @@ async def _command(kernel: Kernel, name: str, args: dict[str, Any]) -> Any:
 
 
 class _Signals:
-    """SIGTERM and SIGINT ask for the stop, SIGHUP for a reload; handlers are put back on the way out."""
+    """SIGTERM and SIGINT ask for the stop, SIGHUP for a reload. On the way out the first two end the process, as ever; a
+    reload has nothing left to do, and must not end what is stopping in order, or about to begin anew.
+    """
 
     def __init__(self, stop: asyncio.Event, reload: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -298,6 +300,7 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 async def serve(
@@ -320,6 +323,8 @@ async def serve(
 
     def asked_to_stop(and_restart: bool) -> None:
         nonlocal again
+        if stop.is_set():
+            return  # what was to be later comes too late
         if and_restart and (obstacle := _obstacle(reload)):
             log.error("not_restarted", reason=obstacle)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,6 +69,7 @@ async def test_restart_begins_anew_in_the_same_process(daemon: Daemon, notify_so
     daemon.config = daemon.config.replace("shutdown_grace = 5", "shutdown_grace = 4")
     await run(daemon, "server", "restart")
     await romeo.expect_closed("system-shutdown")
+    daemon.signal(signal.SIGHUP)  # a reload asked for now has nothing left to do
     romeo.drop()
     line = await asyncio.wait_for(daemon.process.stdout.readline(), 30.0)
     for listener in json.loads(line)["listening"]:

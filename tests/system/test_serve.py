@@ -17,6 +17,7 @@ from tests.processes import run_to_end
 from tests.system.conftest import BEAMISH, PATIENCE
 
 from beamish.net.certificate import keep_self_signed
+from beamish.net.control import call
 
 if TYPE_CHECKING:
     from tests.system.conftest import Daemon, NotifySocket
@@ -61,6 +62,20 @@ async def test_streams_are_closed_before_it_stops(daemon: Daemon, number: signal
         assert client.closed
         client.send("</stream:stream>")
     assert await daemon.ended() == 0
+
+
+async def test_what_comes_while_it_stops_changes_nothing(daemon: Daemon) -> None:
+    """A reload asked for then ended it at once; a restart that was due then began it anew."""
+    await daemon.start()
+    await daemon.add("romeo@example.org", "secret of romeo")
+    bound = await daemon.client("romeo@example.org/orchard", "secret of romeo")
+    await call(daemon.directory / "data" / "control.sock", "server.restart", {"delay": 1})
+    daemon.signal(signal.SIGTERM)
+    await bound.expect_closed("system-shutdown")
+    daemon.signal(signal.SIGHUP)
+    assert await daemon.ended() == 0  # the client has three seconds to close the connection, and does not
+    assert len(daemon.events("ready")) == 1
+    bound.drop()
 
 
 async def test_a_client_that_does_not_say_goodbye_cannot_hold_it_up(make_daemon: Callable[..., Daemon]) -> None:
