@@ -416,6 +416,18 @@ def test_what_cannot_be_bound_is_a_bad_request_and_may_be_tried_again(sent: str)
     assert got.feed(bind("x")).machine.state is State.BOUND
 
 
+def test_a_request_without_an_id_is_answered_without_one() -> None:
+    """RFC 6120 §8.1.3 wants one, but iksemel's has none, and so it could not log in."""
+    got = logged_in().feed(bind("x").replace(" id='1'", ""))
+    answer = etree.fromstring(got.out[got.out.rindex(b"<iq") :])
+    assert (answer.get("type"), answer.get("id")) == ("result", None)
+    assert got.machine.state is State.BOUND
+    taken = Driver(C2SMachine(settings()), lambda machine, _: machine.bind_refused(StanzaError(Condition.CONFLICT)))
+    taken.feed(HEADER, plain(), HEADER, bind("x").replace(" id='1'", ""))
+    assert b"<iq type='error'><error " in taken.out
+    assert taken.machine.state is State.OFFERED
+
+
 def test_attempts_to_bind_are_bounded() -> None:
     """RFC 6120 §7.7.3."""
     got = Driver(

@@ -452,7 +452,8 @@ class C2SMachine(Opening):
             raise self._unexpected()
         if payload is None or payload.tag != f"{{{ns.BIND}}}bind" or item.type != "set":
             raise self._unexpected()
-        if not item.id or len(item.el) != 1:
+        # iksemel sends no id at all (RFC 6120 §8.1.3 wants one), and knows the answer, as no other is to come
+        if item.el.get("id") == "" or len(item.el) != 1:
             self._bind_id = item.id
             return self._refuse_bind(StanzaError(Condition.BAD_REQUEST, text="an IQ has an id and one child"))
         return self._asked_to_bind(item.id, payload.findtext(f"{{{ns.BIND}}}resource") or "")
