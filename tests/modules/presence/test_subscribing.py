@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -342,6 +343,19 @@ async def test_a_full_roster_refuses_new_subscriptions() -> None:
             "<presence id='2' type='error'><error type='wait'>"
             "<resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></presence>"
         )
+
+
+async def test_strangers_without_number_do_not_fill_the_log(
+    wide_world: World, remote: Remote, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beamish.modules.roster.module.REQUESTS", 2)
+    caplog.set_level(logging.INFO)
+    for hours in range(2):
+        for n in range(5):
+            await remote.send(presence("subscribe", f"{hours}{n}@elsewhere.example", ROMEO))
+        said = [record for record in caplog.records if "subscription_stanza_dropped" in record.getMessage()]
+        assert len(said) == hours + 1
+        await wide_world.pass_time(3600)
 
 
 @pytest.mark.parametrize("kind", ["subscribe", "subscribed", "unsubscribe", "unsubscribed"])

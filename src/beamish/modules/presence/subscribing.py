@@ -7,7 +7,8 @@ Between the look into a roster and the change of it nothing is awaited, so two s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+_TOLD: Final = 1_000
+_TOLD_AGAIN: Final = 3600.0
+"""Of so many accounts it is remembered, in seconds, that the log has said that they have no room."""
+
+
 class Subscribing:
     """Handles subscribe, subscribed, unsubscribe and unsubscribed, both ways."""
 
@@ -45,6 +51,7 @@ class Subscribing:
         self._accounts = accounts
         self._store = store
         self._broadcast = broadcast
+        self._told: OrderedDict[JID, float] = OrderedDict()
 
     # ---- sent by a local user ---------------------------------------------------------------------------------------
 
@@ -91,7 +98,7 @@ class Subscribing:
         except StanzaError as error:
             # The user's roster has no room. Saying so would tell a stranger that the account exists.
             self._store.forget(user, contact)
-            log.info("subscription_stanza_dropped", user=str(user), kind=kind, reason=error.condition.value)
+            self._tell(user, kind, error)
             return
         if ruling.reply:
             await self._route(Stanza.build(PRESENCE, ruling.reply, id=stanza.id, sender=user, to=contact))
@@ -99,6 +106,17 @@ class Subscribing:
             await self._show(user, contact)
 
     # ---- what both have in common -----------------------------------------------------------------------------------
+
+    def _tell(self, user: JID, kind: str, error: StanzaError) -> None:
+        """One line for an account and hour: strangers may ask 500 times a second, and a line is longer than what they send."""
+        now = self._kernel.clock.monotonic()
+        if now < self._told.get(user, now):
+            return
+        self._told[user] = now + _TOLD_AGAIN
+        self._told.move_to_end(user)
+        if len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+        log.info("subscription_stanza_dropped", user=str(user), kind=kind, reason=error.condition.value)
 
     async def _settle(
         self, user: JID, contact: JID, item: RosterItem | None, ruling: Ruling, arrived: Context | None = None
