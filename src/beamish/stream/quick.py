@@ -20,6 +20,7 @@ from beamish.stream.names import NameLedger
 from beamish.stream.plain import ATTRIBUTE, NAME, PAIR, TEXT
 from beamish.xmpp import ns
 from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.patterns import compiled
 from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
 from beamish.xmpp.xml import escape_attr, from_bytes
 
@@ -41,15 +42,15 @@ def _element(group: bytes, content: bytes) -> bytes:
 
 _GRANDCHILD: Final = _element(b"grandchild", TEXT)
 _CHILD: Final = _element(b"child", rb"%b(?:%b%b)*+" % (TEXT, _GRANDCHILD, TEXT))
-PLAIN: Final = re.compile(
+PLAIN: Final = compiled(
     rb"<(?P<name>message|presence|iq)(?P<attributes>%b) ?(?:/>|>(?P<content>(?:%b)*+)</(?P=name)>)[ \t\n\r]*+"
     % (_ATTRIBUTES, _CHILD)
 )
 """A stanza that needs no parser, with the white space behind it. Every repetition is possessive: it never backtracks."""
 _PAIRS: Final = re.compile(PAIR)
-_FLAT: Final = re.compile(rb"<((%b)(%b)) ?(?:/>|>[^<]*</\2>)" % (NAME, _ATTRIBUTES))
-_EMPTY: Final = re.compile(rb"<((?!message\b|presence\b|iq\b)(%b)(%b)) ?/>[ \t\n\r]*+" % (NAME, _ATTRIBUTES))
-_NESTED: Final = re.compile(
+_FLAT: Final = compiled(rb"<((%b)(%b)) ?(?:/>|>[^<]*</\2>)" % (NAME, _ATTRIBUTES))
+_EMPTY: Final = compiled(rb"<((?!message\b|presence\b|iq\b)(%b)(%b)) ?/>[ \t\n\r]*+" % (NAME, _ATTRIBUTES))
+_NESTED: Final = compiled(
     rb"<((%b)(%b)) ?(?:/>|>((?:[^<]*(?:<(%b)%b ?(?:/>|>[^<]*</\5>))?)*)</\2>)" % (NAME, _ATTRIBUTES, NAME, _ATTRIBUTES)
 )
 _TWICE: Final = ~0b1_00001_00001_00001_00001_00001

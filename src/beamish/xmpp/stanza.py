@@ -19,6 +19,7 @@ from lxml import etree
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.patterns import compiled
 from beamish.xmpp.xml import Element, escape_attr, escape_text, local_name, namespace_of, to_bytes, unescape_attr
 
 MESSAGE: Final = "message"
@@ -35,7 +36,7 @@ _STREAM_DECLARATIONS = b'xmlns="jabber:client" xmlns:stream="http://etherx.jabbe
 
 
 # the start tag that `to_wire` writes: ">" and "'" never stand inside an attribute value, `from` and `to` come last
-_WRITTEN = re.compile(
+_WRITTEN = compiled(
     rb"(?=<(message|presence|iq)\b)(<\w++(?: (?!(?:from|to)=)[\w:.-]++='[^'>]*+')*+)(?: from='([^'>]*+)')?(?: to='([^'>]*+)')?"
 )
 _WRITTEN_ATTRIBUTES = re.compile(rb" ([\w:.-]+)='([^']*)'")

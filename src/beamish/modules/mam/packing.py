@@ -8,7 +8,6 @@ All of it is made and taken apart by a few calls for the whole row, whatever num
 
 from __future__ import annotations
 
-import re
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Final
 
 from beamish.core.content import words
 from beamish.xmpp.jid import JID
+from beamish.xmpp.patterns import compiled
 from beamish.xmpp.stanza import Stanza
 from beamish.xmpp.xml import unescape_attr
 
@@ -40,9 +40,9 @@ _ADDRESSED: Final = (
     rb"(?: from='([^'>&/]*+)(?:/([^'>&]*+))?')?(?: to='([^'>&/]*+)(?:/([^'>&]*+))?')?"
 )
 """A start tag as `Stanza.to_wire` writes it, with nothing to unescape: sender and its resource, receiver and its resource."""
-_START: Final = re.compile(_ADDRESSED + rb"/?>")
-_SAID: Final = re.compile(_ADDRESSED + rb"><body>((?:[^<&]++|&(?!#))*+)</body>")
-_FIRST_BODY: Final = re.compile(rb"><body>((?:[^<&]++|&(?!#))*+)</body>")
+_START: Final = compiled(_ADDRESSED + rb"/?>")
+_SAID: Final = compiled(_ADDRESSED + rb"><body>([^<&]*+(?:&(?!#)[^<&]*+)*+)</body>")
+_FIRST_BODY: Final = compiled(rb"><body>([^<&]*+(?:&(?!#)[^<&]*+)*+)</body>")
 
 
 @lru_cache(maxsize=1_024)
