@@ -86,6 +86,14 @@ SESSIONS = (
 marks = st.lists(st.integers(0, 2_000), max_size=20)
 
 
+@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
+def test_every_single_cut_gives_the_same_events(session: str) -> None:
+    data = session.encode()
+    whole = driver().feed(data).told()
+    for at in range(1, len(data)):
+        assert driver().feed(data[:at], data[at:]).told() == whole, data[:at][-20:]
+
+
 @given(st.sampled_from(SESSIONS), marks)
 def test_every_chunking_gives_the_same_events_and_bytes(session: str, at: list[int]) -> None:
     data = session.encode()

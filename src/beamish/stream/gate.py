@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from beamish.stream.markup import tag_end
+from beamish.stream.markup import CDATA, tag_end
 from beamish.stream.names import NameLedger
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.xml import escape_attr, escape_text
@@ -25,11 +25,10 @@ _UNKNOWN: Final = "urn:beamish:unknown"
 """The namespace of what a stranger named and the server does not know."""
 _BLANKS_KEPT: Final = 15
 """libxml2 keeps no copy of blank texts up to this length in its dictionary."""
-_LONG: Final = 512
-"""Bytes of an unfinished token from which on expat is not asked again before it may be complete: it would begin anew each
-time, and a peer that sends a long tag in small pieces would make it read the square of that."""
 _NO_NAME: Final = re.compile(rb"[^\w.:\x80-\xff#-]")
 """What ends the name of an entity."""
+_NO_TAG: Final = re.compile(rb"[^A-Za-z_:/\x80-\xff]")
+"""What cannot follow the `<` of a tag."""
 _TOO_BIG: Final = b"<stanza-too-big xmlns='urn:xmpp:errors'/>"
 _UNDEFINED_ENTITY: Final = 11
 _MISPLACED_DECLARATION: Final = 17
@@ -100,11 +99,9 @@ class Gate:
         "_count",
         "_default",
         "_depth",
-        "_fed",
         "_kept",
         "_known",
         "_limits",
-        "_open",
         "_out",
         "_parser",
         "_quote",
@@ -127,19 +124,15 @@ class Gate:
         self._out: list[str] = []
         self._text: list[str] = []
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
-        self._fed = 0
-        """Bytes that expat was given."""
-        self._open = b""
-        """The unfinished token that expat was given: a tag, mostly."""
         self._kept = bytearray()
-        """What came of it since, and was not given to expat yet; see `_LONG`."""
+        """The unfinished token at the end of what came: a tag, mostly. Expat is given whole ones only. It would begin anew
+        with each piece, the square of what a peer sends; and since 2.6 (earlier where a distribution has taken that over) it
+        puts off what has failed once, until there is twice as much, which on some Pythons cannot be switched off."""
         self._quote = b""
-        """The quotation that is open at the end of it, if it is a tag."""
+        """The quotation that is open at the end of that, if it is a tag."""
         self._verbatim = False
         """Whether expat stands in a CDATA section."""
         parser = pyexpat.ParserCreate("utf-8", "}")
-        if hasattr(parser, "SetReparseDeferralEnabled"):
-            parser.SetReparseDeferralEnabled(False)  # a token must be seen when its last byte is
         parser.ordered_attributes = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -170,7 +163,7 @@ class Gate:
 
         It may end sooner, never later; so what stands behind a top-level element is in another one.
         """
-        start = self._open[:2]
+        start = bytes(self._kept[:2])
         if self._verbatim and not start:
             end = held.find(b"]]>", at)
             return end + 3 if end >= 0 else len(held)
@@ -181,12 +174,13 @@ class Gate:
             start = held[at : at + 2]
             at += 1
         if start == b"<?":
-            ended = held[at : at + 1] == b">" and (self._kept or self._open).endswith(b"?")
-            end = at - 1 if ended else held.find(b"?>", at)
+            if held[at : at + 1] == b">" and self._kept.endswith(b"?"):
+                return at + 1
+            end = held.find(b"?>", at)
             return end + 2 if end >= 0 else len(held)
         if start[:1] != b"<" or start in (b"<", b"<!"):
             return held.find(b">", at) + 1 or len(held)
-        return tag_end(held, at, self._quote if self._open else b"")[0] or len(held)
+        return tag_end(held, at, self._quote if self._kept else b"")[0] or len(held)
 
     def feed(self, segment: bytes, *, last: bool = False) -> bytes:
         """Look at bytes that end no later than `end_of` says. Returns what the parser is to be given; raises `StreamError`.
@@ -206,7 +200,7 @@ class Gate:
             self._settle()
         if len(segment) > room:
             raise too_big(self._limits)
-        if self._depth <= 1 and segment.endswith(b">") and not self._open:
+        if self._depth <= 1 and segment.endswith(b">") and not self._kept:
             self._size = 0
         else:
             self._size += len(segment) - blank
@@ -243,38 +237,73 @@ class Gate:
             # UTF-16, in which every second byte of a header is zero
             self._settle(segment[: segment.index(b"\0")])
             raise encoding_error()
-        if len(self._open) >= _LONG and not self._may_end(segment):
+        if self._kept and not self._may_end(segment):
             self._kept += segment
-        else:
-            self._settle(segment)
+            return
+        rest = bytes(self._kept) + segment
+        self._kept.clear()
+        while rest and (end := self._whole(rest)):
+            self._expat(rest[:end])
+            rest = rest[end:]
+        self._kept += rest
 
     def _may_end(self, segment: bytes) -> bool:
-        """Whether the long unfinished token ends in this segment, or is broken off in it."""
-        start = self._open[:2]
+        """Whether the unfinished token may end in this segment; each byte is looked at once, but for a few at the beginning."""
+        kept = self._kept
+        start = kept[:2]
         if start == b"<?":
-            return b"?>" in (self._kept or self._open)[-1:] + segment
+            return b"?>" in kept[-1:] + segment
         if start[:1] == b"&":
             return _NO_NAME.search(segment) is not None
-        if start[:1] != b"<" or start == b"<!":
-            raise restricted()  # a comment, or a literal in a document type
+        if len(kept) < 2 or start[:1] != b"<" or start == b"<!":
+            return True  # it is a few bytes long
         end, self._quote = tag_end(segment, 0, self._quote)
         return end > 0
 
+    def _whole(self, data: bytes) -> int:
+        """How many bytes at the beginning are whole, as far as the next tag and with it; 0: none, or a token that goes on."""
+        length = len(data)
+        if self._verbatim:
+            end = data.find(b"]]>")
+            return end + 3 if end >= 0 else length - self._tail(data)
+        at = data.find(b"<")
+        if at > 0:
+            return at
+        if at < 0:
+            reference = data.rfind(b"&")
+            if reference >= 0 and _NO_NAME.search(data, reference + 1) is None:
+                return reference
+            return length - self._tail(data)
+        if length == 1:
+            return 0
+        if data[1:2] == b"?":
+            return data.find(b"?>", 2) + 2 if b"?>" in data[2:] else 0
+        if data[1:2] == b"!":
+            if data.startswith(CDATA):
+                return len(CDATA)
+            if CDATA.startswith(data):
+                return 0
+            if data.startswith(b"<!-") or not self._depth:  # a comment, or a document type
+                raise restricted()
+            return length
+        if _NO_TAG.match(data, 1):
+            return length
+        end, self._quote = tag_end(data, 1)
+        return end
+
+    def _tail(self, text: bytes) -> int:
+        """How many bytes at the end of a text mean something together with the next one."""
+        if text.endswith((b"]", b"\r")):
+            return 2 if text.endswith(b"]]") else 1
+        return len(self._utf8.getstate()[0])
+
     def _settle(self, segment: bytes = b"") -> None:
-        """Give expat what it was not given yet, and note what it could not finish."""
-        if self._kept:
-            segment = bytes(self._kept) + segment
-            self._kept.clear()
+        """Give expat what it was not given yet: nothing will follow."""
+        segment = bytes(self._kept) + segment
+        self._kept.clear()
         self._expat(segment)
-        pending = self._fed - self._parser.CurrentByteIndex
-        if not pending:
-            self._open = b""
-            return
-        self._open = (self._open + segment)[-pending:]
-        self._quote = tag_end(self._open, 1)[1]
 
     def _expat(self, segment: bytes) -> None:
-        self._fed += len(segment)
         try:
             self._parser.Parse(segment, False)
         except pyexpat.ExpatError as exc:
