@@ -133,6 +133,8 @@ class Gate:
         self._verbatim = False
         """Whether expat stands in a CDATA section."""
         parser = pyexpat.ParserCreate("utf-8", "}")
+        if hasattr(parser, "SetReparseDeferralEnabled"):
+            parser.SetReparseDeferralEnabled(False)  # where it can be
         parser.ordered_attributes = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -254,7 +256,7 @@ class Gate:
         if start == b"<?":
             return b"?>" in kept[-1:] + segment
         if start[:1] == b"&":
-            return _NO_NAME.search(segment) is not None
+            return _NO_NAME.search(bytes(kept[-2:]) + segment) is not None
         if len(kept) < 2 or start[:1] != b"<" or start == b"<!":
             return True  # it is a few bytes long
         end, self._quote = tag_end(segment, 0, self._quote)
@@ -267,13 +269,15 @@ class Gate:
             end = data.find(b"]]>")
             return end + 3 if end >= 0 else length - self._tail(data)
         at = data.find(b"<")
-        if at > 0:
-            return at
+        if at > 0:  # a reference that a tag breaks off is wrong, as expat says when it sees the `<`
+            reference = data.rfind(b"&", 0, at)
+            return at + (reference >= 0 and _NO_NAME.search(data, reference + 1, at) is None)
         if at < 0:
-            reference = data.rfind(b"&")
-            if reference >= 0 and _NO_NAME.search(data, reference + 1) is None:
+            end = length - self._tail(data)
+            reference = data.rfind(b"&", 0, end)
+            if reference >= 0 and _NO_NAME.search(data, reference + 1, end) is None:
                 return reference
-            return length - self._tail(data)
+            return end
         if length == 1:
             return 0
         if data[1:2] == b"?":
