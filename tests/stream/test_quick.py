@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from beamish.stream.items import Item
+from beamish.stream.markup import is_uri
 from beamish.stream.names import NameLedger
 from beamish.stream.parser import ParserLimits, StreamParser
 from beamish.stream.quick import PLAIN, QuickReader, reader_for
@@ -90,7 +91,8 @@ def known() -> NameLedger:
     """A ledger that has met most of the names here, so that stanzas with them may go the short way."""
     ledger = NameLedger()
     ledger.learn(name for name in (*NAMES, *ATTRIBUTES) if ":" not in name)
-    ledger.learn(f"{{{space}}}{name}" for space in SPACES for name in NAMES if space and ":" not in name)
+    spaces = [space for space in SPACES if space and is_uri(space)]  # what is none never gets into a ledger
+    ledger.learn(f"{{{space}}}{name}" for space in spaces for name in NAMES if ":" not in name)
     ledger.spaces |= {"urn:xmpp:sid:0", "http://jabber.org/protocol/chatstates", " " * 20}
     return ledger
 
