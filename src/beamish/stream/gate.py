@@ -269,15 +269,12 @@ class Gate:
             end = data.find(b"]]>")
             return end + 3 if end >= 0 else length - self._tail(data)
         at = data.find(b"<")
-        if at > 0:  # a reference that a tag breaks off is wrong, as expat says when it sees the `<`
-            reference = data.rfind(b"&", 0, at)
-            return at + (reference >= 0 and _NO_NAME.search(data, reference + 1, at) is None)
+        if at > 0:
+            return at + _broken_off(data, at)
         if at < 0:
             end = length - self._tail(data)
-            reference = data.rfind(b"&", 0, end)
-            if reference >= 0 and _NO_NAME.search(data, reference + 1, end) is None:
-                return reference
-            return end
+            reference = _open_reference(data, end)
+            return end if reference < 0 else reference + _broken_off(data, reference)
         if length == 1:
             return 0
         if data[1:2] == b"?":
@@ -408,3 +405,14 @@ class Gate:
             raise refuse(StreamErrorCondition.NOT_WELL_FORMED, "streams are XML 1.0")
         if encoding is not None and encoding.lower() not in ("utf-8", "utf8"):
             raise encoding_error()
+
+
+def _open_reference(data: bytes, end: int) -> int:
+    """Where the reference begins that goes on at an offset, -1 if none does."""
+    at = data.rfind(b"&", 0, end)
+    return at if at >= 0 and _NO_NAME.search(data, at + 1, end) is None else -1
+
+
+def _broken_off(data: bytes, at: int) -> bool:
+    """Whether the `<` or `&` at an offset breaks off a reference: expat says so when it sees that, too."""
+    return _open_reference(data, at) >= 0

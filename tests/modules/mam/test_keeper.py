@@ -16,8 +16,9 @@ from tests.modules.mam.archives import (
 from tests.modules.mam.play import ask
 
 from beamish.modules.mam import merging, store
-from beamish.modules.mam.keeper import BEHIND_EVERY, MERGE_DELAY, MERGE_PAUSE, TEXT_PAUSE
+from beamish.modules.mam.keeper import BEHIND_EVERY, MERGE_DELAY, MERGE_PAUSE, TEXT_PAUSE, Keeper
 from beamish.modules.mam.module import MamModule
+from beamish.storage.api import Cursor
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.world import World
 
@@ -66,6 +67,41 @@ async def test_steps_that_nobody_waits_for_leave_time_between_them(
             for count in (1, 2, 3, 4, 5):
                 await world.pass_time(MERGE_PAUSE)
                 assert await filed() == count
+        await check(world.db)
+
+
+async def test_a_retraction_files_in_steps_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever retracts waits for that; the transaction with the tombstone has nothing but its own message to file."""
+    monkeypatch.setattr(merging, "MERGE_PLACES", 2)
+    monkeypatch.setattr(merging, "PART_PLACES", 2)
+    left: list[tuple[int, int]] = []
+    merge = Keeper.merge
+
+    def watched(keeper: Keeper, c: Cursor, owner: str = "") -> tuple[bool, list[int]]:
+        if owner:
+            messages = c.value("SELECT COALESCE(SUM(messages), 0) FROM mam_log")
+            left.append((messages, c.value("SELECT COUNT(*) FROM mam_part")))
+        return merge(keeper, c, owner)
+
+    monkeypatch.setattr(Keeper, "merge", watched)
+    async with World() as world:
+        names = ("romeo", "juliet", "nurse", "mercutio")
+        owners = [await world.login(f"{name}@example.org/r") for name in names]
+        for owner in owners:
+            owner.send("<message to='iago@elsewhere.example' type='chat' id='one'><body>x</body></message>")
+        await world.settle()
+        left.clear()
+        owners[0].send(
+            "<message to='iago@elsewhere.example' type='chat' id='two'><body/>"
+            "<retract xmlns='urn:xmpp:message-retract:1' id='one'/></message>"
+        )
+        await world.settle()
+        assert left[0] == (1, 0)
+        messages = (await ask(owners[0])).messages
+        assert [message.find("{urn:xmpp:message-retract:1}retracted") is not None for message in messages] == [
+            True,
+            False,
+        ]
         await check(world.db)
 
 

@@ -24,7 +24,7 @@ MERGE_ROWS: Final = 8_000
 MERGE_BYTES: Final = 16 * 1024 * 1024
 """Bytes of stanzas above which one transaction takes no more."""
 MERGE_PLACES: Final = 512
-"""Accounts and conversations, each of which costs about 25 us, to which one transaction brings messages."""
+"""Accounts and conversations, each of which costs about 20 µs, to which one transaction brings messages."""
 PART_PLACES: Final = 256
 """The same for what is filed in parts because it is of more; an account with more conversations is one part all the same."""
 _LOG_ROWS: Final = 64

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -61,6 +62,8 @@ _COPIES_SECONDS: Final = 60.0
 _ID: Final = b"<stanza-id xmlns='urn:xmpp:sid:0' id='%016x%08x' by='%b'/>"
 _RETRACTION: Final = int(Holds.RETRACTION)
 _MUC_USER: Final = int(Holds.MUC_USER)
+_RARE: Final = _MUC_USER | _RETRACTION
+"""What is looked at more closely before it is archived."""
 _SID: Final = SID.encode()
 _DAY: Final = 86_400.0
 
@@ -182,7 +185,7 @@ class MamModule(LegacyArchive):
         if self._threads and (rule := self.thread_rule(owner, stanza)) is not None:
             return self._keep(ctx, owner, peer, True) if rule else None
         prefs = self._prefs.get(owner) if owner in self._particular else self._default
-        if prefs is not None and prefs.everything:
+        if prefs is not None and prefs.everything and not content & _RARE:
             return self._keep_sent(ctx, owner, peer)
         return self._decide(ctx, owner, peer, prefs, sent=True)
 
@@ -216,7 +219,7 @@ class MamModule(LegacyArchive):
         if self._threads and (rule := self.thread_rule(owner, stanza)) is not None:
             return self._keep(ctx, owner, peer, False) if rule else None
         prefs = self._prefs.get(owner) if owner in self._particular else self._default
-        if prefs is not None and prefs.everything and not content & _MUC_USER:
+        if prefs is not None and prefs.everything and not content & _RARE:
             return self._keep_received(ctx, owner, peer)
         return self._decide(ctx, owner, peer, prefs, sent=False)
 
@@ -253,6 +256,17 @@ class MamModule(LegacyArchive):
         return await _outcome(rest)
 
     def _keep(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome | Awaitable[Outcome]:
+        if content_of(ctx) & _RETRACTION:
+            return self._when_merged(ctx, owner, peer, sent)
+        return self._keep_now(ctx, owner, peer, sent)
+
+    async def _when_merged(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome:
+        """What it retracts has to be found: its sender waits for that, in steps, instead of everybody for one transaction."""
+        with suppress(StorageError):  # `_bury` does what is left
+            await self._keeper.merged(owner)
+        return await _outcome(self._keep_now(ctx, owner, peer, sent))
+
+    def _keep_now(self, ctx: Context, owner: JID, peer: JID, sent: bool) -> Outcome | Awaitable[Outcome]:
         if sent:
             return self._keep_sent(ctx, owner, peer)
         first = self._copied(ctx.stanza, owner) if content_of(ctx) & _MUC_USER else None
