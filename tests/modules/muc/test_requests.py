@@ -27,8 +27,6 @@ async def test_a_new_room(rooms: Any, codes: Any) -> None:
     assert codes(got[0]) == {110, 170, 201}
     assert codes.item(got[0]) == {"affiliation": "owner", "role": "moderator", "jid": "romeo@example.org/romeo"}
     assert condition((await rooms.enter(juliet, "juliet"))[0]) == "item-not-found"
-    rooms.say(romeo, "hi")
-    assert condition((await rooms.take(romeo))[0]) == "item-not-found"
     await rooms.configure(romeo)
     got = await rooms.enter(juliet, "juliet")
     assert codes(got[1]) == {110, 170}

@@ -9,6 +9,7 @@ from tests.modules.muc.conftest import FORGED, MUC, ROOM, bodies
 
 from beamish.testing.match import condition, show
 from beamish.testing.world import World
+from beamish.xmpp.jid import JID
 
 # ---- messages -------------------------------------------------------------------------------------------------------
 
@@ -97,8 +98,8 @@ async def test_messages_of_another_type_are_refused(rooms: Any, type_: str) -> N
     assert condition((await rooms.take(romeo))[0]) == "bad-request"
 
 
-async def test_what_is_said_in_a_room_before_it_is_configured(rooms: Any) -> None:
-    """Poezio sends a chat state as soon as it is in a room, and shows the error; words would be heard by nobody."""
+async def test_what_passes_in_a_room_before_it_is_configured(rooms: Any) -> None:
+    """Poezio sends a chat state as soon as it is in a room, and shows the error. That accepts nothing, nor does the rest."""
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.enter(romeo, "romeo")
     romeo.send(
@@ -106,19 +107,66 @@ async def test_what_is_said_in_a_room_before_it_is_configured(rooms: Any) -> Non
     )
     await romeo.expect(f"<message type='groupchat' from='{ROOM}/romeo'><body absent='!'/></message>")
     refused = (
-        (romeo, "", "type='groupchat'", "<body>Anybody?</body>"),
-        (romeo, "", "type='groupchat'", "<subject>Caves</subject>"),
         (romeo, "/romeo", "type='chat'", "<body>To myself</body>"),
-        (romeo, "", "", f"<x xmlns='{MUC}#user'><invite to='juliet@example.org'/></x>"),
+        (romeo, "", "", f"<x xmlns='{MUC}#user'><decline to='juliet@example.org'/></x>"),
+        (romeo, "", "", "<body>Not to everybody</body>"),
         (juliet, "", "type='groupchat'", "<body>Hello?</body>"),
+        (juliet, "", "", f"<x xmlns='{MUC}#user'><invite to='juliet@example.org'/></x>"),
     )
     for client, place, type_, content in refused:
         client.send(f"<message to='{ROOM}{place}' {type_}>{content}</message>")
         got = (await rooms.take(client))[-1]
         assert condition(got) == "item-not-found", content
         assert got.findtext(".//{*}text") == "this room is not configured yet"
+    assert condition((await rooms.enter(juliet, "juliet"))[0]) == "item-not-found", "still locked"
     await rooms.configure(romeo, publicroom=True)
     assert not [each for each in await rooms.enter(juliet, "juliet") if each.findtext("{*}body")], "no history"
+
+
+@pytest.mark.parametrize(
+    ("type_", "content"),
+    [
+        ("groupchat", "<body>Anybody?</body>"),
+        ("groupchat", "<subject>Caves</subject>"),
+        ("normal", f"<x xmlns='{MUC}#user'><invite to='juliet@example.org'/></x>"),
+    ],
+)
+async def test_whoever_speaks_in_a_new_room_accepts_it(rooms: Any, type_: str, content: str) -> None:
+    """BitlBee invites as soon as it has made a room, and sends no form: nobody whom it invited could enter.
+
+    What is on disk then is the room with what was said.
+    """
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.enter(romeo, "romeo")
+    romeo.send(f"<message to='{ROOM}' type='{type_}' id='1'>{content}</message>")
+    told = await rooms.take(romeo)
+    assert [el.get("type") for el in told] == (["groupchat"] if type_ == "groupchat" else [])
+    got = await rooms.enter(juliet, "juliet")
+    heard = [el for el in got if el.tag == "{jabber:client}message" or (el.get("from") == f"{ROOM}/juliet")]
+    if type_ == "normal":
+        assert heard[0].find(f".//{{{MUC}#user}}invite") is not None
+        heard.pop(0)
+    assert heard[0].get("type") is None, "she is in"
+    if content.startswith("<body"):
+        assert bodies(heard) == ["Anybody?"]
+    if content.startswith("<subject"):
+        assert heard[-1].findtext("{jabber:client}subject") == "Caves"
+    (stored,) = await rooms.module.store.load()
+    assert (stored.jid, stored.subject.text) == (ROOM, "Caves" if content.startswith("<subject") else "")
+
+
+async def test_words_for_a_room_that_was_given_up(rooms: Any) -> None:
+    """The creator leaves while the room is being stored: the words come back, and nothing is left of it."""
+    (romeo,) = await rooms.login("romeo")
+    await rooms.enter(romeo, "romeo")
+    held = rooms.module.exclusive(rooms.module.rooms[JID.parse(ROOM)])
+    await held.__aenter__()
+    rooms.say(romeo, "Anybody?")
+    await rooms.world.settle()
+    rooms.module.close(rooms.module.rooms[JID.parse(ROOM)])
+    await held.__aexit__(None, None, None)
+    assert condition((await rooms.take(romeo))[-1]) == "item-not-found"
+    assert await rooms.module.store.load() == []
 
 
 async def test_the_subject(rooms: Any) -> None:

@@ -159,6 +159,16 @@ class Requests:
             await self._carry_out(ctx, room, apply_config(room, config, changes, actor_nick(room, actor)))
         return None
 
+    async def accept(self, room: Room, actor: JID) -> None:
+        """An owner takes a new room as it is, without a form (§10.1.2). Raises `StanzaError(item-not-found)` if it is gone."""
+        async with self._muc.exclusive(room):
+            if not room.locked:
+                return
+            await self._muc.store_new(room, room.config, ())
+            rest = self._muc.carry_out(room, apply_config(room, room.config, (), actor_nick(room, actor)))
+        if rest is not None:
+            await rest
+
     async def _destroy(self, ctx: Context, room: Room, end: Element) -> Answer:
         try:
             alternate = JID.parse(end.get("jid", "")) if end.get("jid") else None

@@ -78,7 +78,7 @@ class MucConfig(ModuleConfig):
         "local", description="Who may make rooms: anyone, users of this server, or its admins."
     )
     lock: bool = Field(
-        True, description="A new room stays closed to others until its creator has configured or accepted it."
+        True, description="A new room stays closed to others until its creator has configured it, or speaks there."
     )
     max_rooms: int = Field(20_000, ge=1, description="Rooms of the whole service; each costs about 5 KB of memory.")
     rooms_per_user: int = Field(100, ge=1, description="Rooms that one user may have made.")

@@ -28,6 +28,7 @@ from beamish.modules.muc.names import (
     Status,
 )
 from beamish.modules.muc.occupants import UNAVAILABLE, Seat, shown_children
+from beamish.modules.muc.privileges import Affiliation
 from beamish.modules.muc.room import Room
 from beamish.storage.api import StorageBusy
 from beamish.xmpp import ns
@@ -215,8 +216,10 @@ class Talk:
             return None if room is None else self._error(room, who, to, stanza)
         if room is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="there is no such room")
-        if room.locked and (to.resource or stanza.type != "groupchat" or who not in room.seats):
-            raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
+        if room.locked:
+            rest = self._before_configured(ctx, room, who, to)
+            if rest is not None:
+                return rest
         if to.resource:
             return self._private(ctx, room, who, to)
         if stanza.type == "groupchat":
@@ -236,14 +239,34 @@ class Talk:
             return None
         raise StanzaError(Condition.BAD_REQUEST, text="messages to a room are of type groupchat")
 
+    def _before_configured(self, ctx: Context, room: Room, who: JID, to: JID) -> Awaitable[None] | None:
+        """A message while a room waits for its configuration (§10.1): words, a subject and an invitation accept it as it is.
+
+        BitlBee sends no form at all: it invites as soon as it is in. Some clients send a chat state then: that passes, and
+        accepts nothing. Raises `StanzaError` for everything else, and for everybody who is no owner.
+        """
+        stanza = ctx.stanza
+        if not to.resource and who in room.seats and room.affiliation_of(who) is Affiliation.OWNER:
+            if stanza.type == "groupchat":
+                if stanza.child(BODY) is None and stanza.child(SUBJECT) is None:
+                    return None
+                return self._accept(ctx, room, who)
+            x = stanza.child(X_USER)
+            if x is not None and x.find(f"{{{MUC_USER}}}invite") is not None:
+                return self._accept(ctx, room, who)
+        raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
+
+    async def _accept(self, ctx: Context, room: Room, who: JID) -> None:
+        await self._muc.requests.accept(room, who)
+        rest = self.message(ctx)
+        if rest is not None:
+            await rest
+
     def _to_all(self, ctx: Context, room: Room, who: JID) -> Awaitable[None] | None:
         """§7.4, and §8.1 for a new subject."""
         stanza = ctx.stanza
         parts = _Parts(stanza, room.jid)
         subject = parts.new_subject
-        # some clients send a chat state as soon as they are in: that may pass
-        if room.locked and (subject or parts.body):
-            raise StanzaError(Condition.ITEM_NOT_FOUND, text="this room is not configured yet")
         if subject:
             seat = room.inside(who)
             if not room.may_set_subject(seat.occupant):
