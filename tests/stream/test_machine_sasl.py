@@ -123,9 +123,37 @@ def test_an_empty_challenge_asks_for_the_initial_response() -> None:
     assert isinstance(got.events[-1], Authenticated)
 
 
-@pytest.mark.parametrize(
-    "sent", [f"<response xmlns='{SASL}'/>", f"<abort xmlns='{SASL}'/>", f"<success xmlns='{SASL}'/>"]
-)
+ABORT = f"<abort xmlns='{SASL}'/>"
+
+
+def test_what_has_failed_may_be_aborted() -> None:
+    """RFC 6120 §6.4.4. Gajim does so whenever a password is wrong, and it is not another attempt."""
+    got = driver(sasl_attempts=3).feed(HEADER)
+    for _ in range(2):
+        got.feed(plain(password="wrong"))
+        assert failure(got) == "not-authorized"
+        before = len(got.events)
+        got.feed(ABORT)
+        assert (failure(got), got.error, got.events[before:]) == ("aborted", "", [])
+    got.feed(plain(), HEADER, BIND)
+    assert got.machine.state is State.BOUND
+
+
+def test_aborts_of_nothing_are_counted() -> None:
+    got = driver(sasl_attempts=3).feed(HEADER, ABORT, ABORT)
+    assert (failure(got), got.error) == ("aborted", "")
+    assert got.feed(ABORT).error == "policy-violation"
+    got = driver(sasl_attempts=3).feed(HEADER, plain(password="wrong"), ABORT, ABORT)
+    assert got.error == ""
+    assert got.feed(ABORT).error == "policy-violation"
+    assert got.out.count(b"<aborted/>") == 3
+
+
+def test_nothing_is_aborted_after_success() -> None:
+    assert driver().feed(HEADER, plain(), HEADER, ABORT).error == "not-authorized"
+
+
+@pytest.mark.parametrize("sent", [f"<response xmlns='{SASL}'/>", f"<success xmlns='{SASL}'/>"])
 def test_an_answer_to_nothing_is_not_authorized(sent: str) -> None:
     assert driver().feed(HEADER, sent).error == "not-authorized"
 

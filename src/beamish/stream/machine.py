@@ -87,6 +87,7 @@ class C2SMachine(Opening):
     """
 
     __slots__ = (
+        "_aborted",
         "_allowed",
         "_bind_id",
         "_bind_refusals",
@@ -103,6 +104,7 @@ class C2SMachine(Opening):
     def __init__(self, settings: C2SSettings, *, secure: bool = False, binding: bytes | None = None) -> None:
         super().__init__(settings, secure=secure, binding=binding)
         self._failures = 0
+        self._aborted = 0
         self._bind_refusals = 0
         self._intake: Intake | None = Intake(settings.limits, settings.ledger, settings.unauthenticated_bytes)
         """None once a resource is bound; what comes then goes to the parser."""
@@ -332,6 +334,16 @@ class C2SMachine(Opening):
     def _abort(self, _step: KnownStep) -> list[Event]:
         return self._sasl_failed(SaslFailure(FailureCondition.ABORTED))
 
+    def _abort_nothing(self, _step: KnownStep) -> list[Event]:
+        """RFC 6120 §6.4.4 has one answer to it. Gajim aborts what has failed already: that is no further attempt; more is."""
+        if self.authenticated:
+            raise self._unexpected()
+        if self._aborted >= self._failures:
+            self._failures += 1
+        self._aborted += 1
+        self._out.append(f"<failure xmlns='{ns.SASL}'><{FailureCondition.ABORTED.value}/></failure>".encode())
+        return self._tried_enough()
+
     def keys(
         self,
         keys: ScramKeys,
@@ -434,13 +446,14 @@ class C2SMachine(Opening):
         text = f"<text xml:lang='en'>{escape_text(failure.text)}</text>" if failure.text else ""
         self._out.append(f"<failure xmlns='{ns.SASL}'><{failure.condition.value}/>{text}</failure>".encode())
         jid = self._address_of(self._username) if self._username else None
-        events: list[Event] = [AuthFailed(self._username, self._mechanism_name, failure.condition.value, jid)]
-        if self._failures >= self._settings.sasl_attempts:
-            # RFC 6120 §6.4.5: the number of retries is bounded
-            events.append(
-                self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many authentication attempts"))
-            )
-        return events
+        failed = AuthFailed(self._username, self._mechanism_name, failure.condition.value, jid)
+        return [failed, *self._tried_enough()]
+
+    def _tried_enough(self) -> list[Event]:
+        """RFC 6120 §6.4.5: the number of retries is bounded."""
+        if self._failures < self._settings.sasl_attempts:
+            return []
+        return [self._failed(StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many authentication attempts"))]
 
     # ---- resource binding -------------------------------------------------------------------------------------------
 
@@ -550,6 +563,7 @@ _WAITING: Final = (State.TLS, State.ASKING, State.BINDING, State.CLOSED)
 _ACCEPTS: Final[dict[tuple[State, str], Callable[[C2SMachine, KnownStep], list[Event]]]] = {
     (State.OFFERED, f"{{{ns.TLS}}}starttls"): C2SMachine._starttls,
     (State.OFFERED, f"{_SASL}auth"): C2SMachine._auth,
+    (State.OFFERED, f"{_SASL}abort"): C2SMachine._abort_nothing,
     (State.SASL, f"{_SASL}auth"): C2SMachine._auth,
     (State.SASL, f"{_SASL}response"): C2SMachine._response,
     (State.SASL, f"{_SASL}abort"): C2SMachine._abort,
