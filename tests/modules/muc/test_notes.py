@@ -70,6 +70,40 @@ async def test_a_role_is_confirmed_when_it_is_on_disk(rooms: Any) -> None:
     assert [el.get("id") for el in await rooms.take(romeo)] == ["v"]
 
 
+@pytest.mark.parametrize("granted", [False, True])
+async def test_what_an_affiliation_makes_void_goes_with_its_commit(
+    rooms: Any, monkeypatch: pytest.MonkeyPatch, granted: bool
+) -> None:
+    """A crash right behind it leaves no visitor who is a member, and no request that was granted."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet, persistentroom=True)
+    if granted:
+        await rooms.configure(romeo, membersonly=True)
+        await juliet.iq(register(form("register", muc__register_roomnick="Jule")))
+    else:
+        await rooms.admin(romeo, "nick='juliet' role='visitor'")
+    kind = 3 if granted else 1
+    assert await notes(rooms) == [(kind, "juliet@example.org", "")]
+    store = rooms.module.store
+    save = store.save
+    left: list[Any] = []
+
+    async def then_look(*args: Any, **kwargs: Any) -> None:
+        await save(*args, **kwargs)
+        async with rooms.world.db.copy() as copy:
+            left.append(await copy.fetch("SELECT kind FROM muc_note"))
+            left.append(await copy.fetch("SELECT jid FROM muc_standing ORDER BY jid"))
+
+    monkeypatch.setattr(store, "save", then_look)
+    if granted:
+        yes = form("register", muc__register_roomnick="Jule", muc__register_allow="1")
+        romeo.send(f"<message to='{ROOM}'>{yes}</message>")
+        await rooms.clear(romeo)
+    else:
+        await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'")
+    assert left == [[], [("juliet@example.org",), ("romeo@example.org",)]]
+
+
 async def test_a_decline_reaches_the_inviter_long_after(rooms: Any) -> None:
     """The room is empty and the server was restarted when the invitation is read."""
     romeo, juliet = await rooms.login("romeo", "juliet")

@@ -226,7 +226,7 @@ class Approvals:
             asked, _ = self._waiting[key]
             affiliation = max(room.affiliation_of(bare), Affiliation.MEMBER)
             changes = plan_affiliations(room, who, [AffiliationItem(bare, affiliation, asked)])
-            await self._muc.store.save(room.jid, None, [(c.jid, c.after) for c in changes])
+            await self._muc.store.save(room.jid, None, [(c.jid, c.after) for c in changes], answered=bare)
             self._drop(key)
             rest = self._muc.carry_out(room, apply_affiliations(room, changes))
         if rest is not None:

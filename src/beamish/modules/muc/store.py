@@ -110,8 +110,18 @@ class RoomStore(Protocol):
     async def create(self, room: StoredRoom) -> None:
         """Enter a room with its affiliations."""
 
-    async def save(self, room: JID, config: RoomConfig | None, standings: Iterable[tuple[JID, Standing]]) -> None:
-        """Store a configuration and changed affiliations, together."""
+    async def save(
+        self,
+        room: JID,
+        config: RoomConfig | None,
+        standings: Iterable[tuple[JID, Standing]],
+        *,
+        answered: JID | None = None,
+    ) -> None:
+        """Store a configuration and changed affiliations, together with the end of what these make void: remembered roles.
+
+        `answered`: whose request to register is granted by that.
+        """
 
     async def delete(self, room: JID) -> None:
         """Delete a room with everything it has."""
@@ -230,7 +240,14 @@ class SqlRoomStore:
 
         await self._db.write("muc.create", txn)
 
-    async def save(self, room: JID, config: RoomConfig | None, standings: Iterable[tuple[JID, Standing]]) -> None:
+    async def save(
+        self,
+        room: JID,
+        config: RoomConfig | None,
+        standings: Iterable[tuple[JID, Standing]],
+        *,
+        answered: JID | None = None,
+    ) -> None:
         """See `RoomStore.save`."""
         changed = list(standings)
 
@@ -243,6 +260,10 @@ class SqlRoomStore:
                     str(room),
                 )
             _store_standings(c, room, changed)
+            void = [(str(room), int(NoteKind.ROLE), str(jid)) for jid, _ in changed]
+            if answered is not None:
+                void.append((str(room), int(NoteKind.REQUEST), str(answered)))
+            c.many("DELETE FROM muc_note WHERE room = ? AND kind = ? AND jid = ?", void)
 
         await self._db.write("muc.save", txn)
 
