@@ -1,21 +1,22 @@
 """A pytest plugin: `world` (a whole server in memory), `live_server` (one on sockets), and a check that nothing logged an
 error unannounced.
 
-Installed with the package, so that projects which embed or test against a server have it too. The fixtures do nothing
-for tests that do not ask for them.
+Installed with the package, so that projects which embed or test against a server have it too. pytest loads it wherever the
+package is installed, so it imports nothing of the server, and not pytest-asyncio if that is not there, before a test asks.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
-import structlog
 
-from beamish.core.log import configure_events
+try:
+    import pytest_asyncio
+except ImportError:
+    pytest_asyncio = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from beamish.testing.live import LiveServer
@@ -51,6 +52,10 @@ def expected_errors() -> ExpectedErrors:
 @pytest.fixture
 def no_unexpected_errors(expected_errors: ExpectedErrors) -> Iterator[None]:
     """Fails the test if the server logged an error that was not announced. Use it with `autouse` in a conftest."""
+    import structlog
+
+    from beamish.core.log import configure_events
+
     configure_events([structlog.stdlib.render_to_log_kwargs], cache=False)
     collector = _Collector()
     logger = logging.getLogger("beamish")
@@ -74,7 +79,21 @@ def _told(record: logging.LogRecord) -> str:
     return f"{record.getMessage()} { ({k: v for k, v in extra.items() if k not in known - {'exception'}}) }"
 
 
-@pytest_asyncio.fixture
+def _asynchronous(function: Callable[[], AsyncIterator[Any]]) -> Any:
+    """A fixture of pytest-asyncio; without it, one that says what is missing."""
+    if pytest_asyncio is not None:
+        return pytest_asyncio.fixture(function)
+
+    def missing() -> None:
+        pytest.fail(
+            f"the fixture {function.__name__!r} needs pytest-asyncio: pip install pytest-asyncio", pytrace=False
+        )
+
+    missing.__doc__ = function.__doc__
+    return pytest.fixture(name=function.__name__)(missing)
+
+
+@_asynchronous
 async def world() -> AsyncIterator[World]:
     """A server in memory with the accounts romeo, juliet, mercutio and nurse at example.org, and benvolio at example.net."""
     from beamish.testing.world import World
@@ -83,7 +102,7 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
-@pytest_asyncio.fixture
+@_asynchronous
 async def live_server() -> AsyncIterator[LiveServer]:
     """A server on free ports of the loopback, with TLS and the accounts of `world`."""
     from beamish.testing.live import LiveServer
