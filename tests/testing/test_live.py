@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import uvloop
 
+from beamish.core.commands import CommandError
 from beamish.testing import ClientError, LiveServer
+from beamish.testing.live import connect
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -69,3 +71,47 @@ async def test_a_client_is_not_hindered_by_settings(live_server: LiveServer) -> 
         await client.open_stream("localhost")
         await client.authenticate("romeo", server.password)
         await client.bind("plain")
+
+
+async def test_commands_of_the_administrator(live_server: LiveServer) -> None:
+    await live_server.command("user.add", jid="paris@example.org", password="O woe, O woeful")
+    assert "paris@example.org" in [entry["jid"] for entry in await live_server.command("user.list")]
+    with pytest.raises(CommandError, match="there is no command"):
+        await live_server.command("user.marry")
+
+
+async def test_a_connection_is_cut_without_a_word(live_server: LiveServer) -> None:
+    romeo = await live_server.client("romeo@example.org/orchard", presence=True)
+    juliet = await live_server.client("juliet@example.org/balcony")
+    live_server.cut("romeo@example.org/orchard")
+    with pytest.raises(ClientError, match="the stream ended"):
+        await romeo.receive()
+    assert romeo.disconnected
+    assert not romeo.closed
+    await juliet.roster()  # nobody else was
+    live_server.cut("juliet@example.org")
+    with pytest.raises(ClientError, match="the stream ended"):
+        await juliet.receive()
+    with pytest.raises(LookupError, match=r"romeo@example\.org is not connected"):
+        live_server.cut("romeo@example.org")
+
+
+async def test_the_server_is_away_and_comes_back_as_it_was() -> None:
+    async with LiveServer() as server:
+        romeo = await server.client("romeo@example.org/orchard")
+        romeo.send("<message to='juliet@example.org' type='chat'><body>Good night</body></message>")
+        await romeo.roster()
+        ports, ca = (server.port, server.tls_port), server.ca.read_text()
+        async with server.away():
+            for port in ports:
+                with pytest.raises(ConnectionRefusedError):
+                    await connect(server.host, port, "example.org")
+        assert ((server.port, server.tls_port), server.ca.read_text()) == (ports, ca)
+        juliet = await server.client("juliet@example.org/balcony", presence=True)
+        await juliet.expect("<message from='romeo@example.org/orchard'><body>Good night</body></message>")
+        data = server.config.server.data_dir
+    assert not data.exists()
+    async with server:  # once more, and nothing of before is there
+        assert server.config.server.data_dir != data
+        juliet = await server.client("juliet@example.org/balcony", presence=True)
+        await juliet.expect_nothing()

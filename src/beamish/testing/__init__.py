@@ -1,7 +1,8 @@
 """The test kit, shipped with the server: for its own tests and for projects that test against it.
 
 `World` is a whole server in memory with a clock that stands still; `LiveServer` is one on real sockets with throw-away
-certificates; `Client` speaks raw XML to either; `match` compares XML. `beamish.testing.plugin` makes fixtures of them.
+certificates, and `ServerThread` puts it into a thread; `Client` speaks raw XML to them; `match` compares XML.
+`beamish.testing.plugin` makes fixtures of them.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
     from beamish.testing.clock import FakeClock
     from beamish.testing.live import LiveServer
     from beamish.testing.match import mismatch
+    from beamish.testing.thread import ServerThread
     from beamish.testing.world import World
 
-__all__ = ["Client", "ClientError", "FakeClock", "LiveServer", "World", "mismatch"]
+__all__ = ["Client", "ClientError", "FakeClock", "LiveServer", "ServerThread", "World", "mismatch"]
 
 _WHERE: Final = {
     "Client": "client",
     "ClientError": "client",
     "FakeClock": "clock",
     "LiveServer": "live",
+    "ServerThread": "thread",
     "World": "world",
     "mismatch": "match",
 }

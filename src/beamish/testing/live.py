@@ -1,7 +1,7 @@
 """A server on real sockets, in the process and loop of the test that asks for it.
 
-Everything is what `beamish serve` runs: configuration, SQLite, modules, TLS, listeners. Only logging and signals are left
-to the test.
+Everything is what `beamish serve` runs: configuration, SQLite, modules, TLS, listeners. Only signals are left to the
+test, and logging: events go to the loggers `beamish.…`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 import shutil
 import ssl
 import tempfile
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -24,7 +24,7 @@ from beamish.core.services import AccountsService, StoredMessages
 from beamish.net.certificate import self_signed_file
 from beamish.net.tls import XMPP_CLIENT, CertificateStore
 from beamish.testing.client import Client
-from beamish.testing.world import ACCOUNTS, PASSWORD
+from beamish.testing.world import ACCOUNTS, PASSWORD, log_to_handlers
 from beamish.xmpp.jid import JID
 
 _LOOPBACK = "127.0.0.1"
@@ -80,27 +80,37 @@ class LiveServer:
         self.clock: Clock | None = None
         """Another clock than the machine's, if set before the start."""
         self._up = AsyncExitStack()
+        self._kept = AsyncExitStack()
+        self._listens: dict[str, tuple[str, ...]] = {}
         self._links: set[_Link] = set()
 
     async def __aenter__(self) -> LiveServer:
+        log_to_handlers()
         try:
             await self._start()
         except BaseException:
-            await self._up.aclose()
+            await self._stop()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._up.aclose()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        try:
+            await self._up.aclose()
+        finally:
+            await self._kept.aclose()
 
     async def _start(self) -> None:
         directory = self._directory
         if directory is None:
-            directory = Path(tempfile.mkdtemp(prefix="beamish-live-"))
-            self._up.callback(shutil.rmtree, directory, ignore_errors=True)
-        self.config = _configuration(self._domains, directory, self._settings)
+            self._directory = directory = Path(tempfile.mkdtemp(prefix="beamish-live-"))
+            self._kept.callback(self._forget, directory)
+        config = _configuration(self._domains, directory, self._settings)
+        self.config = config.model_copy(update={"c2s": config.c2s.model_copy(update=self._listens)})
         self.kernel = await self._up.enter_async_context(open_kernel(self.config, clock=self.clock))
         accounts = self.kernel.service(AccountsService)
         present = set(await accounts.list())
@@ -111,15 +121,23 @@ class LiveServer:
         self.ca = _certificate_alone(self.config, directory)
         await self._before_clients()
         self.c2s = c2s_server(self.kernel, self.config, self.certificates)
+        addresses: dict[str, list[str]] = {"starttls": [], "direct-tls": []}
         for line in await listen(self.c2s, self.config, self.certificates, self._up):
             _, address, kind = line.split()
+            addresses[kind].append(address)
             port = int(address.rpartition(":")[2])
             if kind == "starttls":
                 self.port = port
             else:
                 self.tls_port = port
+        self._listens = {"listen": tuple(addresses["starttls"]), "direct_tls": tuple(addresses["direct-tls"])}
         self.c2s.start()
         self._up.push_async_callback(self._leave)
+
+    def _forget(self, directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        self._directory = None
+        self._listens = {}
 
     async def _before_clients(self) -> None:
         """For subclasses: start what clients' last words must still reach when the server stops."""
@@ -130,6 +148,39 @@ class LiveServer:
             link.drop()
         for link in tuple(self._links):
             await asyncio.wait_for(link.gone.wait(), _GOODBYE_SECONDS)
+
+    # ---- administration, and what goes wrong ------------------------------------------------------------------------
+
+    async def command(self, name: str, **arguments: Any) -> Any:
+        """Run an administrative command of docs/commands.md: `command("user.add", jid="nurse@example.org", password="…")`.
+
+        Returns what it prints with `--json`. Raises `beamish.core.commands.CommandError`.
+        """
+        return await self.kernel.commands.run(name, arguments)
+
+    def cut(self, address: str) -> None:
+        """Break off the connections of an account, or of one full address, without a word, as networks do.
+
+        Raises LookupError when there is none.
+        """
+        jid = JID.parse(address)
+        found = [
+            c for c in self.c2s.connections if c.session is not None and jid in (c.session.jid, c.session.jid.bare)
+        ]
+        if not found:
+            raise LookupError(f"{jid} is not connected")
+        for connection in found:
+            connection.abort()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Stop the server in order; behind the block it is back, on the same ports and data, with another `kernel`.
+
+        Clients that it made itself are cut off, others are told (`system-shutdown`).
+        """
+        await self._up.aclose()
+        yield
+        await self._start()
 
     # ---- clients ----------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import structlog
+
 from beamish.app import c2s_server, chosen_modules
 from beamish.config import Config, build_root
 from beamish.core.kernel import Kernel
+from beamish.core.log import configure_events
 from beamish.core.module import Module
 from beamish.core.registry import discover
 from beamish.core.services import AccountsService
@@ -29,6 +32,14 @@ ACCOUNTS = (
     "nurse@example.org",
     "benvolio@example.net",
 )
+
+
+def log_to_handlers() -> None:
+    """Events go to the loggers `beamish.…` of the standard library, where pytest and others see them, unless the process has
+    said what structlog is to do; else it would print every one of them.
+    """
+    if not structlog.is_configured():
+        configure_events([structlog.stdlib.render_to_log_kwargs], cache=False)
 
 
 class MemoryTransport(asyncio.Transport):
@@ -136,6 +147,7 @@ class World:
         self.clients: list[Client] = []
 
     async def __aenter__(self) -> World:
+        log_to_handlers()
         classes = [*discover(), *self._extra]
         tree: dict[str, Any] = {
             "server": {"domains": self._domains, "data_dir": Path("/nonexistent")},
