@@ -91,6 +91,11 @@ def may_receive(node: Node, entity: JID, relation: Relation) -> bool:
     return True
 
 
+def may_all_receive(node: Node) -> bool:
+    """Whether `may_receive` says so of everybody, without a look at each of very many."""
+    return node.config.access in (Access.OPEN, Access.AUTHORIZE) and not node.affiliations_matter
+
+
 def may_follow(node: Node, entity: JID, relation: Relation, now: float) -> bool:
     """Whether notifications may go to an entity that only shares presence and has not subscribed (§9.1.2).
 

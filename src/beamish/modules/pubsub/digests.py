@@ -83,7 +83,9 @@ class Digests:
         if not events:
             return
         for event in joined(events):
-            self._outbox.tell(host, node, Plan(direct={s.jid: [s]}), event)
+            rest = self._outbox.tell(host, node, Plan(direct={s.jid: [s]}), event)
+            if rest is not None:
+                await rest
         await self._kernel.db.write("pubsub.digested", lambda c: store.drop_digest(c, s.subid, upto))
 
     def dropped(self, s: Subscription) -> None:

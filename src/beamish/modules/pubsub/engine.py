@@ -257,10 +257,11 @@ class Engine:
                 return cast("Awaitable[object]", outcome)
         return None
 
-    async def told(self, rest: Awaitable[object] | None) -> None:
-        """Wait for other modules, if there is something to wait for."""
-        if rest is not None:
-            await rest
+    async def told(self, *rests: Awaitable[object] | None) -> None:
+        """Wait for subscribers and other modules to be told, if there is something to wait for."""
+        for rest in rests:
+            if rest is not None:
+                await rest
 
 
 class _Hiding:

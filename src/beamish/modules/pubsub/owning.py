@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 from beamish.core.kernel import new_id
@@ -21,6 +23,8 @@ _X: Final = f"{{{ns.DATA}}}x"
 MOVED: Final = 1000
 """Deleted nodes whose replacement is remembered, for one host."""
 _URI: Final = 2000
+RECHECKED: Final = 500
+"""Subscriptions looked at in one turn of the loop after a change of who may have one."""
 
 
 class Refusal(StanzaError):
@@ -103,12 +107,13 @@ class Owning:
             return size
 
         host.stored -= await engine.hosts.write(host, "delete", txn)
+        told: Awaitable[None] | None = None
         if node.config.notify_delete:
             inner = f"<redirect uri='{escape_attr(uri)}'/>" if uri else ""
             head = f"<delete node='{escape_attr(node.name)}'"
             event = wire.event(f"{head}>{inner}</delete>" if inner else f"{head}/>")
-            engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
-        await engine.told(engine.published(host, node, [], [], purged=True))
+            told = engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
+        await engine.told(told, engine.published(host, node, [], [], purged=True))
 
     # ---- configure --------------------------------------------------------------------------------------------------
 
@@ -163,20 +168,28 @@ class Owning:
             head = f"<configuration node='{escape_attr(node.name)}'"
             inner = b">" + form + b"</configuration>" if form else b"/>"
             event = wire.event(head.encode() + inner)
-            engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
+            await engine.told(engine.outbox.tell(host, node, plan, event, subids=False, relation=relation))
         if access_changed and host.account:
             await engine.access_changed(host, node, before)
 
     async def recheck(self, host: Host, node: Node, only: list[JID] | None = None) -> None:
-        """End the subscriptions of those who may no longer have one (XEP-0163 §8.1), all or those of some bare JIDs."""
+        """End the subscriptions of those who may no longer have one (XEP-0163 §8.1), all or those of some bare JIDs.
+
+        Of very many, some in each turn of the loop; nothing goes to those whose turn is still to come, see `may_receive`.
+        """
         of = await self._engine.relations(host, node)
-        settling = self._subscribing
-        changes = [
-            settling.put(host, node, s, State.NONE)
-            for s in (list(node.subscriptions.values()) if only is None else _of_all(node, only))
-            if s.state is State.SUBSCRIBED and not access.may_receive(node, s.jid.bare, of(s.jid.bare))
-        ]
-        await settling.settle(host, node, changes)
+        there = list(node.subscriptions.values()) if only is None else _of_all(node, only)
+        for at in range(0, len(there), RECHECKED):
+            if at:
+                await asyncio.sleep(0)
+            changes = [
+                self._subscribing.put(host, node, s, State.NONE)
+                for s in there[at : at + RECHECKED]
+                if s.state is State.SUBSCRIBED
+                and s.subid in node.subscriptions
+                and not access.may_receive(node, s.jid.bare, of(s.jid.bare))
+            ]
+            await self._subscribing.settle(host, node, changes)
 
     async def default_configuration(self, host: Host, _asker: Asker, pubsub: Element) -> bytes:
         """The configuration that new nodes get (§8.3)."""

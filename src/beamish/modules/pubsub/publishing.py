@@ -141,16 +141,18 @@ class _Change:
         if self._keep and items:
             engine.hosts.remember(node, items[-1])
         settings = node.config
+        told: Awaitable[None] | None = None
         if settings.deliver_notifications:
             event = self._event
             if gone and settings.publish_node_full == "retract-oldest" and settings.notify_retract and self._keep > 1:
                 event = engine.outbox.items_event(host, node, items, gone)
             payload = items[-1].payload if items else b""
-            engine.outbox.tell(
+            told = engine.outbox.tell(
                 host, node, self._plan, event, payload=payload, publisher=self._asker.jid, relation=self._relation
             )
             engine.digests.due(host, node, self._plan.digests, self._at)
-        return engine.published(host, node, items, gone)
+        published = engine.published(host, node, items, gone)
+        return published if told is None else engine.told(told, published)
 
 
 class _UnderWay:
@@ -410,9 +412,9 @@ class Publishing:
             raise forbidden() from None
         # a publication that was on its way before this may have been remembered meanwhile
         node.last, node.last_known = None, False
-        engine.outbox.tell(host, node, plan, event, relation=relation)
+        told = engine.outbox.tell(host, node, plan, event, relation=relation)
         engine.digests.due(host, node, plan.digests, at)
-        await engine.told(engine.published(host, node, [], ids))
+        await engine.told(told, engine.published(host, node, [], ids))
 
     async def remove_of(self, host: Host, node: Node, publisher: JID) -> None:
         """Delete everything that one entity published (`pubsub#purge_offline`)."""
@@ -443,10 +445,11 @@ class Publishing:
 
         host.stored -= await engine.hosts.write(host, "purge", txn)
         node.last, node.last_known = None, False
+        told: Awaitable[None] | None = None
         if notify:
-            engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
+            told = engine.outbox.tell(host, node, plan, event, subids=False, relation=relation)
             engine.digests.due(host, node, plan.digests, at)
-        await engine.told(engine.published(host, node, [], [], purged=True))
+        await engine.told(told, engine.published(host, node, [], [], purged=True))
         return b""
 
     # ---- retrieve ---------------------------------------------------------------------------------------------------
