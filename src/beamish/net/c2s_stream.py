@@ -21,6 +21,7 @@ from beamish.net.address import format_peer, network_of
 from beamish.net.throttle import Bucket
 from beamish.net.tls import XMPP_CLIENT
 from beamish.net.tls_client import ClientConnection
+from beamish.net.tls_connection import OVERHEAD
 from beamish.net.tls_exporter import tls_exporter, tls_unique
 from beamish.stream.machine import C2SMachine, Event, State, StreamFailed
 from beamish.stream.sasl import tls_server_end_point
@@ -153,6 +154,13 @@ class C2SStream(ClientConnection):
             return
         if self._byte_bucket is not None:
             self._throttle(len(data), len(events))
+
+    def overhead(self, size: int) -> None:
+        """See `TlsConnection.overhead`: it counts many times for the rate of bytes, and nobody unknown may do it."""
+        if self._byte_bucket is not None:
+            self._throttle(OVERHEAD * size, 0)
+        else:
+            self.tls_failed("too little content in too many records")
 
     def _tell(self, level: int, event: str, **keys: object) -> None:
         if _listened(level):

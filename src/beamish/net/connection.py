@@ -150,9 +150,13 @@ class Connection(asyncio.Protocol):
         """More than the limit was queued: the peer is too slow only if it had its chance to take it."""
         self.flush()
         if self._out_bytes > self._room:
-            # not at once: we may be in the middle of a fan-out, and a session's end causes another one
-            asyncio.get_running_loop().call_soon(self.too_slow)
-            self.abort()
+            self.cut_slow()
+
+    def cut_slow(self) -> None:
+        """Cut the connection to a peer that does not take what it is sent."""
+        # not at once: we may be in the middle of a fan-out, and a session's end causes another one
+        asyncio.get_running_loop().call_soon(self.too_slow)
+        self.abort()
 
     def flush(self) -> None:
         """Give what waits to the transport, unless that has enough already."""

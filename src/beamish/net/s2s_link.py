@@ -19,6 +19,7 @@ from beamish.core.later import is_later
 from beamish.net.address import format_peer, network_of
 from beamish.net.s2s_carrier import PING_ID, Carrier
 from beamish.net.s2s_hub import Hub, keep_alive
+from beamish.net.tls_connection import OVERHEAD
 from beamish.stream.parser import Nonza, Unaddressable
 from beamish.stream.s2s import Event, ServerStream, Stage, StreamClosed, StreamFailed
 from beamish.stream.s2s_acks import read_count
@@ -121,6 +122,13 @@ class Link(Carrier):
         self.answer()
         if self._byte_bucket is not None:
             self._throttle(len(data), len(events))
+
+    def overhead(self, size: int) -> None:
+        """See `TlsConnection.overhead`: it counts many times for the rate of bytes, and nobody unknown may do it."""
+        if self._byte_bucket is not None:
+            self._throttle(OVERHEAD * size, 0)
+        else:
+            self.tls_failed("too little content in too many records")
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`."""

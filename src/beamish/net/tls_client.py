@@ -10,7 +10,7 @@ import ssl
 from contextlib import suppress
 from typing import Final, cast
 
-from beamish.net.tls_connection import TlsConnection, TlsFailed
+from beamish.net.tls_connection import TlsConnection, TlsFailed, hollow
 
 _PIECE: Final = 4_096
 """Bytes that go through OpenSSL's memory buffers at a time: these never shrink again."""
@@ -22,9 +22,10 @@ _room: Final = memoryview(bytearray(_RECORD))
 class ClientTls:
     """The server's side of a client's TLS connection; see `TlsLayer`."""
 
-    __slots__ = ("_in", "_out", "_tls", "ended", "established")
+    __slots__ = ("_hollow", "_in", "_out", "_tls", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        self._hollow = 0
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
@@ -47,7 +48,7 @@ class ClientTls:
     def _take(self, data: bytes) -> bytes:
         if self.ended:
             return b""
-        tls, waiting = self._tls, self._in
+        tls, waiting, before = self._tls, self._in, self.established
         waiting.write(data)
         plain: list[bytes] = []
         try:
@@ -66,7 +67,10 @@ class ClientTls:
             self.ended = True
         except ssl.SSLError as error:
             raise TlsFailed(error.reason or str(error)) from error
-        return plain[0] if len(plain) == 1 else b"".join(plain)
+        got = plain[0] if len(plain) == 1 else b"".join(plain)
+        if before:
+            self._hollow = hollow(self._hollow, len(data), len(got))
+        return got
 
     def send(self, data: bytes) -> bytes:
         """See `TlsLayer.send`."""

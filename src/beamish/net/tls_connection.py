@@ -6,13 +6,34 @@ What does the cryptography is the standard library for clients (`net.tls_client`
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from beamish.net.connection import Connection, Flusher, Watched
+
+RECORD: Final = 20_000
+"""Bytes of the network that may be without content for now: a record that is not whole yet has up to 16,645 (RFC 8446 §5.2)."""
+_HOLLOW: Final = 32
+"""A byte of content makes up for so many of the network: the smallest record, of one byte, has 23 to 30."""
+OVERHEAD: Final = 16
+"""What a byte of the network that brings nothing counts for, in bytes of content: its cost in processor time."""
+_LEAN: Final = 3
+"""Beyond so many for a byte of content, the way costs us more than what comes on it."""
 
 
 class TlsFailed(Exception):
     """The TLS connection cannot be made or went wrong; the text is OpenSSL's."""
+
+
+def hollow(before: int, size: int, plain: int) -> int:
+    """How many bytes have come since the last content, with `size` more of the network that held `plain`.
+
+    Raises `TlsFailed` above `RECORD`: changes of keys (RFC 8446 §4.6.3) cost hundreds of times what their few bytes cost the
+    peer, and no limit of a stream ever sees them.
+    """
+    more = before + size - _HOLLOW * plain
+    if more > RECORD:
+        raise TlsFailed("too much without content")
+    return more if more > 0 else 0
 
 
 class TlsLayer(Protocol):
@@ -46,17 +67,22 @@ Layer = TypeVar("Layer", bound=TlsLayer)
 class TlsConnection(Connection, Generic[Layer]):
     """A connection that speaks TLS from the start or from any point on, on the same socket and with the same object.
 
-    Subclasses implement `plain_received`, `secured` and `tls_failed` on top of what `Connection` asks for.
+    Subclasses implement `plain_received`, `overhead`, `secured` and `tls_failed` on top of what `Connection` asks for.
     """
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_lean", "_tls")
 
     def __init__(self, flusher: Flusher, unsent_limit: int, watched: Watched | None = None) -> None:
         super().__init__(flusher, unsent_limit, watched)
         self._tls: Layer | None = None
+        self._lean = 0
+        """Bytes of the network that brought too little, as far as they are not told by `overhead` yet."""
 
     def plain_received(self, data: bytes) -> None:
         """Bytes arrived, decrypted if need be."""
+
+    def overhead(self, size: int) -> None:
+        """So many bytes of the network brought too little content: the peer cuts it into tiny records."""
 
     def secured(self) -> None:
         """The handshake is done."""
@@ -105,6 +131,12 @@ class TlsConnection(Connection, Generic[Layer]):
             self.secured()
             if self._out:
                 self.flush()
+        elif (lean := self._lean + len(data) - _LEAN * len(plain)) > 0:
+            self._lean = lean if lean < RECORD else RECORD
+            if lean > RECORD:
+                self.overhead(lean - RECORD)
+        else:
+            self._lean = 0
         if plain:
             self.plain_received(plain)
         if tls.ended and self.transport is not None and not self.eof_received():
@@ -150,3 +182,7 @@ class TlsConnection(Connection, Generic[Layer]):
         data = tls.outgoing()
         if data and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
+            if (
+                self.transport.get_write_buffer_size() > self._unsent_limit
+            ):  # the peer makes TLS talk, and does not read
+                self.cut_slow()

@@ -17,12 +17,16 @@ from OpenSSL import SSL
 
 from beamish.net.certificate import SECURITY_LEVEL, Certificate
 from beamish.net.tls import XMPP_SERVER
-from beamish.net.tls_connection import TlsConnection, TlsFailed
+from beamish.net.tls_connection import TlsConnection, TlsFailed, hollow
 
 _CIPHERS: Final = f"{SECURITY_LEVEL}:ECDHE+AESGCM:ECDHE+CHACHA20".encode()
 _OPTIONS: Final = SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _CHUNK: Final = 65_536
+_PIECE: Final = 16_384
+"""Bytes of the network that are looked at at a time."""
+_UNSAID: Final = 65_536
+"""Bytes after which it is asked whether TLS has something to say by itself."""
 _RECORD: Final = 16_384
 _MAX_CHAIN: Final = 10
 _KEPT_CONTEXTS: Final = 64
@@ -92,7 +96,7 @@ def _choose_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes
 class MemoryTls:
     """One TLS connection with another server, in either role; see `TlsLayer`."""
 
-    __slots__ = ("_connection", "ended", "established", "pending")
+    __slots__ = ("_connection", "_hollow", "_unasked", "ended", "established", "pending")
 
     def __init__(self, context: SSL.Context, *, server: bool, name: str = "", direct: bool = False) -> None:
         """`name` is the server's for SNI; `direct` announces the protocol by ALPN (XEP-0368)."""
@@ -103,8 +107,10 @@ class MemoryTls:
         """The peer closed the TLS connection in order."""
         self.pending = 0
         """Not 0 while the handshake has something to say. What comes later (a change of keys) goes out with what is sent
-        next; to ask for it each time would cost more than the rest.
+        next, or after `_UNSAID` bytes, since it is in memory; to ask for it each time would cost more than the rest.
         """
+        self._hollow = 0
+        self._unasked = 0
         if server:
             connection.set_accept_state()
         else:
@@ -120,13 +126,20 @@ class MemoryTls:
         connection = self._connection
         at = 0
         plain: list[bytes] = []
+        self._unasked += len(data)
+        if self._unasked > _UNSAID:
+            self.pending = 1
         while at < len(data):
-            at += connection.bio_write(data[at : at + _CHUNK])
-            if not self.established and not self._shake():
+            size = connection.bio_write(data[at : at + _PIECE])
+            at += size
+            before = self.established
+            if not before and not self._shake():
                 continue
+            brought = 0
             while True:
                 try:
                     plain.append(connection.recv(_CHUNK))
+                    brought += len(plain[-1])
                 except SSL.WantReadError:
                     break
                 except SSL.ZeroReturnError:
@@ -134,6 +147,8 @@ class MemoryTls:
                     return b"".join(plain)
                 except SSL.Error as error:
                     raise TlsFailed(_text(error)) from error
+            if before:
+                self._hollow = hollow(self._hollow, size, brought)
         return plain[0] if len(plain) == 1 else b"".join(plain)
 
     def _shake(self) -> bool:
@@ -165,7 +180,7 @@ class MemoryTls:
 
     def outgoing(self) -> bytes:
         """See `TlsLayer.outgoing`."""
-        self.pending = 0
+        self.pending = self._unasked = 0
         parts: list[bytes] = []
         while True:
             try:
