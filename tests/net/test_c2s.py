@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from tests.net.written import HEADER, SASL, STARTTLS, plain
@@ -12,6 +14,7 @@ from beamish.core import events
 from beamish.core.events import Context, SessionClosed
 from beamish.core.hooks import Row
 from beamish.core.services import AccountsService
+from beamish.modules.presence.subscribing import Subscribing
 from beamish.testing import World
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import PASSWORD
@@ -538,3 +541,34 @@ async def test_invented_names_are_bounded_for_all_together() -> None:
         names = "".join(f"<all-{n}/>" for n in range(400))
         romeo.send(f"<message to='juliet@example.org'><x xmlns='urn:test:all'>{names}</x></message>")
         await romeo.expect_closed("policy-violation")
+
+
+async def test_what_has_nothing_to_wait_for_leaves_turns_to_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request to subscribe looks into rosters, which may be read from the disk, and are in memory here."""
+    romeo = await world.login("romeo@example.org/orchard")
+    again = "<presence type='subscribe' to='juliet@example.org'/>"
+    romeo.send(again)
+    await world.settle()
+    turns = counted(Subscribing, "outbound", monkeypatch)
+    romeo.send(again * 400)
+    await world.settle()
+    assert turns[-1] == 400
+    assert max(after - before for before, after in pairwise([0, *turns])) <= 50
+
+
+def counted(cls: type, name: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often a method was called, as of each turn of the loop."""
+    calls = 0
+    turns: list[int] = []
+    method = getattr(cls, name)
+
+    def called(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        asyncio.get_running_loop().call_soon(lambda: turns.append(calls))
+        return method(*args)
+
+    monkeypatch.setattr(cls, name, called)
+    return turns

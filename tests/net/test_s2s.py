@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ from tests.net.federated import UNLIMITED, Two, both_ways, exchange, only, pair,
 from tests.watched import until
 
 from beamish.core.events import Context
+from beamish.modules.presence.subscribing import Subscribing
 from beamish.net.certificate import read_certificate
 from beamish.net.dns import LookupFailed, Srv
 from beamish.net.s2s import Policy
@@ -524,3 +526,29 @@ async def test_a_peer_that_does_not_count_gets_pings(two: Two) -> None:
     into.abort()
     error = await juliet.expect("<message from='romeo@a.example/x' type='error' id='5'/>")
     assert error.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}remote-server-timeout") is not None
+
+
+async def test_a_server_that_asks_much_at_once_leaves_turns_to_others(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3,500 requests to see presence come in one read; what they look up is in memory, so none of them waits."""
+    a, b = two
+    await exchange(a, b)
+    [link] = b.federation.links
+    await link.quiet()
+    calls = 0
+    turns: list[int] = []
+    inbound = Subscribing.inbound
+
+    async def called(self: Subscribing, ctx: Context) -> None:
+        nonlocal calls
+        calls += 1
+        asyncio.get_running_loop().call_soon(lambda: turns.append(calls))
+        await inbound(self, ctx)
+
+    monkeypatch.setattr(Subscribing, "inbound", called)
+    sender, to = JID.parse("tybalt@a.example"), JID.parse("juliet@b.example")
+    link.inject([Stanza.build("presence", "unsubscribe", sender=sender, to=to)] * 400)
+    await link.quiet()
+    assert calls == 400
+    assert max(after - before for before, after in pairwise([0, *turns])) <= 50

@@ -18,6 +18,7 @@ import structlog
 from beamish.core.kernel import new_id
 from beamish.core.sessions import Link, Session
 from beamish.net.address import format_peer, network_of
+from beamish.net.connection import AT_ONCE
 from beamish.net.throttle import Bucket
 from beamish.net.tls import XMPP_CLIENT
 from beamish.net.tls_client import ClientConnection
@@ -244,6 +245,7 @@ class C2SStream(ClientConnection):
         self._task = self._server.kernel.tasks.spawn(self._wait(wait), "stanza")
 
     async def _wait(self, wait: Wait | None) -> None:
+        waited = 0
         try:
             while wait is not None:
                 more = await wait
@@ -253,6 +255,9 @@ class C2SStream(ClientConnection):
                 session = self.session
                 if session is not None and session.owed:
                     await self._paid(session)
+                waited += 1
+                if waited % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 wait = self._next()
         except Exception:
             self._crashed()

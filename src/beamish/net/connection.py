@@ -7,7 +7,7 @@ connection is cut: nothing ever waits for a slow reader.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import structlog
 
@@ -15,6 +15,8 @@ log = structlog.get_logger(__name__)
 
 _HIGH_WATER = 131_072
 """Bytes given to the transport before it should report back (`pause_writing`)."""
+AT_ONCE: Final = 50
+"""Stanzas of one connection with something to wait for, after which others have a turn: what they wait for may be there."""
 
 
 class Flusher:

@@ -17,6 +17,7 @@ from cryptography import x509
 from beamish.core.events import Context
 from beamish.core.later import is_later
 from beamish.net.address import format_peer, network_of
+from beamish.net.connection import AT_ONCE
 from beamish.net.s2s_carrier import PING_ID, Carrier
 from beamish.net.s2s_hub import Hub, keep_alive
 from beamish.net.tls_connection import OVERHEAD
@@ -210,10 +211,14 @@ class Link(Carrier):
                 return
 
     async def _wait(self, wait: Wait | None) -> None:
+        waited = 0
         try:
             while wait is not None:
                 await wait
                 self.answer()
+                waited += 1
+                if waited % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 wait = self._next()
         except StreamError as error:
             self.fail(error)
