@@ -63,6 +63,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     server = Server()
     monkeypatch.setitem(sys.modules, "beamish.app", server)
     monkeypatch.setattr(beamish, "app", server, raising=False)
+    monkeypatch.setattr("beamish.net.address.obstacle", lambda address: "")  # whatever else runs on this machine
     monkeypatch.setattr("beamish.cli.console.SYSTEM_CONFIG", tmp_path / "etc" / "beamish.toml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BEAMISH_CONFIG", raising=False)

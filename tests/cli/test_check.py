@@ -1,5 +1,7 @@
+import asyncio
 import datetime
 import json
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner
 
 from beamish.cli import commands
+from beamish.storage.sole import sole_user
 
 
 def test_every_problem_is_a_line_and_the_exit_code_is_1(server: Any, runner: CliRunner, tmp_path: Path) -> None:
@@ -155,3 +158,54 @@ def test_the_summary_names_the_ports_for_other_servers(server: Any, runner: CliR
     )
     file.write_text("[s2s]\nenabled = false\n")
     assert "servers" not in runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout
+
+
+def test_an_address_in_use_is_a_warning_while_no_server_runs(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"127.0.0.1:5369": "it is taken"}
+    monkeypatch.setattr("beamish.net.address.obstacle", lambda address: taken.get(address, ""))
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'\n[s2s]\nlisten = ['[::1]:1', '127.0.0.1:5369']\n")
+    warning = f"{file}:4: s2s.listen[1]: warning: it is taken\n"
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert (result.exit_code, warning in result.stdout) == (0, True)
+
+    async def asked_meanwhile() -> str:
+        async with sole_user(tmp_path / "data"):
+            return await asyncio.to_thread(lambda: runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout)
+
+    (tmp_path / "data").mkdir()
+    assert warning not in asyncio.run(asked_meanwhile())  # a server runs, which may well be ours
+    assert warning in runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout
+    file.write_text(file.read_text() + "enabled = false\n")
+    assert warning not in runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout
+
+
+def test_a_component_cannot_have_the_domain_of_a_module(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndomains = ['a.example']\n[components.'conference.a.example']\nsecret = 'x'\n")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    place = f'{file}:3: components."conference.a.example"'
+    assert (result.exit_code, result.stdout) == (1, f"{place}: the domain is served by the module muc\n")
+    file.write_text(file.read_text() + "[modules.muc]\nhost = 'rooms.{domain}'\n")
+    assert runner.invoke(commands, ["config", "check", "-c", str(file)]).exit_code == 0
+    file.write_text(file.read_text().replace("rooms.", "conference.") + "[modules]\ndisable = ['muc']\n")
+    assert runner.invoke(commands, ["config", "check", "-c", str(file)]).exit_code == 0
+
+
+def test_root_looks_with_the_eyes_of_the_owner(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = [0]
+    monkeypatch.setattr("os.geteuid", lambda: user[0])
+    monkeypatch.setattr("beamish.cli.check.become_owner", lambda directory: user.append(user.pop() + 65534))
+    monkeypatch.setattr("os.access", lambda path, mode: user == [0] or Path(path) != file)
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'\n")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    assert result.exit_code == 1
+    assert result.stdout == (
+        f"{file}: may not be read by the owner of the data directory\n"
+        f"looked at as the user {pwd.getpwuid(65534).pw_name}, whose data directory it is: {tmp_path}/data\n"
+    )

@@ -1,3 +1,4 @@
+import importlib
 import json
 import stat
 from pathlib import Path
@@ -38,6 +39,19 @@ def test_reading_again_gives_the_file_as_it_is_now(server: Any, runner: CliRunne
     file.write_text("[limits]\ndepth = 0")
     with pytest.raises(ConfigProblems):
         server.reload()
+
+
+def test_root_serves_as_the_owner_of_the_data(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, int]] = []
+    monkeypatch.setattr(
+        "beamish.cli.serve.become_owner", lambda directory: asked.append((directory, len(server.served)))
+    )
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'")
+    assert runner.invoke(commands, ["serve", "-c", str(file)]).exit_code == 0
+    assert asked == [(tmp_path / "data", 0)]
 
 
 def test_a_server_that_cannot_start_says_why(server: Any, runner: CliRunner) -> None:

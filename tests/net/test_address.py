@@ -14,6 +14,7 @@ from beamish.net.address import (
     bind_sockets,
     format_peer,
     network_of,
+    obstacle,
     parse_address,
     plain_ip,
 )
@@ -46,6 +47,8 @@ def test_addresses_are_read(text, host, port):
         (":5222", "a host and a port"),
         ("localhost", "a host and a port"),
         ("[::1]", "a host and a port"),
+        ("::", "a host and a port"),
+        ("fe80::dead:beef", "a host and a port"),
         ("localhost:", "port must be a number"),
         ("localhost:http", "port must be a number"),
         ("localhost:65536", "port must be a number"),
@@ -290,3 +293,17 @@ def test_all_or_none():
         with pytest.raises(BindError):
             bind_all([f"127.0.0.1:{free}", f"127.0.0.1:{port}"])
     assert not reaches("127.0.0.1", free)
+
+
+def test_an_address_is_tried_without_being_in_anybodys_way():
+    with bind_sockets("127.0.0.1:0")[0] as taken:
+        port = taken.getsockname()[1]
+        words = f"cannot listen on 127.0.0.1:{port}: already in use; is another server running?"
+        assert obstacle(f"127.0.0.1:{port}") == words
+        assert "already in use" in obstacle(f"*:{port}")
+        assert "already in use" in obstacle(f"localhost:{port}")
+    assert obstacle(f"127.0.0.1:{port}") == ""
+    with bind_sockets(f"127.0.0.1:{port}")[0]:
+        pass
+    assert obstacle("192.0.2.1:5222") == "cannot listen on 192.0.2.1:5222: this machine has no such address"
+    assert "nowhere.invalid is unknown" in obstacle("nowhere.invalid:5222")

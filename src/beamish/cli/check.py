@@ -1,12 +1,21 @@
 """`beamish config check`: is this configuration usable, and if not, what is wrong where."""
 
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 import typer
 
-from beamish.cli.console import ConfigOption, JsonOption, config_file, module_classes, print_json, screen
+from beamish.cli.console import (
+    ConfigOption,
+    JsonOption,
+    become_owner,
+    config_file,
+    module_classes,
+    print_json,
+    screen,
+)
 from beamish.config import Config, ConfigProblems, Problem, load
 from beamish.config.locate import Path as KeyPath
 from beamish.config.locate import Position, locate
@@ -24,10 +33,13 @@ def config_commands() -> None:
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Read the configuration and the certificates it names; print every mistake as `file:line: key: message`.
 
-    Exit code 1 if there is any error; warnings are printed all the same. Run it as the server's user: whether a key can
-    be read depends on who asks.
+    Exit code 1 if there is any error; warnings are printed all the same. Run it as the server's user, since whether a key
+    can be read depends on who asks; called by root, it goes on as the owner of the data directory.
     """
+    from beamish.net import tls  # noqa: F401  while this user may read the program
+
     path = config_file(config)
+    asked_by = os.geteuid()
     errors: list[Problem] = []
     warnings: list[Problem] = []
     loaded = None
@@ -37,7 +49,13 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         errors = found.problems
     else:
         errors += _modules_that_do_not_fit(path, loaded)
+        errors += _components_in_the_way(path, loaded)
+        become_owner(loaded.server.data_dir)
+        if path is not None and not os.access(path, os.R_OK):
+            errors.append(Problem(str(path), None, None, "", "may not be read by the owner of the data directory"))
+            path = None
         errors += _data_dir(path, loaded)
+        warnings += _listeners(path, loaded)
         for is_error, problem in _certificates(path, loaded):
             (errors if is_error else warnings).append(problem)
     if as_json:
@@ -47,6 +65,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     else:
         for problem in (*errors, *warnings):
             print(problem)
+        if loaded is not None and os.geteuid() != asked_by:
+            print(f"looked at as the user {_user()}, whose data directory it is: {loaded.server.data_dir}")
         if loaded is not None and not errors:
             for line in _summary(path, loaded):
                 screen().print(line, markup=False)
@@ -62,6 +82,53 @@ def _modules_that_do_not_fit(path: Path | None, config: Config) -> Iterator[Prob
         start_order(select(discover(), config.modules.enable, config.modules.disable))
     except ModuleError as error:
         yield _problem(path, ("modules",), str(error))
+
+
+def _components_in_the_way(path: Path | None, config: Config) -> Iterator[Problem]:
+    """A component for a domain that a module serves: the option `host` says which those are."""
+    modules = config.modules
+    served = {
+        str(getattr(modules[name], "host", "")).replace("{domain}", domain): name
+        for name in modules.active
+        for domain in config.server.domains
+    }
+    for domain in config.components:
+        if domain in served:
+            yield _problem(path, ("components", domain), f"the domain is served by the module {served[domain]}")
+
+
+def _listeners(path: Path | None, config: Config) -> Iterator[Problem]:
+    """Warnings of addresses that cannot be had just now. While a server runs on the data nothing can be told."""
+    import asyncio
+
+    from beamish.net.address import obstacle
+    from beamish.storage.sole import LOCK, DirectoryInUse, sole_user
+
+    async def unused() -> bool:
+        try:
+            async with sole_user(config.server.data_dir):
+                return True
+        except (DirectoryInUse, OSError):
+            return False
+
+    if (config.server.data_dir / LOCK).exists() and not asyncio.run(unused()):
+        return
+    wanted = [("c2s", "listen", config.c2s.listen), ("c2s", "direct_tls", config.c2s.direct_tls)]
+    if config.s2s.enabled:
+        wanted += [("s2s", "listen", config.s2s.listen), ("s2s", "direct_tls", config.s2s.direct_tls)]
+    if config.components:
+        wanted.append(("component_listener", "listen", config.component_listener.listen))
+    for section, key, addresses in wanted:
+        for index, address in enumerate(addresses):
+            if reason := obstacle(address):
+                yield _problem(path, (section, key, index), f"warning: {reason}")
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _data_dir(path: Path | None, config: Config) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from beamish.cli.console import (
     UNSTARTABLE,
     ConfigOption,
     JsonOption,
+    become_owner,
     config_file,
     expected_failures,
     fail,
@@ -32,13 +33,15 @@ DemoOption = Annotated[
 def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOption = False) -> None:
     """Run the server until SIGTERM or Ctrl-C; SIGHUP reads certificates and log settings again.
 
-    With --demo and no file, the system's configuration is left aside and ./var is used.
+    Called by root, it goes on as the owner of the data directory. With --demo and no file, the system's configuration is
+    left aside and ./var is used.
     """
     from beamish import app
 
     path = config if demo else config_file(config)
     faulthandler.enable(2)  # a watchdog ends the process by SIGABRT: the log shall say what it was doing
     loaded = load_or_exit(path, UNSTARTABLE)
+    become_owner(loaded.server.data_dir)
     accounts: dict[str, str] = {}
     if demo:
         try:

@@ -20,6 +20,8 @@ from beamish.config.values import domain_name
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
 _AT_LINE: Final = re.compile(r"\s*\(at line (\d+), column (\d+)\)\Z")
+_UNQUOTED: Final = ("Invalid value", "Expected newline or end of document after a statement")
+"""What the parser says of text without quotes, and of `yes` or `True`."""
 _AT_END: Final = re.compile(r"\s*\(at end of document\)\Z")
 
 
@@ -81,6 +83,8 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         if place := _AT_LINE.search(message):
             line, column = int(place[1]), int(place[2])
         message = _AT_END.sub(" (at the end of the file)", _AT_LINE.sub("", message))
+        if message.startswith(_UNQUOTED):
+            message += '; text stands in quotes ("…"), and true and false are written small'
         raise ConfigProblems([Problem(str(file), line, column, "", f"not valid TOML: {message}")]) from None
     except RecursionError:
         raise ConfigProblems([Problem(str(file), 1, None, "", "brackets are nested too deeply")]) from None

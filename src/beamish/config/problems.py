@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import ErrorDetails
 
 from beamish.config.locate import Path, Position
 
 Schema = Mapping[str, Any]
+_SUGGESTED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Reporter:
         schema = self._schema_at(path)
         match error["type"]:
             case "extra_forbidden":
-                return self._unknown_key(path)
+                return self._unknown_key(path, error["input"])
             case "missing":
                 return self.problem(path, f"is missing: {describe(schema)}" if schema else "is missing")
             case "value_error":
@@ -97,17 +98,20 @@ class Reporter:
                 given = error["input"]
                 near = nearest(given, map(str, schema["enum"])) if isinstance(given, str) else ""
                 return self.problem(path, f"must be {describe(schema)}", suggestion=f'"{near}"' if near else "")
-        return self.problem(path, f"must be {describe(schema)}" if schema else error["msg"])
+        if schema is None:
+            return self.problem(path, error["msg"])
+        return self.problem(path, f"must be {describe(schema)}", suggestion=as_toml(schema, error["input"]))
 
-    def _unknown_key(self, path: Path) -> Problem:
+    def _unknown_key(self, path: Path, value: object) -> Problem:
         *parents, key = path
         table = self._schema_at(tuple(parents)) or {}
         known = sorted(table.get("properties", {}))
         suggestion = nearest(str(key), known)
         if not suggestion:  # the right key in the wrong table
             elsewhere = [other for other in self._every_option() if other[-1] == key]
-            suggestion = dotted(elsewhere[0]) if len(elsewhere) == 1 else ""
-        kind = "module or option" if parents == ["modules"] else "table" if not parents else "key"
+            suggestion = " or ".join(map(dotted, elsewhere)) if len(elsewhere) <= _SUGGESTED else ""
+        is_table = not parents and isinstance(value, Mapping)
+        kind = "module or option" if parents == ["modules"] else "table" if is_table else "key"
         return self.problem(path, f"unknown {kind}", allowed="allowed: " + ", ".join(known), suggestion=suggestion)
 
     def _schema_at(self, path: Path) -> Schema | None:
@@ -176,6 +180,22 @@ def describe(schema: Schema) -> str:
         case "object":
             return "a table"
     return "something else"
+
+
+def as_toml(schema: Schema, given: object) -> str:
+    """How TOML writes what was meant, where only the punctuation is wrong; the empty text if more is. No value is repeated."""
+    match schema.get("type"), given:
+        case "array", str():
+            return '["…"]'
+        case "array", int() | float() if not isinstance(given, bool):
+            return '["…"]' if schema.get("items", {}).get("type") == "string" else "[…]"
+        case "string", int() | float() if not isinstance(given, bool) and "enum" not in schema:
+            return '"…", in quotes'
+        case "boolean", str() if given.lower() in ("true", "false"):
+            return f"{given.lower()} without quotes"
+        case "integer" | "number", str() if given.strip().lstrip("+-").replace(".", "", 1).isdigit():
+            return "a number without quotes"
+    return ""
 
 
 def _describe_list(schema: Schema) -> str:

@@ -38,6 +38,9 @@ class Listen(str):
 
 def domain_name(text: str) -> str:
     """The prepared form of a domain (RFC 7622 §3.2: IDNA, lower case); raises `ValueError` if it is none."""
+    name, colon, port = text.rpartition(":")
+    if colon and port.isdigit() and "[" not in name:
+        raise ValueError("must be a domain alone, without a port")
     jid = _jid(text)
     if jid.local or jid.resource:
         raise ValueError("must be a domain alone, without anything before an @ or after a /")

@@ -39,13 +39,13 @@ def parse_address(text: str) -> Address:
     if not colon or not host or text.endswith("]"):
         raise ValueError(f"{text!r} must have a host and a port: {_FORMS}")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        if _is_ipv6(text):
+            raise ValueError(f"{text!r} must have a host and a port: {_FORMS}")
         raise ValueError(f"{text!r}: the port must be a number from 0 to 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            raise ValueError(f"{text!r}: brackets are for IPv6 addresses, such as [::] or [::1]") from None
+        if not _is_ipv6(host):
+            raise ValueError(f"{text!r}: brackets are for IPv6 addresses, such as [::] or [::1]")
     elif ":" in host:
         raise ValueError(f"{text!r}: an IPv6 address needs brackets: [{host}]:{port}")
     elif host != "*":
@@ -58,6 +58,14 @@ def parse_address(text: str) -> Address:
         elif not _HOST_NAME.match(host) or ".." in host:
             raise ValueError(f"{text!r}: {host!r} is neither an IP address nor a host name: {_FORMS}")
     return Address(host, int(port))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def format_peer(name: Any) -> str:
@@ -140,6 +148,32 @@ def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
                 sockets.append(listening)
         opened.pop_all()
         return sockets
+
+
+def obstacle(address: str) -> str:
+    """Why an address cannot be had just now, or the empty text. Nobody is kept from it meanwhile: it is not listened on.
+
+    Ports that need a privilege count as free: who asks may have less than who will listen. Looking up a name blocks.
+    """
+    wanted = parse_address(address)
+    host = "::" if wanted.host == "*" else wanted.host
+    try:
+        found = socket.getaddrinfo(host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        return f"cannot listen on {wanted}: {wanted.host} is unknown ({error.strerror})"
+    failures: list[OSError] = []
+    for family, _, _, _, name in found:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(name)
+        except OSError as error:
+            failures.append(error)
+    for failure in failures:
+        nowhere = failure.errno in _NO_IPV6 and len(failures) == len(found) and host != "::"
+        if failure.errno == errno.EADDRINUSE or nowhere:
+            return str(_explained(wanted, failure).args[-1])
+    return ""
 
 
 def _bind_every(wanted: Address, ipv6_only: bool) -> list[socket.socket]:
