@@ -45,9 +45,8 @@ def test_root_serves_as_the_owner_of_the_data(
     server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Path, int]] = []
-    monkeypatch.setattr(
-        "beamish.cli.serve.become_owner", lambda directory: asked.append((directory, len(server.served)))
-    )
+    module = importlib.import_module("beamish.cli.serve")
+    monkeypatch.setattr(module, "become_owner", lambda directory: asked.append((directory, len(server.served))))
     file = tmp_path / "b.toml"
     file.write_text("[server]\ndata_dir = 'data'")
     assert runner.invoke(commands, ["serve", "-c", str(file)]).exit_code == 0
