@@ -4,16 +4,19 @@ import asyncio
 import base64
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from tests.net.federated import Two, exchange, pair
 from tests.watched import until
 
 from beamish.core.services import Outbox
+from beamish.net.s2s_in import S2SInLink
+from beamish.net.verify import Credentials, Trust
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer
 from beamish.testing.names import Directory
@@ -235,6 +238,35 @@ async def test_connections_from_one_address_are_bounded(ca: Authority, names: Di
             await three.closed()
             assert "<resource-constraint" in three.heard
             assert "too many connections from your address" in three.heard
+
+
+async def test_a_chain_is_examined_once_whatever_is_claimed_with_it(
+    ca: Authority, b: FederatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again when it has expired: a stream may stay open for long."""
+    examined = 0
+    examine = Trust.examine
+
+    def counted(self: Trust, chain: Sequence[x509.Certificate]) -> Credentials:
+        nonlocal examined
+        examined += 1
+        return examine(self, chain)
+
+    monkeypatch.setattr(Trust, "examine", counted)
+    files = ca.issue("a.example", *(f"n{n}.example" for n in range(5)))
+    async with peer(b, "a.example", files) as stream:
+        await stream.external()
+        for n in range(5):
+            stream.send(f"<db:result from='n{n}.example' to='b.example'>key</db:result>")
+            assert "type='valid'" in await stream.hear("type=")
+        assert examined == 1
+        [link] = b.federation.links
+        assert isinstance(link, S2SInLink) and link._shown is not None
+        link._shown.until = 0.0
+        stream.send("<db:result from='n5.example' to='elsewhere.example'>key</db:result>")
+        assert "<item-not-found" in await stream.hear("type=")
+        assert "is for a.example, n0.example, n1.example, not" in link._certifies("n5.example")
+        assert examined == 2
 
 
 async def test_claims_in_vain_end_a_stream(ca: Authority, names: Directory, b: FederatedServer) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from beamish.core.kernel import new_id
 from beamish.net.s2s_link import Link, Wait
+from beamish.net.verify import Credentials
 from beamish.stream.parser import Nonza
 from beamish.stream.s2s import SM, Authenticated, Event, Pair, StartTls
 from beamish.stream.s2s_acks import Acks, PingAcks, failed_element, read_count
@@ -27,7 +28,7 @@ _SM_WAIT: Final = 5.0
 class S2SInLink(Link):
     """One stream that another server opened."""
 
-    __slots__ = ("_both_ways", "_direct", "_offer_timer", "_resumptions", "_verdicts")
+    __slots__ = ("_both_ways", "_direct", "_offer_timer", "_resumptions", "_shown")
 
     direction = "in"
     machine: S2SIn
@@ -35,7 +36,8 @@ class S2SInLink(Link):
     def __init__(self, federation: Federation, *, direct_tls: bool = False) -> None:
         super().__init__(federation, S2SIn(federation.settings, federation.admits))
         self._direct = direct_tls
-        self._verdicts: dict[str, str] = {}
+        self._shown: Credentials | None = None
+        """What the peer's certificates prove, once somebody asks."""
         self._both_ways: list[Pair] = []
         """What is authenticated, but does not use the stream in our direction yet."""
         self._offer_timer: Any = None
@@ -73,16 +75,14 @@ class S2SInLink(Link):
         """See `TlsConnection.secured`."""
         assert self.tls is not None
         self.chain = self.tls.chain()
-        self._verdicts.clear()
+        self._shown = None
         self.machine.established(self._certifies)
 
     def _certifies(self, domain: str) -> str:
-        verdict = self._verdicts.get(domain)
-        if verdict is None:
-            if len(self._verdicts) >= self.federation.settings.pairs_per_stream:
-                self._verdicts.clear()
-            verdict = self._verdicts[domain] = self.federation.trust.judge(self.chain, domain)
-        return verdict
+        federation, shown = self.federation, self._shown
+        if shown is None or federation.kernel.clock.now() > shown.until:
+            shown = self._shown = federation.trust.examine(self.chain)
+        return shown.judge(domain)
 
     def _event(self, event: Event) -> Wait | None:
         if isinstance(event, StreamOpened):

@@ -7,6 +7,7 @@ XMPP addresses. A common name never counts.
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,8 +63,12 @@ class Trust:
 
     def judge(self, chain: Sequence[x509.Certificate], domain: str) -> str:
         """Judge a peer's chain, its own certificate first, for a domain: "" if it holds, otherwise why not."""
+        return self.examine(chain).judge(domain)
+
+    def examine(self, chain: Sequence[x509.Certificate]) -> Credentials:
+        """Look at a peer's chain, its own certificate first, whatever domain it says it is: the expensive half of `judge`."""
         if not chain:
-            return "no certificate was shown"
+            return Credentials("no certificate was shown")
         own = chain[0]
         context = crypto.X509StoreContext(
             self._store,
@@ -73,14 +78,31 @@ class Trust:
         try:
             context.verify_certificate()
         except crypto.X509StoreContextError as error:
-            return _reason(error, chain)
+            return Credentials(_reason(error, chain))
         if not _for_servers(own):
-            return "the certificate is not meant for servers"
-        names = names_in(own)
-        if not covers(names, domain):
-            shown = ", ".join(sorted(names)[:3]) or "no name"
-            return f"the certificate is for {shown}, not for {domain}"
-        return ""
+            return Credentials("the certificate is not meant for servers")
+        return Credentials("", names_in(own), min(each.not_valid_after_utc.timestamp() for each in chain))
+
+
+class Credentials:
+    """What a peer's chain proves. A stream may claim hundreds of domains with one, each of which is a look into a set.
+
+    `until` is when the first certificate of the chain expires, in seconds since 1970: from then on it has to be examined again.
+    """
+
+    __slots__ = ("_names", "_refusal", "_shown", "until")
+
+    def __init__(self, refusal: str, names: frozenset[str] = frozenset(), until: float = math.inf) -> None:
+        self._refusal = refusal
+        self._names = names
+        self._shown = ", ".join(sorted(names)[:3]) or "no name"
+        self.until = until
+
+    def judge(self, domain: str) -> str:
+        """Whether they are those of a domain: "" if so, otherwise why not."""
+        if self._refusal or covers(self._names, domain):
+            return self._refusal
+        return f"the certificate is for {self._shown}, not for {domain}"
 
 
 def _reason(error: crypto.X509StoreContextError, chain: Sequence[x509.Certificate]) -> str:
