@@ -7,7 +7,7 @@ import pytest
 
 from beamish.net.dns import Srv
 from beamish.net.s2s_presence import RemotePresence
-from beamish.net.s2s_turns import NOBODY, Turn, Turns
+from beamish.net.s2s_turns import NOBODY, Turn, Turns, family
 from beamish.net.throttle import LoginThrottle
 from beamish.stream.s2s_out import Unreachable
 from beamish.testing.federated import Authority, FederatedServer
@@ -136,6 +136,29 @@ async def test_who_is_answered_asks_for_the_answer(ca: Authority) -> None:
         assert asks(sent("chat", "nobody@a.example", "x@evil.example")) == flood
         assert asks(sent("", "r@conference.a.example/n", "x@evil.example")) == JID.parse("r@conference.a.example")
         assert asks(sent("", "pubsub.a.example", "x@evil.example")) == JID.parse("pubsub.a.example")
+
+
+@pytest.mark.parametrize(
+    ("domain", "registered"),
+    [
+        ("example.org", "example.org"),
+        ("x1.y.example.org", "example.org"),
+        ("xmpp.example.co.uk", "example.co.uk"),
+        ("a.b.example.com.au", "example.com.au"),
+        ("x.example.ne.jp", "example.ne.jp"),
+        ("x.example.ne.de", "ne.de"),
+        ("x.co.example", "co.example"),
+        ("x1.duckdns.org", "duckdns.org"),
+        ("co.uk", "co.uk"),
+        ("localhost", "localhost"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+        ("x.müller.example", "müller.example"),
+    ],
+)
+def test_whose_domain_it_is(domain: str, registered: str) -> None:
+    """Two firms below `co.uk` are no relations; neither are two machines named by their addresses."""
+    assert family(domain) == registered
 
 
 async def test_domains_of_one_family_leave_room_for_others(ca: Authority) -> None:

@@ -112,9 +112,44 @@ class Turns:
             turn.granted.set_result(None)
 
 
+_SECOND: Final = frozenset(("ac", "co", "com", "edu", "gob", "gov", "mil", "net", "org"))
+"""Labels below which countries register names (`co.uk`, `com.br`), and which hardly anybody owns where they do not."""
+_SECOND_OF: Final = {
+    "at": ("gv", "or"),
+    "au": ("asn", "id"),
+    "br": ("art", "blog", "eco", "eng", "ind", "inf", "jus", "leg", "nom", "tv", "wiki"),
+    "fr": ("asso", "gouv", "nom"),
+    "id": ("biz", "desa", "go", "my", "or", "sch", "web"),
+    "il": ("idf", "k12", "muni"),
+    "in": ("firm", "gen", "ind", "nic", "res"),
+    "jp": ("ad", "ed", "go", "gr", "lg", "ne", "or"),
+    "ke": ("go", "info", "me", "mobi", "ne", "or", "sc"),
+    "kr": ("go", "ne", "or", "pe", "re"),
+    "nz": ("geek", "gen", "govt", "iwi", "kiwi", "maori", "school"),
+    "pl": ("biz", "edu", "info", "waw"),
+    "th": ("go", "in", "mi", "or"),
+    "tr": ("av", "bel", "biz", "dr", "gen", "info", "k12", "name", "pol", "tel", "web"),
+    "tw": ("club", "ebiz", "game", "idv"),
+    "ua": ("in", "kharkov", "kiev", "kyiv", "lviv", "odesa", "odessa"),
+    "uk": ("ltd", "me", "nhs", "plc", "police", "sch"),
+    "za": ("law", "nom", "school", "web"),
+}
+"""What else single countries have."""
+
+
 def family(domain: str) -> str:
-    """The last two labels of a domain: below a name of their own, people have as many as they like."""
-    return ".".join(domain.rsplit(".", 2)[-2:])
+    """The domain that somebody registered: below it, people have as many names as they like.
+
+    That is the last two labels; three where the two are a country's and what it registers names below (`example.co.uk`),
+    by a small list of these. Names that are given away below others (`duckdns.org`) are one family: anybody may have many.
+    """
+    labels = domain.rsplit(".", 3)
+    if len(labels) < 3 or labels[-1].isdecimal():  # or an IP address, which is nobody's kin
+        return domain
+    second, country = labels[-2:]
+    if len(country) == 2 and (second in _SECOND or second in _SECOND_OF.get(country, ())):
+        return ".".join(labels[-3:])
+    return f"{second}.{country}"
 
 
 class Routes(dict[Pair, "Route"]):
