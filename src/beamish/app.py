@@ -362,6 +362,8 @@ async def serve(
                 await outcome
         daily = kernel.tasks.spawn(_watch_certificates(certificates), "certificates")
         up.callback(daily.cancel)  # the stop waits for tasks to end by themselves
+        if isinstance(kernel.db, SqliteDatabase):
+            kernel.tasks.spawn(kernel.db.reserve_log(), "log.reserve")
         await stop.wait()
         if again:
             systemd.reloading("restarting")  # after STOPPING=1, what still runs at the end of TimeoutStopSec is killed

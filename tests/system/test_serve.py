@@ -43,6 +43,17 @@ async def test_it_tells_where_it_listens_and_that_it_is_ready(daemon: Daemon, no
     assert daemon.events("stopping")
 
 
+async def test_its_log_of_writes_has_its_size_soon(daemon: Daemon) -> None:
+    free = shutil.disk_usage(daemon.directory).free
+    if free < 2_000_000_000:
+        pytest.skip("a disk that is nearly full is left alone")
+    await daemon.start()
+    log = daemon.directory / "data" / "beamish.db-wal"
+    async with asyncio.timeout(PATIENCE):
+        while log.stat().st_size < 16_000_000:
+            await daemon.add(f"user{log.stat().st_size}@example.org", "some password")  # it serves meanwhile
+
+
 async def test_it_shows_signs_of_life_to_a_watchdog(daemon: Daemon, notify_socket: NotifySocket) -> None:
     await daemon.start(NOTIFY_SOCKET=str(notify_socket.path), WATCHDOG_USEC="200000")
     for _ in range(3):

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import structlog
 
+from beamish.storage import wal
 from beamish.storage.api import (
     Cursor,
     StorageBusy,
@@ -51,6 +52,7 @@ READS_LIMIT = 20_000
 """Reads waiting for a reader."""
 _WAL_KEEP = 64 * 1024 * 1024  # a write-ahead log that once grew is cut back to this after a checkpoint
 _WAL_PAGES = 4_000  # 16 MiB: what is written and deleted soon after (logs) then mostly never reaches the file itself
+_WAL_BYTES = _WAL_PAGES * (4_096 + 24) + 524_288  # with the frames' headers and the commit that reaches the bound
 _WRITER_CACHE = 8_000  # KiB of pages: as much as logs and ends of lists need between two merges
 _STATEMENTS = 256
 
@@ -125,6 +127,19 @@ class SqliteDatabase(CommitQueue):
         except StorageDamaged as exc:
             self._note_damage(exc)
             raise
+
+    async def reserve_log(self) -> None:
+        """Give the write-ahead log its size, so that commits are as quick from the start as later (see `storage.wal`).
+
+        For servers that stay: it writes 17 MB, a step at a time. Where it cannot be done nothing is lost but that.
+        """
+        if self._in_memory:
+            return
+        try:
+            while await self.write("log.reserve", lambda _: wal.extend(self._path, _WAL_BYTES)):
+                await asyncio.to_thread(wal.settle, self._path)
+        except (StorageError, OSError) as exc:
+            log.info("log_not_reserved", error=str(exc))
 
     async def close(self) -> None:
         """Commit what is queued, tell everybody, close the file. Later calls raise `StorageClosed`, except this one."""
