@@ -10,6 +10,8 @@ from beamish.cli.catalogue import declared
 from beamish.cli.documents import commands_markdown, doap, hooks_markdown, implemented, xeps_markdown
 from beamish.cli.xep_tests import OF_SOURCE, PASSING, PLAYS
 from beamish.cli.xep_titles import TITLES
+from beamish.config import build_root, load
+from beamish.config.problems import resolved
 from beamish.config.reference import reference_markdown
 from beamish.core.events import CATALOGUE
 from beamish.core.registry import discover
@@ -126,3 +128,75 @@ def headings(page: Path) -> set[str]:
     """What a heading is called in a link to it."""
     lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    """`core/hooks.py` is one of the package, `tests/conftest.py` one of the repository."""
+    named = re.compile(r"`((?:src|tests|docs|config|decisions|[a-z0-9]+)/[\w./-]+?(?:\.py|\.md|\.toml|\.service|/))`")
+    examples = {"src/beamish/x/y.py", "tests/x/test_y.py", "x/y.py", "x/test_y.py", "var/bench/bench.md"}
+    package = ROOT / "src" / "beamish"
+    found = 0
+    for page in PAGES:
+        for name in set(named.findall(page.read_text())) - examples:
+            places = ROOT, package, package / "modules", ROOT / "docs", page.parent
+            assert any((place / name).exists() for place in places), f"{page}: {name}"
+            found += 1
+    assert found > 50
+
+
+def test_every_option_that_is_named_exists() -> None:
+    schema = build_root(discover()).model_json_schema()
+    sections = "|".join(schema["properties"])
+    named = re.compile(rf"`((?:{sections})(?:\.(?:[a-z0-9_]+|\"[^\"`]+\"))+)(?: = [^`]*)?`")
+    others = {"storage.api", "server.cut"}  # a file, a method
+    found = 0
+    for page in PAGES:
+        if page.name == "commands.md":  # they are called like options
+            continue
+        for name in set(named.findall(page.read_text())) - others:
+            at = schema
+            for part in name.split("."):
+                at = resolved(schema, at)
+                at = at.get("properties", {}).get(part) or at.get("additionalProperties")
+                assert isinstance(at, dict), f"{page}: {name}"
+            found += 1
+    assert found > 15
+
+
+def test_every_example_of_a_configuration_can_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "beamish.toml"
+    found = 0
+    for page in PAGES:
+        for example in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            file.write_text(example)
+            load(file, discover())
+            found += 1
+    assert found > 10
+
+
+def test_the_pages_of_modules_tell_the_defaults_of_today() -> None:
+    """In tables of an option, or several, and the default, or one for each."""
+    row = re.compile(r"^\| ((?:`[a-z_]+`(?:, )?)+) \| ((?:`[^`|]*`(?:, )?)+) \|", re.MULTILINE)
+    found = 0
+    for module in discover():
+        fields = module.Config.model_fields
+        for options, told in row.findall((ROOT / "docs" / "modules" / f"{module.name}.md").read_text()):
+            pairs = zip(re.findall("`(.+?)`", options), re.findall("`(.+?)`", told), strict=False)
+            for option, text in pairs:
+                if option in fields:
+                    default = as_told(fields[option].get_default(call_default_factory=True))
+                    assert text.strip('"') in (default, default.removesuffix(".0")), f"{module.name}.{option}"
+                    found += 1
+    assert found > 80
+
+
+def as_told(default: object) -> str:
+    """A default as the tables write it: as in TOML, text without its quotes."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return "[" + ", ".join(f'"{each}"' for each in default) + "]"
+    return str(default)
