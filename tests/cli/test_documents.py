@@ -63,7 +63,7 @@ def test_nothing_is_said_about_tests_of_what_is_not_there() -> None:
     assert not set(passing) & {number for _, number in found} and passing == sorted(passing)
 
 
-@pytest.mark.parametrize("number", [48, 49, 82, 402, 411])
+@pytest.mark.parametrize("number", [48, 49, 82, 353, 402, 411, 474])
 def test_what_was_forgotten_once_is_listed(number: int) -> None:
     assert any(cells[0].startswith(f"[{number:04}]") for cells in rows(xeps_markdown(discover())))
 

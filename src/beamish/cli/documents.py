@@ -48,6 +48,7 @@ BELOW_MODULES: Final = (
     Implemented(Xep(356, "0.4.1"), "net/privilege/"),
     Implemented(Xep(368, "1.1.0"), "net/dns.py"),
     Implemented(Xep(440, "1.0.0"), "stream/features.py"),
+    Implemented(Xep(474, "0.5.0"), "stream/sasl/scram.py"),
     Implemented(Xep(478, "0.2.0"), "stream/features.py"),
 )
 """What no module declares, because it is not one's: the protocol of streams, sockets, and what payloads share."""

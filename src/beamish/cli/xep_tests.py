@@ -56,6 +56,7 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         312: "../../scenarios/rows/test_feeds.py",
         384: "test_foreign_clients.py test_personal.py",
         402: "test_conversions.py test_foreign_clients.py",
+        462: "test_entity.py",
         472: "../../scenarios/rows/test_feeds.py",
     },
     "modules/register/": {
@@ -81,6 +82,7 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         440: "stream/test_machine.py stream/sasl/test_offer.py",
         478: "stream/test_machine.py net/test_s2s.py",
     },
+    "stream/sasl/scram.py": {474: "stream/sasl/test_scram.py stream/sasl/test_offer.py"},
     "stream/s2s_in.py": {178: "stream/test_s2s.py net/test_s2s.py", 288: "stream/test_s2s.py net/test_s2s.py"},
 }
 """Source → number → tests, below tests/ and, for a folder, below the folder of its tests."""
@@ -156,6 +158,7 @@ PASSING: Final[tuple[tuple[int, str, str], ...]] = (
     (184, "1.4.0", f"{_ROWS}test_messages.py {_PLUGINS}"),
     (308, "1.2.1", "scenarios/test_payloads.py"),
     (333, "1.0.0", "scenarios/test_payloads.py modules/mam/test_rules.py"),
+    (353, "0.8.0", "modules/test_csi.py modules/mam/test_rules.py scenarios/test_message_kinds.py"),
     (444, "0.2.1", "scenarios/test_payloads.py"),
     (461, "0.2.1", "scenarios/test_payloads.py"),
 )

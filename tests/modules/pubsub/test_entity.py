@@ -55,6 +55,52 @@ async def test_nodes_are_paged(stage: Stage) -> None:
     assert seen == ["n0", "n1", "n2", "n3", "n4"]
 
 
+FILTER = "urn:xmpp:pubsub-filter:0"
+
+
+def of_types(fields: dict[str, list[str]], form_type: str = FILTER) -> str:
+    """A filter of XEP-0462."""
+    x = f"<field var='FORM_TYPE' type='hidden'><value>{form_type}</value></field>"
+    for var, types in fields.items():
+        x += f"<field var='{var}' type='list-multi'>{''.join(f'<value>{each}</value>' for each in types)}</field>"
+    return f"<filter xmlns='{FILTER}'><x xmlns='jabber:x:data' type='submit'>{x}</x></filter>"
+
+
+async def test_nodes_of_some_types_are_listed(stages: Stage) -> None:
+    """XEP-0462, what Movim asks for."""
+    romeo = await stages.login("romeo@example.org/orchard")
+    info = await romeo.iq(f"<iq type='get' id='i' to='{SERVICE}'><query xmlns='{INFO}'/></iq>")
+    assert FILTER in {f.get("var", "") for f in info.iterfind(f".//{{{INFO}}}feature")}
+    await stages.create(romeo, "blog", type="urn:xmpp:microblog:0")
+    await stages.create(romeo, "comments", type="urn:xmpp:microblog:0:comments")
+    await stages.create(romeo, "plain")
+
+    async def listed(inner: str) -> list[str | None]:
+        got = await romeo.iq(f"<iq type='get' id='l' to='{SERVICE}'><query xmlns='{ITEMS}'>{inner}</query></iq>")
+        return [i.get("node") for i in got.iterfind(f".//{{{ITEMS}}}item")]
+
+    assert await listed(of_types({"included-types": ["urn:xmpp:microblog:0", ""]})) == ["blog", "plain"]
+    assert await listed(of_types({"included-types": ["urn:xmpp:microblog:0:comments"]})) == ["comments"]
+    assert await listed(of_types({"included-types": []})) == []
+    assert await listed(of_types({"excluded-types": ["urn:xmpp:microblog:0:comments"]})) == ["blog", "plain"]
+    assert await listed(of_types({"excluded-types": [""]})) == ["blog", "comments"]
+    assert await listed(of_types({})) == await listed("") == ["blog", "comments", "plain"]
+    first_page = "<set xmlns='http://jabber.org/protocol/rsm'><max>1</max></set>"
+    paged = of_types({"excluded-types": ["urn:xmpp:microblog:0"]}) + first_page
+    got = await romeo.iq(f"<iq type='get' id='l' to='{SERVICE}'><query xmlns='{ITEMS}'>{paged}</query></iq>")
+    assert [i.get("node") for i in got.iterfind(f".//{{{ITEMS}}}item")] == ["comments"]
+    assert got.findtext(".//{http://jabber.org/protocol/rsm}count") == "2"
+
+
+async def test_a_filter_that_is_none_is_refused(stages: Stage) -> None:
+    romeo = await stages.login("romeo@example.org/orchard")
+    both = of_types({"included-types": ["a"], "excluded-types": ["b"]})
+    for wrong in (both, of_types({"included-types": ["a"]}, form_type="urn:test"), f"<filter xmlns='{FILTER}'/>"):
+        query = f"<iq type='get' id='l' to='{SERVICE}'><query xmlns='{ITEMS}'>{wrong}</query></iq>"
+        refused = "<iq><error type='modify'><bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+        assert mismatch(refused, await romeo.iq(query, "error")) == ""
+
+
 async def test_examples_011_014_node_information_and_meta_data(stages: Stage) -> None:
     romeo = await stages.login("romeo@example.org/orchard")
     await stages.create(romeo, "musings", title="Princely Musings", type="urn:example:bundle", language="en")

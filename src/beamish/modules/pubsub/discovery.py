@@ -1,7 +1,8 @@
-"""What a service and its nodes say about themselves (XEP-0060 §5.1 to §5.5)."""
+"""What a service and its nodes say about themselves (XEP-0060 §5.1 to §5.5), and which nodes are asked for (XEP-0462)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from beamish.core.clock import stamp
@@ -11,11 +12,11 @@ from beamish.modules.pubsub import access, store
 from beamish.modules.pubsub.config import MAX
 from beamish.modules.pubsub.engine import Asker, Engine
 from beamish.modules.pubsub.model import Host, Node
-from beamish.modules.pubsub.names import META_DATA, PUBSUB, Affiliation, State
+from beamish.modules.pubsub.names import META_DATA, PUBSUB, TYPE_FILTER, Affiliation, State
 from beamish.xmpp import ns
-from beamish.xmpp.errors import StanzaError
+from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.payload.forms import Field, Form
+from beamish.xmpp.payload.forms import Field, Form, X
 from beamish.xmpp.xml import Element
 
 COMMON: Final = (
@@ -63,6 +64,7 @@ SERVICE_FEATURES: Final = (
     ns.DISCO_ITEMS,
     ns.RSM,
     ns.PING,
+    TYPE_FILTER,
     "http://jabber.org/protocol/commands",
 )
 ACCOUNT_FEATURES: Final = (
@@ -84,6 +86,26 @@ LISTED_ITEMS: Final = 1000
 """Items that a node lists, the newest."""
 
 
+def of_types(query: Element) -> Callable[[Node], bool]:
+    """Which nodes a request for the list of nodes wants, by their `pubsub#type` (XEP-0462); all, if it does not say.
+
+    Raises `StanzaError(bad-request)` for a filter that is none, or both includes and excludes.
+    """
+    asked = query.find(f"{{{TYPE_FILTER}}}filter")
+    if asked is None:
+        return lambda node: True
+    x = asked.find(X)
+    form = Form("") if x is None else Form.from_xml(x)
+    included, excluded = form.get("included-types"), form.get("excluded-types")
+    if form.type != "submit" or form.form_type != TYPE_FILTER:
+        raise StanzaError(Condition.BAD_REQUEST, text="a filter holds a submitted form of its own type")
+    if included is not None and excluded is not None:
+        raise StanzaError(Condition.BAD_REQUEST, text="types are either included or excluded")
+    if included is not None:
+        return lambda node: node.config.type in included.values
+    return lambda node: excluded is None or node.config.type not in excluded.values
+
+
 class Discovery:
     """Answers about nodes."""
 
@@ -100,9 +122,12 @@ class Discovery:
                 shown.append(node)
         return shown
 
-    async def nodes(self, host: Host, asker: Asker) -> list[DiscoItem]:
-        """The nodes as items (§5.2)."""
-        return [DiscoItem(host.jid, node.name, node.config.title) for node in await self.visible(host, asker)]
+    async def nodes(
+        self, host: Host, asker: Asker, wanted: Callable[[Node], bool] = lambda node: True
+    ) -> list[DiscoItem]:
+        """The nodes as items (§5.2), those that are wanted."""
+        shown = await self.visible(host, asker)
+        return [DiscoItem(host.jid, node.name, node.config.title) for node in shown if wanted(node)]
 
     async def may_know(self, host: Host, node: Node, asker: Asker) -> bool:
         """Whether a node is to be shown to the asker."""

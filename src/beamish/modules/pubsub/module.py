@@ -131,6 +131,7 @@ class PubsubModule(Module):
         Xep(472, "0.2.1", note="what it needs of a server"),
         Xep(277, "0.6.5", note="what it needs of a server"),
         Xep(312, "0.3"),
+        Xep(462, "0.1.1", note="at the service"),
         Xep(4, "2.13.2"),
         Xep(59, "1.0"),
         Xep(68, "1.3.0"),

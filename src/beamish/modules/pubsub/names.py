@@ -20,6 +20,8 @@ SUBSCRIBE_AUTHORIZATION: Final = PUBSUB + "#subscribe_authorization"
 META_DATA: Final = PUBSUB + "#meta-data"
 GET_PENDING: Final = PUBSUB + "#get-pending"
 
+TYPE_FILTER: Final = "urn:xmpp:pubsub-filter:0"
+
 SHIM: Final = "http://jabber.org/protocol/shim"
 ADDRESS: Final = "http://jabber.org/protocol/address"
 COMMANDS: Final = "http://jabber.org/protocol/commands"

@@ -15,7 +15,7 @@ from beamish.core.disco import DiscoInfo, DiscoItem, items_bytes
 from beamish.core.events import Context
 from beamish.core.iq import check_request
 from beamish.core.module import Identity
-from beamish.modules.pubsub.discovery import SERVICE_FEATURES, Discovery
+from beamish.modules.pubsub.discovery import SERVICE_FEATURES, Discovery, of_types
 from beamish.modules.pubsub.engine import Asker, Engine
 from beamish.modules.pubsub.model import Host, Node, Subscription
 from beamish.modules.pubsub.names import COMMANDS, GET_PENDING, OWNER, PUBSUB, SUBSCRIBE_AUTHORIZATION, State, no_node
@@ -149,7 +149,7 @@ class Service:
         if name == COMMANDS:
             return items_bytes([DiscoItem(self.jid, GET_PENDING, "Pending subscriptions")], name)
         if not name:
-            items = await self._discovery.nodes(await self.host(), asker)
+            items = await self._discovery.nodes(await self.host(), asker, of_types(query))
             return _paged(items, [item.node for item in items], query)
         host, node = await self._known(asker, name)
         items = await self._discovery.items(host, node, asker)
