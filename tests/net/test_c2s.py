@@ -222,8 +222,12 @@ async def test_who_does_not_log_in_in_time_is_sent_away(world: World) -> None:
 async def test_connections_of_one_address_are_bounded() -> None:
     async with World(settings={"limits": {"connections_per_address": 2}}) as world:
         first, second = world.connect(), world.connect()
-        third = world.connect()
+        third, fourth, fifth = world.connect(), world.connect(), world.connect()
         await third.expect_closed("policy-violation")
+        await fourth.expect_closed("policy-violation")
+        # far beyond the bound nobody is told why any more: whoever is stays for a moment, and is a file descriptor
+        await world.settle()
+        assert fifth.disconnected and fifth.header is None
         await world.pass_time(4)
         first.drop()
         await world.settle()

@@ -384,12 +384,22 @@ async def test_a_component_that_knows_no_pings_stays(server: FederatedServer) ->
 # ---- bounds -----------------------------------------------------------------------------------------------------------
 
 
+async def ready_for_nothing(server: FederatedServer, components: ComponentServer) -> None:
+    """The fourth is told as well; a fifth is cut without a word."""
+    fourth = await connect(server.host, server.component_port, "irc.a.example")
+    fifth = await connect(server.host, server.component_port, "irc.a.example")
+    await until(lambda: fifth.disconnected)
+    assert fifth.header is None
+    await fourth.expect_closed("resource-constraint")
+
+
 async def test_connections_per_address(server: FederatedServer) -> None:
     components = server.kernel.service(ComponentServer)
     components.bounds = replace(components.bounds, connections_per_address=2)
     first, second = await ready(server), await ready(server, "power.a.example")
     third = await connect(server.host, server.component_port, "irc.a.example")
     await third.expect_closed("resource-constraint")
+    await ready_for_nothing(server, components)
     first.drop()
     while len(components.links) > 1:
         await second.iq(

@@ -95,6 +95,8 @@ async def test_one_stream_each_way_without_bidi(ca: Authority, names: Directory)
         await exchange(a, b)
         assert not only(a, "out")["bidi"]
         assert only(b, "out")["method"] == "external"
+        [out] = [link for link in a.federation.links if link.direction == "out"]
+        assert out._bucket is a.federation.buckets("b.example")[0], "what comes on it is bounded, though no stanza may"
 
 
 async def test_dialback_with_a_certificate_that_holds(ca: Authority, names: Directory) -> None:
@@ -491,7 +493,7 @@ async def test_a_resumption_that_confirms_nonsense_loses_nothing(ca: Authority, 
         relay.silent = False
         relay.cut()
         error = await romeo.expect("<message from='juliet@b.example/y' type='error' id='3'/>")
-        assert "5000 stanzas confirmed" in reason(error)
+        assert "acknowledged 5000 stanzas" in reason(error)
 
 
 async def test_stanzas_are_not_entrusted_to_whoever_connects_without_a_certificate(
@@ -552,3 +554,13 @@ async def test_a_server_that_asks_much_at_once_leaves_turns_to_others(
     await link.quiet()
     assert calls == 400
     assert max(after - before for before, after in pairwise([0, *turns])) <= 50
+
+
+async def test_an_id_of_any_length_is_not_kept(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be in memory, and on disk for a day, for each of thousands of streams."""
+    monkeypatch.setattr("beamish.net.s2s_in.new_id", lambda: "x" * 4_001)
+    a, b = two
+    await exchange(a, b)
+    [link] = a.federation.links
+    assert link.acks is not None
+    assert (link.acks.id, link.acks.key) == ("", 0)

@@ -5,7 +5,7 @@ import base64
 import logging
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +267,42 @@ async def test_a_chain_is_examined_once_whatever_is_claimed_with_it(
         assert "<item-not-found" in await stream.hear("type=")
         assert "is for a.example, n0.example, n1.example, not" in link._certifies("n5.example")
         assert examined == 2
+
+
+async def test_connections_far_beyond_the_bound_are_cut_without_a_word(
+    ca: Authority, names: Directory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever is told why stays for a second: thousands of those were as many file descriptors, for everybody."""
+    caplog.set_level(logging.INFO, "beamish")
+    limits = {"limits": {"connections_per_address": 2}}
+    _, b = pair(ca, names, b={"settings": limits})
+    async with b, AsyncExitStack() as many:
+        told = [await many.enter_async_context(peer(b, "a.example", None, direct=False)) for _ in range(4)]
+        await until(lambda: len(b.federation.links) == 4)
+        lines = len(caplog.records)
+        for _ in range(3):
+            async with peer(b, "a.example", None, direct=False) as stream:
+                with suppress(ConnectionResetError):
+                    await stream.closed()
+                assert stream.heard == ""
+        assert len(b.federation.links) == b.federation._per_network["127.0.0.1"] == 4
+        assert len(caplog.records) == lines
+        for stream in told[2:]:
+            await stream.closed()
+            assert "too many connections from your address" in stream.heard
+
+
+async def test_questions_about_keys_count_for_the_rate(ca: Authority, names: Directory) -> None:
+    """They are no stanzas and lead to no event, and cost what a stanza does: 28 MB of them took the server for seconds."""
+    _, b = pair(ca, names, b={"settings": {"s2s": {"stanza_burst": 50, "stanzas_per_second": 1}}})
+    async with b, peer(b, "a.example", ca.issue("a.example")) as stream:
+        await stream.external()
+        [link] = b.federation.links
+        stream.send("<db:verify from='a.example' to='b.example' id='1'>00</db:verify>" * 40)
+        await stream.hear("type='invalid'")
+        assert not link._throttled
+        stream.send("<db:verify from='a.example' to='b.example' id='2'>00</db:verify>" * 20)
+        await until(lambda: link._throttled)
 
 
 async def test_claims_in_vain_end_a_stream(ca: Authority, names: Directory, b: FederatedServer) -> None:

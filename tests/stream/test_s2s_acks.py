@@ -31,8 +31,9 @@ def test_more_than_was_sent_cannot_be_confirmed(h: int) -> None:
     acks = Acks()
     acks.count_sent(message(), b"")
     acks.count_sent(message(), b"")
-    with pytest.raises(StreamError):
+    with pytest.raises(StreamError) as caught:
         acks.confirm(h)
+    assert f"<handled-count-too-high xmlns='urn:xmpp:sm:3' h='{h}' send-count='2'/>".encode() in caught.value.to_bytes()
 
 
 @pytest.mark.parametrize("text", [None, "", "-1", "x", "4294967296", "１"])

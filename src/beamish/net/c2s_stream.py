@@ -115,7 +115,11 @@ class C2SStream(ClientConnection):
         if self._direct:
             self._machine.begin_tls()
             self._begin_tls("")
-        if held > server.limits.connections_per_address:
+        most = server.limits.connections_per_address
+        if held > 2 * most:
+            # without a word, and a line in the log only: whoever is told why stays for a moment, and is a file descriptor
+            self._given_up()
+        elif held > most:
             self._tell(logging.WARNING, "too_many_connections", network=self._network, connections=held)
             self.close(
                 StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many connections from your address"), "limit"

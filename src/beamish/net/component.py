@@ -102,7 +102,7 @@ class ComponentLink(Link):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        if not self.federation.welcome(self._network):
+        if not self.federation.welcome(self, self._network):
             self.fail(StreamError(StreamErrorCondition.RESOURCE_CONSTRAINT, "too many connections from your address"))
         elif self.federation.draining:
             self.fail(StreamError(StreamErrorCondition.SYSTEM_SHUTDOWN))
@@ -289,11 +289,14 @@ class ComponentServer:
         """A handshake for a component was wrong. Counted for the address alone, or it would shut the component out."""
         self._guesses.failed(f"{network} {domain}", "")
 
-    def welcome(self, network: str) -> bool:
-        """Count a connection from an address; False above the limit."""
+    def welcome(self, link: Link, network: str) -> bool:
+        """Count a connection from an address; False above the limit. Far above it, nobody is told why any more."""
         held = self._per_network.get(network, 0) + 1
         self._per_network[network] = held
-        return held <= self.bounds.connections_per_address
+        most = self.bounds.connections_per_address
+        if held > 2 * most:
+            link.turn_away()
+        return held <= most
 
     def goodbye(self, network: str) -> None:
         """A connection from an address is gone."""

@@ -30,6 +30,7 @@ from beamish.net.s2s_opening import open_stream
 from beamish.net.s2s_out import S2SOutLink
 from beamish.net.s2s_policy import Policy, S2SLimits
 from beamish.net.s2s_presence import RemotePresence, sign_off
+from beamish.net.s2s_resumable import Resumable
 from beamish.net.s2s_route import BROKEN, Route
 from beamish.net.s2s_stored import Dormant, in_doubt, not_kept, restore, settle, worth_keeping
 from beamish.net.s2s_turns import Routes, Turns, family
@@ -68,7 +69,7 @@ class Federation:
     tasks: TaskGroup = field(default_factory=lambda: TaskGroup(OWNER))
     links: set[Link] = field(default_factory=set)
     routes: Routes = field(init=False)
-    resumable: dict[str, S2SInLink | Dormant] = field(default_factory=dict)
+    resumable: Resumable = field(init=False)
     draining: bool = False
     outbox: Outbox | None = None
     presences: RemotePresence = field(init=False)
@@ -88,6 +89,7 @@ class Federation:
         self.routes = Routes(self.limits.routes)
         self.presences = RemotePresence(self.limits.presences)
         self.turns = Turns(self.limits.openings, self.limits.openings_each)
+        self.resumable = Resumable(self.limits.resumable, self.kernel.clock)
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class Federation:
         why = Unreachable(Cause.LOST, "this server is going down")
         for route in tuple(self.routes.values()):
             route.stop(why)
-        for left in self.resumable.values():
+        for left in self.resumable.broken():
             if left.acks is not None:
                 self.bounce_rest(left.acks, why)
         await self.tasks.close()
@@ -161,13 +163,16 @@ class Federation:
         """Whether the certificate of a domain must hold."""
         return self.policy.must_verify(domain)
 
-    def welcome(self, _link: Link, network: str) -> bool:
-        """Count a connection from an address; False above the limit."""
+    def welcome(self, link: Link, network: str) -> bool:
+        """Count a connection from an address; False above the limit. Far above it, nobody is told why any more."""
         held = self._per_network.get(network, 0) + 1
         self._per_network[network] = held
-        return held <= self.limits.connections_per_address
+        most = self.limits.connections_per_address
+        if held > 2 * most:
+            link.turn_away()
+        return held <= most
 
-    def goodbye(self, _link: Link, network: str) -> None:
+    def goodbye(self, network: str) -> None:
         """A connection from an address is gone."""
         held = self._per_network.get(network, 1) - 1
         if held > 0:
@@ -312,10 +317,6 @@ class Federation:
         if len(self._lost) > self.limits.routes:
             del self._lost[next(iter(self._lost))]
 
-    def keep(self, _link: S2SInLink) -> bool:
-        """Whether one more stream may be made resumable."""
-        return len(self.resumable) < self.limits.resumable
-
     def ping(self, link: Link, number: int) -> None:
         """Send a ping (XEP-0199) behind what went out on a link; its answer confirms all of that."""
         route = next(iter(link.routes), None)
@@ -366,7 +367,7 @@ class Federation:
                     self.wait_for_peer(link)
                     kept = True
                 else:
-                    del self.resumable[acks.id]
+                    self.resumable.forget(acks.id)
             routes = [route for route in link.routes if route.link is link]
             for route in tuple(link.routes):
                 kept = route.detach(link, ours=False, again=False) or kept
@@ -405,15 +406,14 @@ class Federation:
     def wait_for_peer(self, link: S2SInLink | Dormant) -> None:
         """Give a peer time to resume its stream."""
         assert link.acks is not None
-        self.resumable[link.acks.id] = link
-        self.kernel.clock.call_later(self.limits.resume_seconds, lambda: self._forget(link))
+        self.resumable.wait(link.acks.id, link, self.limits.resume_seconds, lambda: self._forget(link))
 
     def _forget(self, link: S2SInLink | Dormant) -> None:
         """The peer did not come back for its stream: what is left on it, we ask it about ourselves."""
         acks = link.acks
         if acks is None or self.resumable.get(acks.id) is not link or not link.gone:
             return
-        del self.resumable[acks.id]
+        self.resumable.forget(acks.id)
         self.missed(link.remotes)
         for remote in {remote for (_, remote), route in self.routes.items() if route.link is not None}:
             if remote in self._lost and remote in link.remotes:

@@ -57,7 +57,7 @@ class S2SInLink(Link):
     def lost(self, error: Exception | None) -> None:
         """See `Connection.lost`."""
         if not self.gone:
-            self.federation.goodbye(self, self._network)
+            self.federation.goodbye(self._network)
             self._cancel_offer()
         super().lost(error)
 
@@ -176,11 +176,12 @@ class S2SInLink(Link):
                 raise StreamError(StreamErrorCondition.POLICY_VIOLATION, "too many streams to be resumed")
             return self._resume(item)
         wanted = item.el.get("resume") in ("true", "1")
-        self.acks = Acks(new_id() if wanted and self.federation.keep(self) else "")
+        keep = wanted and not self.federation.resumable.full(min(self.remotes))
+        self.acks = Acks(new_id() if keep else "")
         resume = ""
         position = 0
         if self.acks.id:
-            self.federation.resumable[self.acks.id] = self
+            self.federation.resumable.up(self.acks.id, self)
             if self._outbox is not None:
                 self.acks.key = self._outbox.begin(self.acks.id, outgoing=False, pairs=self.machine.pairs)
                 position = self._outbox.position
@@ -217,7 +218,7 @@ class S2SInLink(Link):
         restored = not acks.exact
         self.confirmed(acks, h)
         self.acks, old.acks = acks, None
-        federation.resumable[id_] = self
+        federation.resumable.up(id_, self)
         self._settled = max(self._settled, old.settled_at)
         self._counted = acks.handled
         self.write(f"<resumed xmlns='{SM}' previd='{escape_attr(id_)}' h='{acks.handled}'/>".encode())

@@ -49,6 +49,7 @@ class Link(Carrier):
         "_log",
         "_network",
         "_parked",
+        "_quiet",
         "_task",
         "_throttled",
         "_timer",
@@ -75,6 +76,8 @@ class Link(Carrier):
         self._log: Any = log.bind(stream=self.id)
         self._network = ""
         self._parked: deque[Event] = deque()
+        self._quiet = False
+        """Its end is nothing for the log."""
         self._task: asyncio.Task[None] | None = None
         self._throttled = False
         self._timer: Any = None
@@ -93,6 +96,13 @@ class Link(Carrier):
         self._timer = self.federation.kernel.clock.call_later(
             self.federation.limits.negotiation_seconds, self._negotiation_timeout
         )
+
+    def turn_away(self) -> None:
+        """Cut a connection that has just been made, without a word: to say why keeps it open for a second, and each is a
+        file descriptor and two lines in the log.
+        """
+        self._quiet = True
+        self.abort()
 
     def _negotiation_timeout(self) -> None:
         self._timer = None
@@ -122,7 +132,7 @@ class Link(Carrier):
             self.handle(events)
         self.answer()
         if self._byte_bucket is not None:
-            self._throttle(len(data), len(events))
+            self._throttle(len(data), self.machine.taken)
 
     def overhead(self, size: int) -> None:
         """See `TlsConnection.overhead`: it counts many times for the rate of bytes, and nobody unknown may do it."""
@@ -170,12 +180,17 @@ class Link(Carrier):
         if self.acks is not None:
             self._parked.clear()  # not counted as handled, so the peer knows
             self._backlog.clear()
+            # its counters may be kept for a while, and with them this object
+            self.machine.discard()
+            self.chain = []
+            self._tls = None
         self.forget_held()
         self.federation.wire_log.forget(self.id)
         orderly = self.machine.stage is Stage.CLOSED and self.why is None
         if not orderly and self.why is None:
             self.why = Unreachable(Cause.LOST, f"the connection to {self.peer} broke off")
-        self._log.info("s2s_disconnected", orderly=orderly, reason=None if self.why is None else str(self.why))
+        if not self._quiet:
+            self._log.info("s2s_disconnected", orderly=orderly, reason=None if self.why is None else str(self.why))
         self.federation.links.discard(self)
         self.federation.link_lost(self)
 
@@ -241,6 +256,8 @@ class Link(Carrier):
                 data = b"".join(self._backlog)
                 self._backlog.clear()
                 self._parked.extend(self.machine.receive(data))
+                if self._byte_bucket is not None:
+                    self._throttle(len(data), self.machine.taken)
             elif self._eof and not self.gone:
                 self._eof = False
                 self._parked.extend(self.machine.receive_eof())

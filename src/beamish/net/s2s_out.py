@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from beamish.net.certificate import dns_name
 from beamish.net.dns import is_address
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from beamish.net.s2s_route import Route
 
 Report = Callable[[str], None]
+
+_MAX_ID: Final = 4_000
+"""Longest id of a stream that is kept (XEP-0198 §5 names this length): it is in memory, and on disk for a day."""
 
 
 class S2SOutLink(Link):
@@ -159,8 +162,7 @@ class S2SOutLink(Link):
         if not self.usable:
             return  # given up in the meantime
         self._report(f"authenticated by {event.method}{', both ways' if event.bidi else ''}")
-        if event.bidi:
-            self.limit(self.machine.remote)
+        self.limit(self.machine.remote)
         if self.federation.crowded(self, self.machine.remote):
             self._deny(Unreachable(Cause.OVERLOAD, f"too many streams with {self.machine.remote}"))
             return
@@ -200,7 +202,8 @@ class S2SOutLink(Link):
         resuming = self._resuming  # kept here until the peer's answer is understood: `lost` gives it back to the route
         if name == "enabled" and self.acks is None and resuming is None:
             wanted = item.el.get("resume") in ("true", "1")
-            self.acks = Acks(item.el.get("id", "") if wanted else "")
+            id_ = item.el.get("id", "") if wanted else ""
+            self.acks = Acks(id_ if len(id_) <= _MAX_ID else "")
             if self.acks.id and self._outbox is not None:
                 pairs = ((self.machine.local, self.machine.remote),)
                 self.acks.key = self._outbox.begin(self.acks.id, outgoing=True, pairs=pairs)

@@ -156,8 +156,8 @@ def not_kept(federation: Federation, rows: Sequence[int], error: StanzaError) ->
         for acks in (route.held, None if route.holder is None else route.holder.acks):
             if acks is not None:
                 over[id(acks)] = acks
-    for left in federation.resumable.values():
-        if left.gone and left.acks is not None:
+    for left in federation.resumable.broken():
+        if left.acks is not None:
             over[id(left.acks)] = left.acks
     for link in federation.links:
         if isinstance(link, S2SOutLink) and (resuming := link.to_resume) is not None:

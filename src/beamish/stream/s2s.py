@@ -156,6 +156,7 @@ class ServerStream:
         "secure",
         "stage",
         "stream_id",
+        "taken",
     )
 
     content_ns: str = ns.SERVER
@@ -174,6 +175,8 @@ class ServerStream:
         """Pairs whose remote end may send stanzas here."""
         self.peer_bytes = self.peer_idle = 0
         """Bytes of a stanza and seconds of silence that the peer bears as far as it has said so (XEP-0478), otherwise 0."""
+        self.taken = 0
+        """Top-level elements that the last `receive` took from an open stream, whatever became of them."""
         self._new_stream()
 
     def _new_stream(self) -> None:
@@ -204,6 +207,7 @@ class ServerStream:
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes from the peer; never raises for what the peer did."""
+        self.taken = 0
         if self.stage is Stage.OPEN:
             return self._receive_open(data)
         if self.stage is Stage.CLOSED:
@@ -237,6 +241,13 @@ class ServerStream:
     def park(self) -> bool:
         """Free the parser while the stream is idle; see `StreamParser.park`."""
         return self.stage is Stage.OPEN and self._parser.park()
+
+    def discard(self) -> None:
+        """The connection is gone, and nothing more will be received: free what reading took."""
+        self._parser.discard()
+        self._gate = None
+        self._held = self._head = b""
+        self._unfinished.clear()
 
     def close(self, error: StreamError | None = None) -> None:
         """Close the stream from our side, with an error or orderly (RFC 6120 §4.4); the peer may still finish."""
@@ -272,6 +283,7 @@ class ServerStream:
             items = self._parser.feed(data)
         except StreamError as error:
             items, failed = self._parser.taken, error
+        self.taken = len(items)
         events: list[Event] = []
         for item in items:
             if type(item) is Stanza:

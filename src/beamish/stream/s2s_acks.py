@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from beamish.stream.resume import SM, after
+from beamish.stream.resume import SM, after, too_high
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.stanza import Stanza
 
@@ -103,9 +103,7 @@ class Acks:
         pending = self.pending
         confirmed = (h - (self.sent - len(pending))) % WRAP
         if confirmed > len(pending):
-            raise StreamError(
-                StreamErrorCondition.UNDEFINED_CONDITION, f"{h} stanzas confirmed, but {self.sent} were sent"
-            )
+            raise too_high(h, self.sent)
         rows = []
         for _ in range(confirmed):
             _, data, row = pending.popleft()
