@@ -100,7 +100,7 @@ async def server(tmp_path: Path) -> AsyncIterator[FederatedServer]:
                 "secret": "between us",
                 "roster": "both",
                 "message": "outgoing",
-                "iq": {PUBSUB: "both"},
+                "iq": {PUBSUB: "both", f"{PUBSUB}#owner": "set"},
                 "presence": "managed_entity",
             }
         },
@@ -227,6 +227,50 @@ async def test_capabilities_of_its_users_and_personal_events(server: FederatedSe
     got = await asyncio.wait_for(gate.messages.get(), PATIENCE)
     assert (got["from"].bare, got["to"].full) == ("romeo@a.example", full)
     assert got["pubsub_event"]["items"]["node"] == TUNE
+
+
+async def test_a_gateway_follows_what_was_read(server: FederatedServer, gate: Gateway) -> None:
+    """As Slidge does: in the user's name it makes the node and itself a member, then appears, with no resource."""
+    romeo = await server.client("romeo@a.example/x", presence=True, roster=True)
+    read = "urn:xmpp:mds:displayed:0"
+    plugin = gate.xmpp.plugin["xep_0356"]
+    gate.xmpp.plugin["xep_0030"].add_identity("gateway", "irc", jid=DOMAIN)
+    gate.xmpp.plugin["xep_0030"].add_feature(f"{read}+notify", jid=DOMAIN)
+    await gate.xmpp.plugin["xep_0115"].update_caps(jid=slixmpp.JID(DOMAIN))
+    gate.xmpp.roster[DOMAIN]["romeo@a.example"]["from"] = True  # so that it answers the probe
+    item = {"name": "Gate", "subscription": "both", "groups": ["Gate"]}
+    await plugin.set_roster("romeo@a.example", {DOMAIN: item}, timeout=PATIENCE)
+    for space, asked in (
+        (PUBSUB, f"<create node='{read}'/>"),
+        (
+            f"{PUBSUB}#owner",
+            f"<affiliations node='{read}'><affiliation jid='{DOMAIN}' affiliation='member'/></affiliations>",
+        ),
+    ):
+        iq = slixmpp.Iq(stype="set", sfrom="romeo@a.example", sto="romeo@a.example")
+        iq.append(slixmpp.xmlstream.ET.fromstring(f"<pubsub xmlns='{space}'>{asked}</pubsub>"))
+        await asyncio.wait_for(plugin.send_privileged_iq(iq), PATIENCE)
+    known = server.kernel.service(CapsService)
+    async with asyncio.timeout(PATIENCE):
+        while f"{read}+notify" not in (known.features(JID.parse(DOMAIN)) or ()):
+            await romeo.iq("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+    entry = f"<displayed xmlns='{read}'><stanza-id xmlns='urn:xmpp:sid:0' by='romeo@a.example' id='1'/></displayed>"
+    for time in ("first", "second"):
+        await romeo.iq(
+            f"<iq type='set' id='{time}'><pubsub xmlns='{PUBSUB}'><publish node='{read}'><item id='friend@{DOMAIN}'>"
+            f"{entry}</item></publish></pubsub></iq>"
+        )
+        if time == "first":
+            async with asyncio.timeout(PATIENCE):
+                got = await gate.messages.get()
+            assert (got["from"].bare, got["to"].full) == ("romeo@a.example", DOMAIN)
+            assert got["pubsub_event"]["items"]["node"] == read
+            gate.presence("romeo@a.example", "unavailable", sender=DOMAIN)
+            async with asyncio.timeout(PATIENCE):
+                while (await romeo.receive()).get("type") != "unavailable":
+                    pass
+    await gate.xmpp.plugin["xep_0199"].send_ping("a.example", ifrom=DOMAIN, timeout=PATIENCE)
+    assert gate.messages.empty()  # whoever is gone is told nothing
 
 
 async def test_profiles_both_ways(server: FederatedServer, gate: Gateway) -> None:

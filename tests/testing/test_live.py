@@ -9,7 +9,9 @@ import uvloop
 
 from beamish.core.commands import CommandError
 from beamish.testing import ClientError, LiveServer
-from beamish.testing.live import connect
+from beamish.testing.federated import Authority, FederatedServer
+from beamish.testing.live import connect, trust
+from beamish.testing.names import Directory
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -50,6 +52,21 @@ async def test_each_domain_and_no_other_is_trusted(live_server: LiveServer) -> N
         await live_server.connect(domain, direct_tls=True)
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         await live_server.connect("example.com", direct_tls=True)
+
+
+async def test_certificates_are_good_enough_for_clients_of_later_pythons(tmp_path: Path) -> None:
+    """From 3.13 on, its default is to be strict with certificates (RFC 5280)."""
+    async with (
+        LiveServer(domains=["a.example"], accounts=[]) as selfmade,
+        FederatedServer(Authority(tmp_path), Directory(), accounts=[]) as signed,
+    ):
+        for server in (selfmade, signed):
+            context = trust(server.ca)
+            context.verify_flags |= ssl.VERIFY_X509_STRICT
+            client = await connect(server.host, server.port, "a.example", context)
+            await client.open_stream("a.example")
+            await client.start_tls("a.example")
+            client.drop()
 
 
 async def test_data_stays_in_a_directory_that_is_given(tmp_path: Path) -> None:

@@ -24,6 +24,19 @@ from beamish.testing.live import LiveServer, _Link
 from beamish.testing.names import Directory
 from beamish.testing.world import ACCOUNTS
 
+USES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+"""What a key may be for, as a certificate says it (RFC 5280 §4.2.1.3)."""
+
 
 class Authority:
     """A certificate authority; `file` is what its believers trust."""
@@ -33,8 +46,11 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Authority of a test")])
         self._name = name
-        self.certificate = self._builder(name, self._key.public_key(), (-1, 30), ca=True).sign(
-            self._key, hashes.SHA256()
+        use = dict.fromkeys(USES, False) | {"key_cert_sign": True}  # Python 3.13 believes no authority without
+        self.certificate = (
+            self._builder(name, self._key.public_key(), (-1, 30), ca=True)
+            .add_extension(x509.KeyUsage(**use), critical=True)
+            .sign(self._key, hashes.SHA256())
         )
         self.file = directory / "authority.pem"
         self.file.write_bytes(self.certificate.public_bytes(Encoding.PEM))

@@ -16,6 +16,7 @@ from .kit import OWNER, PUBSUB, Stage, form
 
 NATIVE = "urn:xmpp:bookmarks:1"
 LEGACY = "storage:bookmarks"
+READ = "urn:xmpp:mds:displayed:0"
 OPTIONS = f"{PUBSUB}#publish-options"
 PRIVATE = {
     "persist_items": "true",
@@ -128,6 +129,10 @@ async def test_what_is_no_room_is_left_alone(stage: Stage) -> None:
         ("urn:xmpp:contacts", "<vcard xmlns='urn:ietf:params:xml:ns:vcard-4.0'><fn><text>R</text></fn></vcard>"),
         (NATIVE, f"<conference xmlns='{NATIVE}' name='x'><password>cyclone</password></conference>"),
         (LEGACY, f"<storage xmlns='{LEGACY}'><conference jid='a@rooms.example'/></storage>"),
+        (
+            READ,
+            f"<displayed xmlns='{READ}'><stanza-id xmlns='urn:xmpp:sid:0' by='juliet@example.org' id='1'/></displayed>",
+        ),
     ],
 )
 async def test_what_is_private_by_its_name_is_so_without_being_told(stage: Stage, node: str, payload: str) -> None:
@@ -139,6 +144,16 @@ async def test_what_is_private_by_its_name_is_so_without_being_told(stage: Stage
     romeo = await stage.login("romeo@example.org/orchard")
     await stage.befriend(juliet, romeo)
     await stage.refused(romeo, "get", f"<items node='{node}'/>", "not-allowed", "closed-node", to="juliet@example.org")
+
+
+@pytest.mark.parametrize("node", [NATIVE, READ])
+async def test_what_is_made_without_options_is_what_clients_ask_for(stage: Stage, node: str) -> None:
+    """Slidge makes the node for read marks in the user's name, and says nothing of how; slixmpp then insists on its options."""
+    juliet = await stage.login("juliet@example.org/balcony")
+    await stage.set(juliet, f"<create node='{node}'/>", to="")
+    entry = f"<publish node='{node}'><item id='a@rooms.example'><x xmlns='{node}'/></item></publish>"
+    await stage.set(juliet, f"{entry}<publish-options>{form(OPTIONS, PRIVATE)}</publish-options>", to="")
+    assert await stage.items(juliet, node, to="juliet@example.org") == ["a@rooms.example"]
 
 
 async def test_bookmarks_never_go_where_others_can_read(stage: Stage) -> None:

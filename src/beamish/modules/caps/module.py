@@ -221,8 +221,8 @@ class CapsModule(Module):
     def _contact_presence(self, ctx: Context) -> None:
         stanza = ctx.stanza
         sender, to = stanza.sender, stanza.to
-        if sender is None or to is None or not sender.resource:
-            return
+        if sender is None or to is None:
+            return  # gateways appear without a resource
         session = self.kernel.sessions.get(sender)
         if session is not None and session.available:
             return  # what it broadcasts counts

@@ -114,7 +114,8 @@ class Engine:
         """The configuration of a new node (XEP-0163 §5 for accounts); some are private by their name."""
         if host.account:
             if name in PRIVATE_NODES:
-                return NodeConfig(access_model=Access.WHITELIST.value, max_items=PRIVATE_NODES[name])
+                items, last = PRIVATE_NODES[name]
+                return NodeConfig(access_model=Access.WHITELIST.value, max_items=items, send_last_published_item=last)
             return NodeConfig(access_model=Access.PRESENCE.value, max_items=1)
         return NodeConfig()
 

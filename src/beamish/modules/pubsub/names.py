@@ -26,13 +26,15 @@ SHIM: Final = "http://jabber.org/protocol/shim"
 ADDRESS: Final = "http://jabber.org/protocol/address"
 COMMANDS: Final = "http://jabber.org/protocol/commands"
 NOTIFY: Final = "+notify"
-PRIVATE_NODES: Final[dict[str, int | str]] = {
-    "urn:xmpp:contacts": "max",
-    "urn:xmpp:bookmarks:1": "max",
-    "storage:bookmarks": 1,
+PRIVATE_NODES: Final[dict[str, tuple[int | str, str]]] = {
+    "urn:xmpp:contacts": ("max", "on_sub_and_presence"),
+    "urn:xmpp:bookmarks:1": ("max", "never"),
+    "urn:xmpp:mds:displayed:0": ("max", "never"),
+    "storage:bookmarks": (1, "on_sub_and_presence"),
 }
-"""Nodes of accounts that are for their owner only unless said otherwise (XEP-0292 §5.2, XEP-0402 §3, XEP-0048 §3), and how many
-items these hold: a client that forgets to say so must not publish its user's address book or the passwords of rooms."""
+"""Nodes of accounts that are for their owner only unless said otherwise (XEP-0292 §5.2, XEP-0402 §3, XEP-0490 §9, XEP-0048 §3):
+how many items these hold, and when the last is sent. A client or gateway that forgets to say so must not publish its user's
+address book, the passwords of rooms or what was read when; and who asks for what these specifications say finds it so."""
 
 
 class Affiliation(Enum):

@@ -39,6 +39,7 @@ _SERVED: Final = "pubsub.served"
 _SINCE: Final = "pubsub.since"
 """Note of a session: when its client was last here."""
 _OCCUPANT: Final = "{http://jabber.org/protocol/muc#user}x"
+_CAPS: Final = (b"http://jabber.org/protocol/caps", b"urn:xmpp:caps")
 INTERESTS: Final = 200
 """Nodes that one resource can be interested in."""
 _SLICE: Final = 400
@@ -104,7 +105,7 @@ class Personal:
         """Presence arrived for an account from elsewhere, or directed to it (§9.1.3)."""
         stanza = ctx.stanza
         sender, to = stanza.sender, stanza.to
-        if sender is None or to is None or not sender.resource or sender.bare == to.bare:
+        if sender is None or to is None or sender.bare == to.bare:
             return
         presences = self._engine.presences
         if stanza.type:
@@ -112,6 +113,8 @@ class Personal:
             return
         if stanza.child(_OCCUPANT) is not None:
             return  # a room elsewhere says who is in it; nobody shares presence with the account by that
+        if not sender.resource and not any(mark in stanza.body for mark in _CAPS):
+            return  # a room that shows its picture; a gateway that wants something says what it can do
         roster = self._engine.rosters.cached(to.bare)
         entry = None if roster is None else roster.get(sender.bare)
         if entry is not None and entry.from_ and presences.is_local(sender):
