@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner
 
 from beamish.cli import commands
+from beamish.core.registry import ModuleError
 from beamish.storage.sole import sole_user
 
 
@@ -53,6 +54,26 @@ def test_a_good_file_is_ok_with_a_summary(server: Any, runner: CliRunner, tmp_pa
     assert "a.example, b.example" in result.stdout
     assert f"{tmp_path}/data/beamish.db" in result.stdout
     assert json.loads(runner.invoke(commands, ["config", "check", "--json"]).stdout)["ok"] is True
+
+
+def test_the_example_is_a_file_that_says_nothing(server: Any, runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text(runner.invoke(commands, ["config", "example"]).stdout)
+    assert "#stanza_bytes = " in file.read_text()
+    assert runner.invoke(commands, ["config", "check", "-c", str(file)]).exit_code == 0
+
+
+@pytest.mark.parametrize(("command", "code"), [(["config", "check"], 1), (["user", "list"], 1), (["serve"], 78)])
+def test_a_module_that_cannot_be_loaded_is_told(
+    server: Any, runner: CliRunner, monkeypatch: pytest.MonkeyPatch, command: list[str], code: int
+) -> None:
+    def discover() -> None:
+        raise ModuleError("module greeter cannot be loaded")
+
+    monkeypatch.setattr("beamish.core.registry.discover", discover)
+    result = runner.invoke(commands, command)
+    assert (result.exit_code, result.stderr) == (code, "beamish: module greeter cannot be loaded\n")
+    assert not server.served
 
 
 def write_pair(directory: Path, domain: str, days: int) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any, Protocol
 
 import pytest
 
-from beamish.core import events
+from beamish.core import events, registry
 from beamish.core.events import SessionEvent
 from beamish.core.module import Module, early_iq, iq, nonza, on
 from beamish.core.registry import ModuleError, discover, module_of, select, start_order
@@ -55,6 +57,69 @@ def test_a_module_that_would_be_overlooked_is_an_error(classes: tuple[type[Modul
     file.__dict__.update({cls.__name__: cls for cls in classes})
     with pytest.raises(ModuleError, match=re.escape(message)):
         module_of(file)
+
+
+class Greeter(Module):
+    """Of another package."""
+
+    name = "greeter"
+    default = False
+
+
+class Eager(Module):
+    """Would run unasked."""
+
+    name = "eager"
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Makes modules of this file look as if installed packages offered them, by name and class."""
+
+    def offer(**entries: str) -> None:
+        found = [EntryPoint(name, f"{__name__}:{value}", "beamish.modules") for name, value in entries.items()]
+        monkeypatch.setattr(registry, "entry_points", lambda *, group: found if group == "beamish.modules" else [])
+        registry.installed.cache_clear()
+
+    sys.modules.setdefault(__name__, sys.modules[Greeter.__module__])
+    yield offer
+    registry.installed.cache_clear()
+
+
+async def test_modules_of_other_packages_run_where_they_are_enabled(offered: Callable[..., None]) -> None:
+    offered(greeter="Greeter")
+    assert [cls.name for cls in discover()] == [*(cls.name for cls in registry.shipped()), "greeter"]
+    async with World() as world:
+        assert "greeter" not in [module.name for module in world.kernel.registry.modules]
+    for choice in ({"settings": {"modules": {"enable": ["greeter"]}}}, {"extra": [Greeter]}):
+        async with World(**choice) as world:
+            assert type(world.kernel.registry.module(Greeter)) is Greeter
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"ping": "Greeter"}, 'Greeter must be called as its entry point is: name = "ping"'),
+        ({"eager": "Eager"}, "Eager must say default = False"),
+        ({"one": "One"}, "One is no subclass of Module"),
+        ({"gone": "Gone"}, "module gone cannot be loaded from .*Gone: AttributeError"),
+    ],
+)
+def test_what_other_packages_offer_wrongly_is_an_error(
+    offered: Callable[..., None], entries: dict[str, str], message: str
+) -> None:
+    offered(**entries)
+    with pytest.raises(ModuleError, match=message):
+        discover()
+
+
+def test_no_other_package_takes_the_name_of_a_module_of_ours(
+    offered: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Greeter, "name", "ping")
+    offered(ping="Greeter")
+    with pytest.raises(ModuleError, match="two modules are called ping"):
+        discover()
 
 
 @pytest.mark.parametrize("tag", ["query", "urn:probe:query", "{}query", "{urn:probe}", "{urn:probe"])

@@ -16,12 +16,12 @@ from beamish.cli.console import (
     JsonOption,
     config_file,
     load_or_exit,
-    module_classes,
     print_json,
     run_command,
     screen,
 )
 from beamish.core.commands import Command, CommandMark, Kind, Parameter
+from beamish.core.registry import ModuleError, discover, shipped
 
 _ABOUT = {
     "admins": "Administrators.",
@@ -58,7 +58,11 @@ def declared(modules: Sequence[Any]) -> list[Command]:
 def add_to(root: typer.Typer, groups: Mapping[str, typer.Typer]) -> None:
     """Add every declared command; into `groups` where one has the name already, and not over what is there."""
     known = dict(groups)
-    for command in declared(module_classes()):
+    try:
+        modules = discover()
+    except ModuleError:  # of another package: whoever needs the configuration is told
+        modules = shipped()
+    for command in declared(modules):
         group, _, verb = command.name.partition(".")
         into = known.get(group)
         if into is None:

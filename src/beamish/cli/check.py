@@ -1,4 +1,4 @@
-"""`beamish config check`: is this configuration usable, and if not, what is wrong where."""
+"""`beamish config`: is this configuration usable, and if not, what is wrong where; and what may be in one."""
 
 import os
 import pwd
@@ -20,6 +20,7 @@ from beamish.config import Config, ConfigProblems, Problem, load
 from beamish.config.locate import Path as KeyPath
 from beamish.config.locate import Position, locate
 from beamish.config.problems import dotted
+from beamish.config.reference import example_toml
 
 commands = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 
@@ -27,6 +28,12 @@ commands = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 @commands.callback()
 def config_commands() -> None:
     """Look at the configuration."""
+
+
+@commands.command()
+def example() -> None:
+    """Print a configuration file with every option, its description and its default, all commented out."""
+    print(example_toml(module_classes()), end="")
 
 
 @commands.command()

@@ -38,11 +38,18 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def module_classes() -> Sequence[ModuleClass]:
-    """Every module of this installation, in the order they are started."""
-    from beamish.core.registry import discover
+def module_classes(code: int = 1) -> Sequence[ModuleClass]:
+    """Every module of this installation: the server's own by name, then those of other packages.
 
-    return discover()
+    Ends with this exit code and the reason if one of those cannot be loaded.
+    """
+    from beamish.core.registry import ModuleError, discover
+
+    try:
+        return discover()
+    except ModuleError as error:
+        complain(f"beamish: {error}")
+        raise typer.Exit(code) from None
 
 
 def config_file(named: Path | None) -> Path | None:
@@ -55,7 +62,7 @@ def config_file(named: Path | None) -> Path | None:
 def load_or_exit(path: Path | None, code: int = 1) -> Config:
     """The configuration; with problems in it, one line each on standard error and this exit code."""
     try:
-        return load(path, module_classes())
+        return load(path, module_classes(code))
     except ConfigProblems as found:
         for problem in found.problems:
             complain(str(problem))

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from beamish.cli.console import fail, module_classes
+from beamish.cli.console import fail
 from beamish.cli.documents import commands_markdown, doap, hooks_markdown, xeps_markdown
 from beamish.config import ModuleClass
 from beamish.config.reference import example_toml, reference_markdown
+from beamish.core.registry import shipped
 
 commands = typer.Typer(help="For work on Beamish itself.", no_args_is_help=True)
 
@@ -39,7 +40,7 @@ def gen(
 ) -> None:
     """Write the documents that are made from the source."""
     root = root or _repository()
-    modules = module_classes()
+    modules = shipped()
     stale = [(root / path, text) for path, make in GENERATED if _content(root / path) != (text := make(modules))]
     for file, text in stale:
         if check:

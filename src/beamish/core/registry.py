@@ -1,6 +1,7 @@
 """Finding, ordering, starting and stopping modules.
 
-Every file (or package) in `beamish.modules` defines a `Module` that is called as it is; nothing else lists them. Start order
+Every file (or package) in `beamish.modules` defines a `Module` that is called as it is; nothing else lists them. Other
+packages offer theirs by an entry point of the group `beamish.modules`; the configuration says which of these run. Start order
 follows `requires` and `provides`; a ring or a missing provider stops the start with both names in the message.
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -27,12 +30,49 @@ log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=Module)
 
+GROUP: Final = "beamish.modules"
+"""Of the entry points by which other packages offer modules: `greeter = "my_package.greeter:GreeterModule"`."""
+
 
 class ModuleError(Exception):
     """The set of modules cannot be started as asked."""
 
 
 def discover() -> tuple[type[Module], ...]:
+    """Every module class there is: those of the server by name, then those of other packages. Raises `ModuleError`."""
+    return (*shipped(), *installed())
+
+
+@cache
+def installed() -> tuple[type[Module], ...]:
+    """The module classes of other packages, by name, as they were found when first asked for.
+
+    They run only where `modules.enable` names them. Raises `ModuleError` for what cannot be loaded or is no such module.
+    """
+    ours = {cls.name for cls in shipped()}
+    found: dict[str, type[Module]] = {}
+    for entry in entry_points(group=GROUP):
+        cls = _loaded(entry)
+        if entry.name in ours or found.setdefault(entry.name, cls) is not cls:
+            raise ModuleError(f"two modules are called {entry.name}; one is {entry.value}")
+    return tuple(found[name] for name in sorted(found))
+
+
+def _loaded(entry: EntryPoint) -> type[Module]:
+    try:
+        cls = entry.load()
+    except Exception as error:
+        raise ModuleError(f"module {entry.name} cannot be loaded from {entry.value}: {error!r}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Module) and cls is not Module):
+        raise ModuleError(f"{entry.value} is no subclass of Module")
+    if vars(cls).get("name") != entry.name:
+        raise ModuleError(f'{entry.value} must be called as its entry point is: name = "{entry.name}"')
+    if cls.default or cls.essential:
+        raise ModuleError(f"{entry.value} must say default = False: the administrator decides that it runs")
+    return cls
+
+
+def shipped() -> tuple[type[Module], ...]:
     """Every module class that ships with the server, by name. Raises `ModuleError` if one does not say its name right."""
     package = importlib.import_module("beamish.modules")
     found = {}

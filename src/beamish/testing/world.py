@@ -148,7 +148,7 @@ class World:
 
     async def __aenter__(self) -> World:
         log_to_handlers()
-        classes = [*discover(), *self._extra]
+        classes = list(dict.fromkeys([*discover(), *self._extra]))  # one may be installed, too
         tree: dict[str, Any] = {
             "server": {"domains": self._domains, "data_dir": Path("/nonexistent")},
             "c2s": {"require_tls": False, "scram_iterations": 10_000},
@@ -165,7 +165,8 @@ class World:
             clock=self.clock,
             scram_iterations=1,  # this server proves nothing about passwords; tests have no time for PBKDF2
         )
-        chosen = [*(self._modules if self._modules is not None else chosen_modules(self.config)), *self._extra]
+        default = self._modules if self._modules is not None else chosen_modules(self.config)
+        chosen = list(dict.fromkeys([*default, *self._extra]))
         await self.kernel.start(chosen, {cls.name: self.config.modules[cls.name] for cls in chosen})
         accounts = self.kernel.service(AccountsService)
         for address in self._accounts:
