@@ -69,6 +69,26 @@ def test_many_domains_together_cannot_push_out_one_with_its_share() -> None:
     assert [book.of(f"x{n}.example") for n in range(9)] == [10] * 9
 
 
+def test_long_addresses_count_for_what_they_take() -> None:
+    """200,000 pairs of addresses of 2000 bytes each were more than two gigabytes, and one domain may tell of them."""
+    book = RemotePresence(1_000)
+    for n in range(10):
+        book.note(presence(f"u{n}@b.example/x", "r@a.example"))
+    long = "x" * 990
+    for n in range(1_000):
+        book.note(presence(f"{n:04}{long}@flood.example/{long}", f"{n:04}{long}@a.example/{long}"))
+    assert book.of("b.example") == 10
+    assert book.of("flood.example") == 990 // 16
+    for n in range(1_000):
+        book.note(presence(f"{n:04}{long}@flood.example/{long}", f"{n:04}{long}@a.example/{long}", "unavailable"))
+    assert len(book) == 10
+    for n in range(1_000):
+        book.note(presence(f"u{n}@c.example/x", "r@a.example"))
+    assert (book.of("b.example"), book.of("c.example")) == (10, 990)
+    list(book.lost("c.example"))
+    assert (len(book), book._count, book._weights) == (10, 10, {"b.example": 10})
+
+
 class Book:
     """What `RemotePresence` does, written down plainly."""
 

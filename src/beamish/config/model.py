@@ -275,7 +275,7 @@ class S2sConfig(Section):
     presences: Count = Field(
         200_000,
         description="Pairs of a remote user online and somebody here who was told so, remembered to take it back "
-        "when the remote server dies.",
+        "when the remote server dies. One with long addresses counts for several: for each 256 characters of both.",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from beamish.core import events
 from beamish.core.events import RemoteLost
@@ -20,6 +20,9 @@ from beamish.xmpp.stanza import PRESENCE, Stanza
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
+_ORDINARY: Final = 256
+"""Characters of both addresses of a pair, up to which it counts as one: parts of up to 1023 bytes each may be four thousand."""
+
 Pairs = OrderedDict[tuple[JID, JID], None]
 """Oldest first. Not a plain dict: that looks for its first entry behind all the places of those that were taken away."""
 
@@ -27,23 +30,26 @@ Pairs = OrderedDict[tuple[JID, JID], None]
 class RemotePresence:
     """Pairs of a remote full JID and a local recipient that was told it is available.
 
-    At most `limit` pairs. Beyond that a pair is forgotten, which costs its recipient a stale contact should the server die:
-    the oldest one of the domain that has most. So a domain that tells of very many loses its own and nobody else's, and
+    At most `limit` pairs; those with long addresses count for several. Beyond that a pair is forgotten, which costs its
+    recipient a stale contact should the server die: the oldest one of the domain that has most. So a domain that tells of very many loses its own and nobody else's, and
     whoever has no more than a fair share (the limit by the number of domains) loses nothing.
     """
 
-    __slots__ = ("_by_size", "_count", "_domains", "_largest", "_limit")
+    __slots__ = ("_by_size", "_count", "_domains", "_largest", "_limit", "_weights")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
+        """What all pairs count for together."""
         self._domains: dict[str, Pairs] = {}
+        self._weights: dict[str, int] = {}
+        """What the pairs of each domain count for."""
         self._by_size: dict[int, OrderedDict[str, None]] = {}
-        """Domains by how many pairs they have, for finding one that has most at once."""
+        """Domains by that, for finding one that has most at once."""
         self._largest = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._domains.values()))
 
     def of(self, domain: str) -> int:
         """How many pairs are known of a remote domain."""
@@ -62,17 +68,15 @@ class RemotePresence:
                 pairs = self._domains[domain] = OrderedDict()
             if key not in pairs:
                 pairs[key] = None
-                self._count += 1
-                self._resized(domain, len(pairs) - 1, len(pairs))
-                if self._count > self._limit:
+                self._resized(domain, _weight(key))
+                while self._count > self._limit:
                     self._forget_one()
         elif pairs is not None and key in pairs:
             self._drop(domain, pairs, key)
 
     def _drop(self, domain: str, pairs: Pairs, key: tuple[JID, JID]) -> None:
         del pairs[key]
-        self._count -= 1
-        self._resized(domain, len(pairs) + 1, len(pairs))
+        self._resized(domain, -_weight(key))
         if not pairs:
             del self._domains[domain]
 
@@ -81,15 +85,21 @@ class RemotePresence:
         pairs = self._domains[domain]
         self._drop(domain, pairs, next(iter(pairs)))
 
-    def _resized(self, domain: str, before: int, after: int) -> None:
+    def _resized(self, domain: str, by: int) -> None:
+        before = self._weights.get(domain, 0)
+        after = before + by
+        self._count += by
         if before:
             same = self._by_size[before]
             del same[domain]
             if not same:
                 del self._by_size[before]
         if after:
+            self._weights[domain] = after
             self._by_size.setdefault(after, OrderedDict())[domain] = None
             self._largest = max(self._largest, after)
+        else:
+            del self._weights[domain]
         while self._largest and self._largest not in self._by_size:
             self._largest -= 1
 
@@ -99,15 +109,19 @@ class RemotePresence:
         Each is made when it is asked for, which may be later: none of whoever has come back by then.
         """
         pairs = self._domains.pop(domain, Pairs())
-        self._count -= len(pairs)
         if pairs:
-            self._resized(domain, len(pairs), 0)
+            self._resized(domain, -self._weights[domain])
         return self._goodbyes(domain, pairs)
 
     def _goodbyes(self, domain: str, pairs: Pairs) -> Iterator[Stanza]:
         for sender, to in pairs:
             if (sender, to) not in self._domains.get(domain, ()):
                 yield Stanza.build(PRESENCE, "unavailable", sender=sender, to=to)
+
+
+def _weight(pair: tuple[JID, JID]) -> int:
+    """What a pair counts for, about as it takes memory."""
+    return 1 + (len(pair[0]) + len(pair[1])) // _ORDINARY
 
 
 def sign_off(kernel: Kernel, presences: RemotePresence, domain: str, reason: str) -> None:

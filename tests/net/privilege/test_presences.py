@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from beamish.core.services import RosterItem, RosterService
+from beamish.net.component import ComponentLink, ComponentServer
 from beamish.net.privilege.presences import Presences
 from beamish.testing.client import Client
 from beamish.testing.component import component
@@ -170,6 +171,10 @@ async def test_what_was_told_is_remembered_within_bounds(
     for user in ("romeo@a.example/x", "benvolio@a.example/z"):
         await a.client(user, presence=True)
         await everything.expect(f"<presence {C} from='{user}' type='!'/>")
+    [link] = a.kernel.service(ComponentServer).links
+    assert isinstance(link, ComponentLink) and link.privileges is not None
+    [(address, shown)] = link.privileges._presences._told.items()
+    assert (len(address), len(shown)) == (16, 16), "however long address and presence are"
     for session in tuple(a.kernel.sessions):
         a.kernel.end_session(session, "test")
     gone = {"romeo@a.example/x", "benvolio@a.example/z"}

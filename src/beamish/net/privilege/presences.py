@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable
@@ -55,7 +56,8 @@ class Presences:
         self._contacts = options.presence == "roster"
         self._rosters = rosters
         self._limit = told
-        self._told: OrderedDict[JID, bytes] = OrderedDict()
+        self._told: OrderedDict[bytes, bytes] = OrderedDict()
+        """Digests of addresses, and of what they show: a contact elsewhere says how long both are, and how many there are."""
         self._forgot = False
         """Whether some of it had to be forgotten, so that ends are told of addresses that seem unknown."""
         self._service = kernel.service(RosterService)
@@ -136,15 +138,16 @@ class Presences:
         assert sender is not None
         if not self._link.usable:
             return
+        address = _digest(sender.wire)
         if stanza.type == "unavailable":
-            if self._told.pop(sender, None) is None and not self._forgot:
+            if self._told.pop(address, None) is None and not self._forgot:
                 return  # of whom nothing was told, or of whose end somebody else's copy has told already
         else:
             shown = _shown(stanza)
-            if self._told.get(sender) == shown:
+            if self._told.get(address) == shown:
                 return
-            self._told[sender] = shown
-            self._told.move_to_end(sender)
+            self._told[address] = shown
+            self._told.move_to_end(address)
             if len(self._told) > self._limit:
                 self._told.popitem(last=False)
                 self._forgot = True
@@ -152,8 +155,12 @@ class Presences:
 
 
 def _shown(stanza: Stanza) -> bytes:
-    """What a presence says, without the age that the answer to a probe has."""
+    """The digest of what a presence says, without the age that the answer to a probe has."""
     if _DELAY_NS not in stanza.body:
-        return stanza.body
+        return _digest(stanza.body)
     shown = _DELAY.sub(b"", stanza.body)
-    return b"/>" if shown == b"></presence>" else shown
+    return _digest(b"/>" if shown == b"></presence>" else shown)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
