@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 
 from beamish.modules.mam import ids, lists, merging, packing, removal, store
 from beamish.storage.api import Cursor, Database
 from beamish.storage.engine import SqliteCursor
+from beamish.storage.memory import MemoryConnection
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
 
@@ -18,7 +18,7 @@ CONTACT = "contact3@example.net"
 
 def cursor(*migrations: int) -> SqliteCursor:
     """A new database in memory with all tables of the archive, or those of some migrations, without a loop."""
-    c = SqliteCursor(sqlite3.connect(":memory:", isolation_level=None))
+    c = SqliteCursor(MemoryConnection.open())
     apply(c, *(migrations or (1, 2, 3, 4, 5)))
     return c
 
