@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -576,3 +578,28 @@ def counted(cls: type, name: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(cls, name, called)
     return turns
+
+
+async def test_strangers_without_number_do_not_fill_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Every failed login is told: programs that lock addresses out count them, and they are few in themselves."""
+    caplog.set_level(logging.INFO, "beamish")
+    romeo = await world.login("romeo@example.org/orchard")
+    for _ in range(60):
+        client = world.connect()
+        await client.open_stream("example.org")
+        client.send(plain("romeo", "wrong"))
+        await client.receive()
+        client.drop()
+    for _ in range(60):
+        romeo.send("<message to='@' type='error'/>")
+    await world.settle()
+    romeo.drop()
+    await world.settle()
+    lines = Counter(record.getMessage() for record in caplog.records)
+    assert lines["auth_failed"] == 60
+    assert lines["disconnected"] == 51, "those of strangers, and Romeo's"
+    assert lines["jid_malformed"] == 50
+    await world.pass_time(600)
+    world.connect().drop()
+    await world.settle()
+    assert caplog.records[-1].left_out == 10  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -218,6 +219,29 @@ async def test_a_key_that_the_authoritative_server_did_not_make(
         assert "<not-authorized" in stream.heard
         [refused] = [r for r in caplog.records if r.getMessage() == "s2s_auth_failed"]
         assert refused.reason == "the authoritative server denies the key"  # type: ignore[attr-defined]
+
+
+async def test_claims_without_end_do_not_fill_the_log(
+    ca: Authority, b: FederatedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A claim has fewer bytes than its line; nor do connections of nobody, or addresses that are none."""
+    caplog.set_level(logging.INFO, "beamish")
+    async with peer(b, "a.example", ca.issue("a.example", "*.a.example")) as stream:
+        await stream.external()
+        for n in range(60):
+            claimed = f"x{n % 30}.a.example"
+            stream.send(f"<db:result from='{claimed}' to='b.example'>key</db:result>")
+            assert "type='valid'" in await stream.hear("type=")
+            stream.send("<message from='x@a.example' to='@b.example' type='error'/>")
+        stream.send("<db:result from='x0.a.example' to='b.example'>key</db:result>")
+        await stream.hear("type=")
+    for _ in range(15):
+        async with peer(b, "a.example", None, direct=False) as stream:
+            await stream.header()
+    await until(lambda: not b.federation.links)
+    lines = Counter(record.getMessage() for record in caplog.records)
+    assert lines["s2s_authenticated"] == lines["s2s_jid_malformed"] == 10
+    assert lines["s2s_disconnected"] == 11, "those of nobody, and the one of a.example"
 
 
 async def test_nothing_happens_before_tls(b: FederatedServer) -> None:

@@ -14,6 +14,7 @@ from beamish.core.events import AccountEvent, account_removed
 from beamish.core.hooks import Row
 from beamish.core.kernel import Kernel
 from beamish.core.services import AccountsService
+from beamish.core.sparing import Sparing
 from beamish.net.c2s_connection import C2SConnection
 from beamish.net.c2s_stream import C2SStream
 from beamish.net.connection import Flusher
@@ -28,6 +29,8 @@ from beamish.xmpp.errors import StreamError, StreamErrorCondition
 
 _SWEEP: Final = 10.0
 """Seconds between two looks at all connections for silent ones."""
+_LINES: Final = 50
+"""Lines of a kind about strangers from one network in ten minutes."""
 _LINGER: Final = 3.0
 """Seconds that a peer has to close its side after we closed ours, so that it can read why."""
 
@@ -73,6 +76,8 @@ class C2SServer:
     leaving: Deadlines[C2SStream] = field(init=False)
     """Connections that are closed on our side."""
     resting: Resting = field(init=False)
+    sparing: Sparing = field(init=False)
+    """For lines that strangers cause; a connection costs them less than its line."""
     _sweeper: Any = None
 
     def __post_init__(self) -> None:
@@ -86,6 +91,7 @@ class C2SServer:
         self.newcomers = Deadlines(self.kernel.clock, limits.unauthenticated_seconds, C2SStream.login_timeout)
         self.leaving = Deadlines(self.kernel.clock, _LINGER, C2SStream.abort)
         self.resting = Resting(self.kernel.clock, trim)
+        self.sparing = Sparing(self.kernel.clock, _LINES)
         self.accounts = self.kernel.service(AccountsService)
         self.kernel.hooks[account_removed].add(Row(50, "c2s", self._account_removed))
 

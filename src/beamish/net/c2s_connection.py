@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from beamish.core.events import Context
 from beamish.core.later import is_later
 from beamish.core.sessions import Link, Session
@@ -34,6 +36,8 @@ from beamish.xmpp.xml import namespace_of
 
 if TYPE_CHECKING:
     from beamish.net.c2s import C2SServer
+
+log = structlog.get_logger(__name__)
 
 
 class C2SConnection(C2SStream):
@@ -99,7 +103,7 @@ class C2SConnection(C2SStream):
         session = self.session
         if session is None:
             return
-        self._tell(logging.INFO, "jid_malformed", reason=event.reason)
+        self._server.sparing.write(log.info, "jid_malformed", session.bare, stream=self._id, reason=event.reason)
         if event.reply is not None:
             # RFC 6120 §8.1.2.1 rule 2: the server speaks for itself, not for an address that cannot be
             sender = event.reply.sender or JID.of("", session.jid.domain)

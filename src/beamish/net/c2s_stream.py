@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -168,8 +168,15 @@ class C2SStream(ClientConnection):
             self.tls_failed("too little content in too many records")
 
     def _tell(self, level: int, event: str, **keys: object) -> None:
-        if _listened(level):
+        """A line about this connection; of what strangers do, some for each network (`Sparing`), but every failed login."""
+        if not _listened(level):
+            return
+        machine = self._machine
+        if machine is None or machine.authenticated or event == "auth_failed":
             log.log(level, event, stream=self._id, peer=self.peer, **keys)
+        else:
+            write = partial(log.log, level)
+            self._server.sparing.write(write, event, self._network, stream=self._id, peer=self.peer, **keys)
 
     def _crashed(self) -> None:
         """A mistake of ours costs this stream, no other."""

@@ -23,6 +23,7 @@ from beamish.core.commands import Command
 from beamish.core.events import Context
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.services import RemoteRosterService
+from beamish.core.sparing import Sparing
 from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
 from beamish.net.privilege import PrivilegeOptions, Privileges, is_settling
@@ -145,7 +146,9 @@ class ComponentLink(Link):
                 self._log.info("component_connected")
             return None
         if isinstance(event, HandshakeFailed):
-            self._log.warning("component_handshake_failed", component=event.domain)
+            self.federation.sparing.write(
+                self._log.warning, "component_handshake_failed", self._network, component=event.domain
+            )
             self.federation.refused(event.domain, self._network)
             return None
         return super()._event(event)
@@ -197,6 +200,7 @@ class ComponentServer:
         self.links: set[Link] = set()
         self.presences = RemotePresence(bounds.presences)
         self.limits = S2SLimits(unsent_bytes=bounds.unsent_bytes, answer_seconds=bounds.probe_timeout)
+        self.sparing = Sparing(kernel.clock)
         self.bounds = bounds
         self.draining = False
         self.settings = S2SSettings(

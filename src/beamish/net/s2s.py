@@ -19,6 +19,7 @@ from beamish.core.hooks import STOP, Row, Verdict
 from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later, settled
 from beamish.core.services import Outbox
+from beamish.core.sparing import Sparing
 from beamish.core.tasks import TaskGroup
 from beamish.net.connection import Flusher
 from beamish.net.dns import Resolver, Target
@@ -74,6 +75,8 @@ class Federation:
     outbox: Outbox | None = None
     presences: RemotePresence = field(init=False)
     turns: Turns = field(init=False)
+    sparing: Sparing = field(init=False)
+    """For lines that a stanza or a claim is enough for, by the registered name of the other side."""
     _buckets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
     _per_network: dict[str, int] = field(default_factory=dict)
     _pinged: dict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=dict)
@@ -90,6 +93,7 @@ class Federation:
         self.presences = RemotePresence(self.limits.presences)
         self.turns = Turns(self.limits.openings, self.limits.openings_each)
         self.resumable = Resumable(self.limits.resumable, self.kernel.clock)
+        self.sparing = Sparing(self.kernel.clock)
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class Federation:
         if self.draining:
             raise StanzaError(Condition.REMOTE_SERVER_TIMEOUT, text="this server is going down")
         if reason := self.policy.refusal(pair[1]):
-            log.info("s2s_refused", local=pair[0], remote=pair[1], reason=reason)
+            self.sparing.write(log.info, "s2s_refused", pair[1], local=pair[0], remote=pair[1], reason=reason)
             raise Unreachable(Cause.POLICY, reason).stanza_error()
         if self.routes.full(pair[1]):
             raise Unreachable(Cause.OVERLOAD, "too many remote domains at a time").stanza_error()
@@ -525,7 +529,8 @@ class Federation:
             and self.kernel.is_local_domain(to.domain)
             and self.kernel.sessions.get(to) is None
         ):
-            log.info("s2s_error_untold", sender=to, to=stanza.to, reason=error.text)
+            kin = family(stanza.to.domain) if stanza.to is not None else ""
+            self.sparing.write(log.info, "s2s_error_untold", kin, sender=to, to=stanza.to, reason=error.text)
         self.kernel.router.post(reply)
 
     def bounce_rest(self, acks: Acks, why: Unreachable | None) -> None:

@@ -11,6 +11,7 @@ from beamish.xmpp.stanza import Stanza
 if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
     from beamish.core.services import Outbox
+    from beamish.core.sparing import Sparing
     from beamish.core.tasks import TaskGroup
     from beamish.net.connection import Flusher
     from beamish.net.s2s_link import Link
@@ -55,6 +56,7 @@ class Hub(Protocol):
     tasks: TaskGroup
     links: set[Link]
     presences: RemotePresence
+    sparing: Sparing
 
     def link_lost(self, link: Link) -> None:
         """The connection is gone."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from beamish.core.kernel import new_id
 from beamish.net.s2s_link import Link, Wait
+from beamish.net.s2s_turns import family
 from beamish.net.verify import Credentials
 from beamish.stream.parser import Nonza
 from beamish.stream.s2s import SM, Authenticated, Event, Pair, StartTls
@@ -95,7 +96,9 @@ class S2SInLink(Link):
         elif isinstance(event, KeyToVerify):
             self.federation.tasks.spawn(self._verify(event), "verify")
         elif isinstance(event, Refused):
-            self._log.info("s2s_auth_failed", remote=event.remote, method=event.method, reason=event.reason)
+            self.note_claim(
+                "s2s_auth_failed", event.remote, remote=event.remote, method=event.method, reason=event.reason
+            )
         else:
             return super()._event(event)
         return None
@@ -103,8 +106,9 @@ class S2SInLink(Link):
     def _authenticated(self, event: Authenticated) -> None:
         federation = self.federation
         verdict = self._certifies(event.remote)
-        self._log.info(
+        self.note_claim(
             "s2s_authenticated",
+            event.remote,
             local=event.local,
             remote=event.remote,
             method=event.method,
@@ -154,7 +158,8 @@ class S2SInLink(Link):
         try:
             ok = await self.federation.ask(asked.local, asked.remote, asked.stream_id, asked.key, self._network)
         except Unreachable as why:
-            self._log.warning("s2s_verify_failed", remote=asked.remote, cause=why.cause.value, reason=why.text)
+            about = {"remote": asked.remote, "cause": why.cause.value, "reason": why.text}
+            self.federation.sparing.write(self._log.warning, "s2s_verify_failed", family(asked.remote), **about)
             lost = why.cause in (Cause.NO_SUCH_DOMAIN, Cause.REFUSED) or why.told is StreamErrorCondition.HOST_UNKNOWN
             failure = Condition.REMOTE_SERVER_NOT_FOUND if lost else Condition.REMOTE_SERVER_TIMEOUT
             if why.cause is Cause.CERTIFICATE:

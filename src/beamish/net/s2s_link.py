@@ -20,6 +20,7 @@ from beamish.net.address import format_peer, network_of
 from beamish.net.connection import AT_ONCE
 from beamish.net.s2s_carrier import PING_ID, Carrier
 from beamish.net.s2s_hub import Hub, keep_alive
+from beamish.net.s2s_turns import family
 from beamish.net.tls_connection import OVERHEAD
 from beamish.stream.parser import Nonza, Unaddressable
 from beamish.stream.s2s import Event, ServerStream, Stage, StreamClosed, StreamFailed
@@ -160,7 +161,7 @@ class Link(Carrier):
 
     def tls_failed(self, reason: str) -> None:
         """See `TlsConnection.tls_failed`."""
-        self._log.info("s2s_tls_failed", reason=reason)
+        self._note("s2s_tls_failed", reason=reason)
         self.why = self.why or Unreachable(Cause.TLS, f"TLS with {self.peer} failed: {reason}")
         self.abort()
 
@@ -190,7 +191,7 @@ class Link(Carrier):
         if not orderly and self.why is None:
             self.why = Unreachable(Cause.LOST, f"the connection to {self.peer} broke off")
         if not self._quiet:
-            self._log.info("s2s_disconnected", orderly=orderly, reason=None if self.why is None else str(self.why))
+            self._note("s2s_disconnected", orderly=orderly, reason=None if self.why is None else str(self.why))
         self.federation.links.discard(self)
         self.federation.link_lost(self)
 
@@ -204,6 +205,17 @@ class Link(Carrier):
             return
         if data := self.machine.data_to_send():
             self.write(data)
+
+    def note_claim(self, event: str, remote: str, /, **keys: object) -> None:
+        """A line of the log for which a stanza or a claim in the name of a domain is enough; see `Sparing`."""
+        self.federation.sparing.write(self._log.info, event, family(remote), **keys)
+
+    def _note(self, event: str, /, **keys: object) -> None:
+        """A line about the connection; of strangers' only some for each network."""
+        if self._timer is None:  # it has said who it is, and proved it
+            self._log.info(event, **keys)
+        else:
+            self.federation.sparing.write(self._log.info, event, self._network, **keys)
 
     # ---- events, in order -------------------------------------------------------------------------------------------
 
@@ -300,7 +312,7 @@ class Link(Carrier):
 
     def _failed(self, event: StreamFailed) -> None:
         error = event.error
-        self._log.info("s2s_stream_error", by_peer=event.by_peer, error=error.condition.value, text=error.text)
+        self._note("s2s_stream_error", by_peer=event.by_peer, error=error.condition.value, text=error.text)
         if self.why is None:
             if event.by_peer:
                 self.why = peer_error(error.condition, error.text)
@@ -378,7 +390,7 @@ class Link(Carrier):
 
     def _unaddressable(self, event: Unaddressable) -> None:
         """A stanza whose `to` is no JID: it counts as handled, like every stanza, and is answered if it may be."""
-        self._log.info("s2s_jid_malformed", reason=event.reason)
+        self.note_claim("s2s_jid_malformed", next(iter(self.remotes), ""), reason=event.reason)
         self.stanzas_in += 1
         self.used = self.heard
         self._handled(False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from beamish.net.s2s_opening import open_stream
-from beamish.net.s2s_turns import NOBODY, Turn
+from beamish.net.s2s_turns import NOBODY, Turn, family
 from beamish.stream.s2s_acks import Acks
 from beamish.stream.s2s_out import Cause, Unreachable
 from beamish.xmpp.errors import StanzaError
@@ -236,7 +236,8 @@ class Route:
                         self._task = None
                         self.give_up(why)
                         return
-                    log.info("s2s_retry", local=self.local, remote=self.remote, reason=str(why), pause=pause)
+                    about = {"local": self.local, "remote": self.remote, "reason": str(why), "pause": pause}
+                    self._federation.sparing.write(log.info, "s2s_retry", family(self.remote), **about)
                     await asyncio.sleep(pause)
                     self._turn = turn = Turn()
                     self._federation.turns.join(turn, self._asking())
@@ -322,11 +323,12 @@ class Route:
         queue, self._queue, self._bytes = self._queue, deque(), 0
         held, self.held = self.held, None
         waiting = len(queue) + (held.unconfirmed if held is not None else 0)
-        about = {"local": self.local, "remote": self.remote, "stanzas": waiting}
+        about: dict[str, object] = {"local": self.local, "remote": self.remote, "stanzas": waiting}
         if federation.draining:
             log.info("s2s_left", **about)  # what is on disk goes on after the next start
         else:
-            log.warning("s2s_unreachable", cause=why.cause.value, reason=why.text, **about)
+            about |= {"cause": why.cause.value, "reason": why.text}
+            federation.sparing.write(log.warning, "s2s_unreachable", family(self.remote), **about)
         if held is not None:
             federation.give_up_stream(held, why)
         for stanza, _, row in queue:

@@ -7,8 +7,7 @@ Between the look into a roster and the change of it nothing is awaited, so two s
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,6 +15,7 @@ from beamish.core.events import Context, SubscriptionChanged
 from beamish.core.later import settled
 from beamish.core.services import AccountsService, BlockingService, RosterItem, RosterService
 from beamish.core.sessions import Session
+from beamish.core.sparing import Sparing
 from beamish.modules.presence import subscriptions
 from beamish.modules.presence.broadcast import Broadcast
 from beamish.modules.presence.store import REQUEST_BYTES, PresenceStore
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from beamish.core.kernel import Kernel
 
 log = structlog.get_logger(__name__)
-
-
-_TOLD: Final = 1_000
-_TOLD_AGAIN: Final = 3600.0
-"""Of so many accounts it is remembered, in seconds, that the log has said that they have no room."""
 
 
 class Subscribing:
@@ -51,7 +46,7 @@ class Subscribing:
         self._accounts = accounts
         self._store = store
         self._broadcast = broadcast
-        self._told: OrderedDict[JID, float] = OrderedDict()
+        self._sparing = Sparing(kernel.clock, lines=1, seconds=3600.0)
 
     # ---- sent by a local user ---------------------------------------------------------------------------------------
 
@@ -109,14 +104,8 @@ class Subscribing:
 
     def _tell(self, user: JID, kind: str, error: StanzaError) -> None:
         """One line for an account and hour: strangers may ask 500 times a second, and a line is longer than what they send."""
-        now = self._kernel.clock.monotonic()
-        if now < self._told.get(user, now):
-            return
-        self._told[user] = now + _TOLD_AGAIN
-        self._told.move_to_end(user)
-        if len(self._told) > _TOLD:
-            self._told.popitem(last=False)
-        log.info("subscription_stanza_dropped", user=str(user), kind=kind, reason=error.condition.value)
+        reason = error.condition.value
+        self._sparing.write(log.info, "subscription_stanza_dropped", user, user=str(user), kind=kind, reason=reason)
 
     async def _settle(
         self, user: JID, contact: JID, item: RosterItem | None, ruling: Ruling, arrived: Context | None = None

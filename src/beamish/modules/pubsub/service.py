@@ -15,6 +15,7 @@ from beamish.core.disco import DiscoInfo, DiscoItem, items_bytes
 from beamish.core.events import Context
 from beamish.core.iq import check_request
 from beamish.core.module import Identity
+from beamish.core.sparing import Sparing
 from beamish.modules.pubsub.discovery import SERVICE_FEATURES, Discovery, of_types
 from beamish.modules.pubsub.engine import Asker, Engine
 from beamish.modules.pubsub.model import Host, Node, Subscription
@@ -66,6 +67,7 @@ class Service:
         self._subscribing = subscribing
         self._owning = owning
         self._discovery = discovery
+        self._sparing = Sparing(kernel.clock)
         # §7.1.4: said only where it is so
         more = (f"{PUBSUB}#auto-create",) if engine.settings.auto_create else ()
         info = DiscoInfo((Identity("pubsub", "service", name),), (*SERVICE_FEATURES, *more))
@@ -213,7 +215,7 @@ class Service:
         for s in node.of(sender):
             s.bounces += 1
             if lasting or s.bounces >= BOUNCES:
-                log.info("subscription_bounced", node=node.name, subscriber=str(s.jid))
+                self._sparing.write(log.info, "subscription_bounced", node.name, node=node.name, subscriber=str(s.jid))
                 await self._subscribing.end(host, node, s)
 
     # ---- presence ---------------------------------------------------------------------------------------------------
