@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -77,14 +77,14 @@ class Federation:
     turns: Turns = field(init=False)
     sparing: Sparing = field(init=False)
     """For lines that a stanza or a claim is enough for, by the registered name of the other side."""
-    _buckets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
+    _buckets: OrderedDict[str, tuple[Bucket, Bucket]] = field(default_factory=OrderedDict)
     _per_network: dict[str, int] = field(default_factory=dict)
-    _pinged: dict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=dict)
+    _pinged: OrderedDict[tuple[str, str, str], tuple[Link, int]] = field(default_factory=OrderedDict)
     _streams: dict[str, set[Link]] = field(default_factory=dict)
     """Of each remote domain."""
     _verifying: Counter[str] = field(default_factory=Counter)
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
-    _lost: dict[str, None] = field(default_factory=dict)
+    _lost: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """Domains that could not be reached, or may have missed something, and have not been heard from since."""
     _sweeper: Any = None
 
@@ -201,7 +201,7 @@ class Federation:
             )
         self._buckets[remote] = held  # the most recent last
         while len(self._buckets) > self.limits.routes:
-            del self._buckets[next(iter(self._buckets))]
+            self._buckets.popitem(last=False)
         return held
 
     # ---- out --------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ class Federation:
         """A domain has not got presence of our users: when it is heard from, they show themselves, and ask, anew."""
         self._lost[remote] = None
         if len(self._lost) > self.limits.routes:
-            del self._lost[next(iter(self._lost))]
+            self._lost.popitem(last=False)
 
     def ping(self, link: Link, number: int) -> None:
         """Send a ping (XEP-0199) behind what went out on a link; its answer confirms all of that."""
@@ -330,7 +330,7 @@ class Federation:
         id_ = PING_ID + new_id()
         self._pinged[id_, remote, local] = (link, number)
         while len(self._pinged) > self.limits.routes:
-            del self._pinged[next(iter(self._pinged))]
+            self._pinged.popitem(last=False)
         addresses = {"sender": JID.of("", local), "to": JID.of("", remote)}
         ping = Stanza.build("iq", "get", id=id_, content=b"<ping xmlns='urn:xmpp:ping'/>", **addresses)
         data = ping.to_wire()

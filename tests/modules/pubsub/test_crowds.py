@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from beamish.core.sessions import Session
 from beamish.modules.pubsub import PubsubModule
 from beamish.modules.pubsub.model import Host, Node, Subscription
 from beamish.modules.pubsub.names import State
@@ -137,3 +138,30 @@ async def test_another_access_model_for_many_leaves_turns_to_others(monkeypatch:
         assert max(after - before for before, after in pairwise([0, *turns])) <= 500
         got = await stage.get(romeo, "<subscriptions node='musings'/>", ns=OWNER)
         assert got.findall(".//{*}subscription") == []
+
+
+async def test_resources_that_only_direct_presence_are_not_compared_with_one_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands may do that (`PER_ADDRESS`); each of them was looked for among all before it."""
+    async with World() as world:
+        stage = Stage(world)
+        romeo = await stage.login("romeo@example.org/orchard")
+        await stage.create(romeo, "urn:mood", to="", access_model="open")
+        nurses = [await stage.login(f"nurse@example.org/{n}") for n in range(8)]
+        for nurse in nurses:
+            stage.caps.of(nurse.jid, "urn:mood")
+            nurse.send("<presence to='romeo@example.org'/>")
+            await stage.quiet(nurse)
+            nurse.inbox.clear()
+        compared: list[object] = []
+
+        def same(self: Session, other: object) -> bool:
+            compared.append(other)
+            return self is other
+
+        monkeypatch.setattr(Session, "__eq__", same)
+        await stage.publish(romeo, "urn:mood", "1", to="")
+        for nurse in nurses:
+            assert await stage.ids(nurse) == ["1"]
+        assert compared == []

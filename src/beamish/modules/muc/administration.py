@@ -93,7 +93,7 @@ def change_roles(room: Room, actor: JID, items: Sequence[RoleItem]) -> list[Effe
     Raises `StanzaError`.
     """
     role, affiliation = actor_role(room, actor), room.affiliation_of(actor)
-    planned: list[tuple[Occupant, RoleItem]] = []
+    planned: dict[str, tuple[Occupant, RoleItem]] = {}
     for item in items:
         if role is not Role.MODERATOR:
             raise StanzaError(Condition.FORBIDDEN, text="only moderators may change roles")
@@ -101,13 +101,14 @@ def change_roles(room: Room, actor: JID, items: Sequence[RoleItem]) -> list[Effe
         if occupant is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text="nobody here has this nickname")
         check_role_change(role, affiliation, occupant.role, occupant.affiliation, item.role)
-        if any(other is occupant for other, _ in planned):
+        key = nick_key(occupant.nick)
+        if key in planned:
             raise StanzaError(Condition.BAD_REQUEST, text="a request names each nickname once")
-        planned.append((occupant, item))
+        planned[key] = occupant, item
     nick = actor_nick(room, actor)
     first: list[Effect] = []
     rest: list[Effect] = []
-    for occupant, item in planned:
+    for occupant, item in planned.values():
         note = note_bytes(item.reason, nick)
         if item.role is Role.NONE:
             if room.roles.get(occupant.bare) is Role.MODERATOR:

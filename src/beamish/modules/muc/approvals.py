@@ -206,7 +206,7 @@ class Approvals:
         if room.affiliation_of(who) < Affiliation.ADMIN:
             raise StanzaError(Condition.FORBIDDEN, text="only admins approve registrations")
         nick = submitted.text(_NICK) or ""
-        jids = submitted.jids("muc#register_jid") or ()
+        jids = frozenset(submitted.jids("muc#register_jid") or ())
         for key, (asked, _) in tuple(self._waiting.items()):
             room_jid, bare = key
             if room_jid == room.jid and (bare in jids or (not jids and nick_key(asked) == nick_key(nick))):

@@ -235,7 +235,8 @@ class Bookmarks:
             listed = {} if before is None or change.emptied else to_native(before, items)
             wanted = {i: data for i, data in listed.items() if i not in items and _room(i) not in change.removed}
             removed = []
-        after = {id_: data for id_, data in items.items() if id_ not in removed} | wanted
+        without = frozenset(removed)
+        after = {id_: data for id_, data in items.items() if id_ not in without} | wanted
         fresh = {id_: data for id_, data in wanted.items() if id_ not in items or not same(items[id_], data)}
         try:
             if (fresh or removed) and await self._pep.access(user, NATIVE) in _PRIVATE:

@@ -188,6 +188,7 @@ class Outbox:
         for bare in () if roster is None else roster.subscribers_among(by_user):
             if open_to_contacts or may_follow(node, bare, relation(bare), now):
                 look_at(bare)
+        there = set(plan.sessions)
         for full, _ in self._presences.watchers(host.jid):
             features = features_of(full)
             bare = full.bare
@@ -196,7 +197,8 @@ class Outbox:
             session = self._kernel.sessions.get(full)
             if session is None:
                 plan.others.append(full)
-            elif session not in plan.sessions:
+            elif session not in there:
+                there.add(session)
                 add(session)
                 if not relation(bare).sees_presence:
                     plan.strangers.add(full)

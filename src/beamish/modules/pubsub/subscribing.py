@@ -159,7 +159,7 @@ class Subscribing:
         if allow is None:
             raise StanzaError(Condition.BAD_REQUEST, text="pubsub#allow is missing")
         subid = submitted.text("pubsub#subid")
-        jids = submitted.jids("pubsub#subscriber_jid") or ()
+        jids = frozenset(submitted.jids("pubsub#subscriber_jid") or ())
         waiting = [s for s in node.subscriptions.values() if s.state is State.PENDING]
         chosen = [s for s in waiting if s.subid == subid] or [s for s in waiting if not subid and s.jid in jids]
         if not chosen:

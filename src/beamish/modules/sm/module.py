@@ -9,6 +9,7 @@ Not here: `location`, and resumption within SASL2 (the stanzas' transport does n
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import islice, takewhile
@@ -109,7 +110,7 @@ class StreamManagementModule(Module):
         self.commit_first: bool = config.commit_first
         self._by_id: dict[str, Managed] = {}
         self._by_session: dict[Session, Managed] = {}
-        self._wanting: dict[Managed, float] = {}
+        self._wanting: OrderedDict[Managed, float] = OrderedDict()
         """Sessions to be looked at, and when (monotonic), in this order."""
         self._asking = self._tidying = self._refusing = False
         self._latest = 0.0
