@@ -260,6 +260,9 @@ class AioxmppPeer(Peer):
     def say(self, to: str, body: str) -> None:
         message = aioxmpp.Message(type_=aioxmpp.MessageType.CHAT, to=aioxmpp.JID.fromstr(to))
         message.body[None] = body
+        self._enqueue(message)
+
+    def _enqueue(self, message: Any) -> None:
         self.client.enqueue(message)
 
     async def roster(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from aioxmpp.stream import StanzaState
 from tests.interop.conftest import PATIENCE, AioxmppPeer, SlixmppPeer
 from tests.watched import until
 
@@ -43,6 +44,7 @@ class Aioxmpp(AioxmppPeer):
     async def login(self, password: str) -> None:
         self.resumed = 0
         self.begun = 0
+        self._unwritten: list[Any] = []
         await super().login(password)
         self.begun = 1
         self.client.backoff_start = timedelta(seconds=0.1)
@@ -56,8 +58,22 @@ class Aioxmpp(AioxmppPeer):
     async def come_back(self) -> None:
         """It does by itself."""
 
+    def _enqueue(self, message: Any) -> None:
+        """It leaves to its user what it could not even write, since the connection had just ended; that is sent later."""
+
+        def changed(token: Any, state: Any) -> None:
+            if state == StanzaState.FAILED:
+                self._unwritten.append(token)
+
+        self.client.enqueue(message, on_state_change=changed)
+
     def _resumed(self) -> None:
         self.resumed += 1
+        unwritten, self._unwritten = self._unwritten, []
+        for token in unwritten:
+            # the first of a bunch, of which it says that, too, it sends again all the same
+            if token.state == StanzaState.FAILED and token not in self.client.stream._active_queue:
+                self._enqueue(token.stanza)
 
     def _began(self) -> None:
         self.begun += 1
