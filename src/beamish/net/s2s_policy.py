@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -64,6 +63,10 @@ class Policy:
         return self.require_verified and not _fit(domain, self.unverified)
 
 
-def _fit(domain: str, entries: Iterable[str]) -> int:
+def _fit(domain: str, entries: frozenset[str]) -> int:
     """The length of the longest entry that is the domain or one above it; 0 if there is none."""
-    return max((len(entry) for entry in entries if domain == entry or domain.endswith(f".{entry}")), default=0)
+    while domain not in entries:
+        _, dot, domain = domain.partition(".")
+        if not dot:
+            return 0
+    return len(domain)

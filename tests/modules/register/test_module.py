@@ -200,6 +200,15 @@ async def test_what_cannot_be_registered(username: str, password: str, condition
         await client.iq(plain("tybalt"))
 
 
+async def test_reserved_names_are_reserved_however_they_are_written() -> None:
+    """Neither the configuration nor a client has to write them as addresses have them."""
+    async with server(
+        open=True, captcha="none", reserved=["Root", "M\N{LATIN SMALL LETTER U WITH DIAERESIS}LLER"]
+    ) as world:
+        for name in ("root", "ROOT", "mu\N{COMBINING DIAERESIS}ller"):
+            refused(await (await stranger(world)).iq(plain(name), "error"), "conflict")
+
+
 async def test_one_connection_makes_one_account_and_cannot_remove_any() -> None:
     async with server(open=True, captcha="none") as world:
         client = await stranger(world)
@@ -261,6 +270,11 @@ async def test_an_iq_to_somebody_else_is_not_served_before_login() -> None:
         refused(await client.iq(GET.replace("to='example.org'", "to='romeo@example.org'"), "error"), "not-allowed")
         refused(await client.iq(GET.replace("to='example.org'", "to='example.net'"), "error"), "not-allowed")
         await client.iq(GET.replace("to='example.org'", ""))
+
+
+def test_what_cannot_be_a_name_cannot_be_reserved() -> None:
+    with pytest.raises(ValidationError, match="reserved"):
+        RegisterModule.Config(reserved=("ro@ot",))
 
 
 def test_questions_must_be_there_to_be_asked() -> None:

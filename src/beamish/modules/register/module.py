@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 from pydantic import Field as Option
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from beamish.core.events import Context
 from beamish.core.module import Module, ModuleConfig, Scope, Xep, early_iq, iq
@@ -26,7 +26,7 @@ from beamish.storage.api import Cursor
 from beamish.stream.features import Has, StreamFeature
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
-from beamish.xmpp.jid import JID, JidMalformed
+from beamish.xmpp.jid import JID, JidMalformed, prepare_local
 from beamish.xmpp.payload import forms
 from beamish.xmpp.payload.forms import Field, Form, Submission
 from beamish.xmpp.stanza import Stanza
@@ -114,6 +114,12 @@ class Config(ModuleConfig):
     )
     change_password: bool = Option(True, description="Whether users may change their password with their client.")
     cancel: bool = Option(True, description="Whether users may give up their account with their client.")
+
+    @field_validator("reserved")
+    @classmethod
+    def _as_in_addresses(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`Root` is the account `root`, which is what a client's wish is compared with. Raises `ValueError`."""
+        return tuple(prepare_local(name) for name in names)
 
     @model_validator(mode="after")
     def _questions_to_ask(self) -> Config:
