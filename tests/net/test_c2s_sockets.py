@@ -18,7 +18,7 @@ from beamish.core import events
 from beamish.core.hooks import Row
 from beamish.net.c2s import C2SConnection
 from beamish.testing import Client
-from beamish.testing.live import LiveServer, trust
+from beamish.testing.live import LiveServer, connect, trust
 from beamish.testing.world import PASSWORD
 from beamish.xmpp.jid import JID
 
@@ -287,3 +287,25 @@ async def test_both_types_of_channel_binding_are_offered(direct_tls: bool) -> No
             features = await client.start_tls("example.org")
         types = [el.get("type") for el in features.iter("{urn:xmpp:sasl-cb:0}channel-binding")]
         assert types == ["tls-exporter", "tls-server-end-point"]
+
+
+@pytest.mark.parametrize(("most", "told"), [(ssl.TLSVersion.TLSv1_2, "0303"), (ssl.TLSVersion.TLSv1_3, "0304")])
+async def test_the_version_of_tls_is_told_under_the_servers_signature(most: ssl.TLSVersion, told: str) -> None:
+    """XEP-0515."""
+    async with LiveServer() as server:
+        context = trust(server.ca)
+        context.maximum_version = most
+        client = await connect(server.host, server.tls_port, "example.org", context, direct_tls=True)
+        await client.open_stream("example.org")
+        first = base64.b64encode(b"n,,n=romeo,r=abcdef").decode()
+        client.send(f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'>{first}</auth>")
+        challenge = await client.expect("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        assert base64.b64decode(challenge.text or "").decode().rpartition(",")[2] == f"t={told}"
+        client.drop()
+    async with LiveServer(settings={"c2s": {"require_tls": False}}) as server:
+        plain = await connect(server.host, server.port, "example.org")
+        await plain.open_stream("example.org")
+        plain.send(f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'>{first}</auth>")
+        challenge = await plain.expect("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        assert b",t=" not in base64.b64decode(challenge.text or "")
+        plain.drop()

@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from beamish.net import tls_exporter as module
 from beamish.net.certificate import keep_self_signed
-from beamish.net.tls_exporter import tls_exporter, tls_unique
+from beamish.net.tls_exporter import tls_exporter, tls_unique, tls_version
 
 LABEL = b"EXPORTER-Channel-Binding"
 
@@ -113,3 +113,11 @@ def test_nothing_is_called_where_the_context_is_not_found(
     monkeypatch.setattr(module, "_CONTEXT", place)
     monkeypatch.setattr(module, "_EXPORT", lambda *_: pytest.fail("called"))
     assert tls_exporter(server) is None
+
+
+def test_the_version_is_told_as_a_number(tmp_path: Path) -> None:
+    """XEP-0515 §4.1."""
+    assert tls_version(shaken(tmp_path)[0]) == "0304"
+    assert tls_version(shaken(tmp_path, SSL.TLS1_2_VERSION)[0]) == "0303"
+    context, _ = contexts(tmp_path, SSL.TLS1_3_VERSION)
+    assert tls_version(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)) == tls_version(None) == ""

@@ -50,6 +50,7 @@ BELOW_MODULES: Final = (
     Implemented(Xep(440, "1.0.0"), "stream/features.py"),
     Implemented(Xep(474, "0.5.0"), "stream/sasl/scram.py"),
     Implemented(Xep(478, "0.2.0"), "stream/features.py"),
+    Implemented(Xep(515, "0.1.0"), "stream/sasl/scram.py"),
 )
 """What no module declares, because it is not one's: the protocol of streams, sockets, and what payloads share."""
 

@@ -82,7 +82,10 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         440: "stream/test_machine.py stream/sasl/test_offer.py",
         478: "stream/test_machine.py net/test_s2s.py",
     },
-    "stream/sasl/scram.py": {474: "stream/sasl/test_scram.py stream/sasl/test_offer.py"},
+    "stream/sasl/scram.py": {
+        474: "stream/sasl/test_scram.py stream/sasl/test_offer.py",
+        515: "stream/sasl/test_scram.py net/test_c2s_sockets.py",
+    },
     "stream/s2s_in.py": {178: "stream/test_s2s.py net/test_s2s.py", 288: "stream/test_s2s.py net/test_s2s.py"},
 }
 """Source → number → tests, below tests/ and, for a folder, below the folder of its tests."""

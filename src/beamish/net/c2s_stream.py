@@ -23,7 +23,7 @@ from beamish.net.throttle import Bucket
 from beamish.net.tls import XMPP_CLIENT
 from beamish.net.tls_client import ClientConnection
 from beamish.net.tls_connection import OVERHEAD
-from beamish.net.tls_exporter import tls_exporter, tls_unique
+from beamish.net.tls_exporter import tls_exporter, tls_unique, tls_version
 from beamish.stream.machine import C2SMachine, Event, State, StreamFailed
 from beamish.stream.sasl import tls_server_end_point
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -365,7 +365,10 @@ class C2SStream(ClientConnection):
             connection = tls.object
             used = certificates.end_point_binding(connection)
             machine.tls_established(
-                None if used is None else _binding_of(used), tls_exporter(connection), tls_unique(connection)
+                None if used is None else _binding_of(used),
+                tls_exporter(connection),
+                tls_unique(connection),
+                tls_version(connection),
             )
 
     def tls_failed(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What a connection of the standard library's `ssl` binds a login to.
+"""What a connection of the standard library's `ssl` binds a login to, and its version (XEP-0515).
 
 For `tls-exporter` (RFC 9266) `ssl` has no function. OpenSSL has one; it wants the connection as OpenSSL knows it, a pointer
 that CPython keeps in the object behind `ssl.SSLObject`, after the (weak) owner and before the context. That it is there is
@@ -55,6 +55,14 @@ def tls_exporter(connection: ssl.SSLObject | None) -> bytes | None:
     made = ctypes.create_string_buffer(_BYTES)
     done = _EXPORT(pointer, made, _BYTES, _LABEL, len(_LABEL), b"", 0, 1)
     return made.raw if done == 1 else None
+
+
+_VERSIONS: Final = {"TLSv1.2": "0303", "TLSv1.3": "0304"}
+
+
+def tls_version(connection: ssl.SSLObject | None) -> str:
+    """The number of a connection's version of TLS (RFC 8446 §4.2.1) as XEP-0515 writes it, "" before the handshake."""
+    return "" if connection is None else _VERSIONS.get(connection.version() or "", "")
 
 
 def tls_unique(connection: ssl.SSLObject | None) -> bytes | None:

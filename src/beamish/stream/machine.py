@@ -290,17 +290,18 @@ class C2SMachine(Opening):
         self.state = State.TLS
 
     def tls_established(
-        self, binding: bytes | None, exporter: bytes | None = None, unique: bytes | None = None
+        self, binding: bytes | None, exporter: bytes | None = None, unique: bytes | None = None, version: str = ""
     ) -> None:
         """The handshake is done; with the values of `tls-server-end-point`, `tls-exporter` and `tls-unique`, or None.
 
-        A new stream begins.
+        `version` is that of TLS, as in `0304`. A new stream begins.
         """
         if self._intake is None:
             return  # closed meanwhile
         self._binding = binding
         self._exporter = exporter
         self._unique = unique
+        self._tls_version = version
         self.secure = True
         self._intake.drop()
         self._new_stream()

@@ -35,6 +35,7 @@ class Opening:
         "_peer",
         "_settings",
         "_tls_offered",
+        "_tls_version",
         "_unique",
         "authenticated",
         "domain",
@@ -49,6 +50,7 @@ class Opening:
         self._binding = binding
         self._exporter: bytes | None = None
         self._unique: bytes | None = None
+        self._tls_version = ""
         self._tls_offered = not secure
         self._peer: JID | None = None
         self._claimed: JID | None = None
@@ -148,6 +150,7 @@ class Opening:
             tls=self.secure,
             bindings={kind: data for kind, data in bindings if data is not None},
             unnamed_bindings={} if self._unique is None else {TLS_UNIQUE: self._unique},
+            tls_version=self._tls_version,
             plain_without_tls=not self._settings.require_tls,
             anonymous=self._settings.anonymous,
             enabled=self._settings.mechanisms,

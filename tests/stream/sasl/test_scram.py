@@ -125,6 +125,29 @@ def test_vectors(
     assert scram.respond(final) == Success("user", "", verifier)
 
 
+def test_example_of_xep_0515() -> None:
+    """The whole exchange, with the hash of XEP-0474: what was offered and the version of TLS are under both signatures."""
+    offer = Offer(
+        tls=True,
+        bindings={"tls-exporter": b"THIS IS FAKE CB DATA", "tls-server-end-point": b"x"},
+        tls_version="0304",
+        plain=False,
+        algorithms=frozenset({"SHA-1"}),
+    )
+    scram = negotiate("SCRAM-SHA-1-PLUS", offer)
+    assert isinstance(scram, Scram)
+    scram._nonce = "a09117a6-ac50-4f2f-93f1-93799c2bddf6"
+    nonce = "12C4CD5C-E38E-4A98-8F6D-15C38F51CCC6"
+    keys = derive_keys("pencil", "SHA-1", salt=base64.b64decode("QSXCR+Q6sek8bf92"), iterations=4096)
+    first = f"p=tls-exporter,,n=user,r={nonce}".encode()
+    nonce += "a09117a6-ac50-4f2f-93f1-93799c2bddf6"
+    challenge = challenged(scram, first, keys).decode()
+    assert challenge == f"r={nonce},s=QSXCR+Q6sek8bf92,i=4096,h=G6k/rBLDqgOhRRaCuuatSDFkJ08=,t=0304"
+    channel = "cD10bHMtZXhwb3J0ZXIsLFRISVMgSVMgRkFLRSBDQiBEQVRB"
+    proof = scram.respond(f"c={channel},r={nonce},p=KHUfN8dSy1K95crT4D5y1ItLJfs=".encode())
+    assert proof == Success("user", "", b"v=3w34ZIMVRkx2f2Ozb3/ecRPVdv4=")
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("header", ["n,,", "y,,", "n,a=juliet@example.org,"])
 def test_without_channel_binding(algorithm: Algorithm, header: str) -> None:
@@ -171,9 +194,10 @@ def test_without_initial_response() -> None:
 
 
 def test_no_downgrade_protection_when_it_is_off() -> None:
-    scram = negotiate("SCRAM-SHA-1", Offer(tls=True, downgrade_protection=False))
+    scram = negotiate("SCRAM-SHA-1", Offer(tls=True, tls_version="0304", downgrade_protection=False))
     assert isinstance(scram, Scram)
-    assert b",h=" not in challenged(scram, Client("SHA-1").first(), KEYS["SHA-1"])
+    told = challenged(scram, Client("SHA-1").first(), KEYS["SHA-1"])
+    assert b",h=" not in told and b",t=" not in told
 
 
 def test_every_exchange_has_its_own_nonce() -> None:

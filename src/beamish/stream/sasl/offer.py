@@ -37,16 +37,18 @@ class Offer:
     tls: the stream is encrypted.
     bindings: channel binding type → its data on this connection; without TLS they count for nothing.
     unnamed_bindings: the same for types that clients may use, but that are not advertised.
+    tls_version: the number of the version of TLS, as in `0304`, for XEP-0515; "" if unknown.
     plain: PLAIN may be used under TLS; `plain_without_tls`: also outside it (testing, trusted networks).
     anonymous: anybody may come in (RFC 4505 §5: off unless the operator decides otherwise).
     enabled: mechanisms that the configuration names; None for all.
     algorithms: hash functions that accounts have keys for.
-    downgrade_protection: XEP-0474, the attribute `h` in SCRAM.
+    downgrade_protection: XEP-0474 and XEP-0515, the attributes `h` and `t` in SCRAM.
     """
 
     tls: bool
     bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     unnamed_bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False, kw_only=True)
+    tls_version: str = field(default="", kw_only=True)
     plain: bool = True
     plain_without_tls: bool = False
     anonymous: bool = False
@@ -132,6 +134,7 @@ def negotiate(name: str, offer: Offer) -> Mechanism:
             bindings={**offer.unnamed_bindings, **offer.bindings},
             plus_advertised=bool(binding_types(offer)),
             advertised=advertisement(offer) if offer.downgrade_protection else None,
+            tls_version=offer.tls_version if offer.downgrade_protection else "",
         )
     return _OTHERS[name]()
 

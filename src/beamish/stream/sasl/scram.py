@@ -1,4 +1,4 @@
-"""RFC 5802 and RFC 7677: SCRAM, with and without channel binding; XEP-0474: SCRAM downgrade protection.
+"""RFC 5802 and RFC 7677: SCRAM, with and without channel binding; XEP-0474 and XEP-0515: downgrade protection.
 
 The errors of RFC 5802 §7 (`server-error-value`) are not sent as a server-final-message, which §5.1 leaves to the
 server, but as SASL failures: what breaks the syntax, or asks for what is not offered, is `malformed-request`; a proof,
@@ -38,7 +38,8 @@ class Scram(Mechanism):
     `bindings` maps the channel binding types that this stream has to their data; `plus` says whether the mechanism is
     the -PLUS variant, which must use one of them. `plus_advertised` says whether any -PLUS variant was offered: a
     client that knows channel binding and has not seen one was lied to by somebody in between. `advertised` is what
-    XEP-0474 hashes (None: the attribute is left out), `nonce` the server's part of the nonce (None: random).
+    XEP-0474 hashes (None: the attribute is left out), `tls_version` what XEP-0515 tells ("" likewise), `nonce` the server's
+    part of the nonce (None: random).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Scram(Mechanism):
         bindings: Mapping[str, bytes] | None = None,
         plus_advertised: bool = False,
         advertised: bytes | None = None,
+        tls_version: str = "",
         nonce: str | None = None,
     ) -> None:
         self.name = f"SCRAM-{algorithm}-PLUS" if plus else f"SCRAM-{algorithm}"
@@ -57,6 +59,7 @@ class Scram(Mechanism):
         self._bindings = bindings or {}
         self._plus_advertised = plus_advertised
         self._advertised = advertised
+        self._tls_version = tls_version
         self._nonce = secrets.token_urlsafe(NONCE_BYTES) if nonce is None else nonce
         self._username = ""
         self._authzid = ""
@@ -112,6 +115,8 @@ class Scram(Mechanism):
         server_first = f"r={self._nonce},s={_base64(keys.salt)},i={keys.iterations}"
         if self._advertised is not None:
             server_first = f"{server_first},h={_base64(digest(self._algorithm, self._advertised))}"
+        if self._tls_version:
+            server_first = f"{server_first},t={self._tls_version}"
         self._server_first = server_first
         return self._challenge(server_first.encode())
 
