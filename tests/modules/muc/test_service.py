@@ -173,6 +173,32 @@ async def test_who_may_make_rooms(rooms: Any, settings: Any, who: str, expected:
             assert (await stage.enter(client, "x"))[-1].get("type") == "groupchat", "one room less, one room more"
 
 
+@pytest.mark.parametrize("create", ["local", "anyone"])
+async def test_guests_are_guests(rooms: Any, create: str) -> None:
+    """Nobody owns a room, or a nickname in it, who cannot come back; for the rest they are as welcome as others."""
+    settings = {"c2s": {"anonymous": True}, "modules": {"muc": {"create": create}}}
+    async with World(settings=settings) as world:
+        stage = with_world(rooms, world)
+        (romeo,) = await stage.login("romeo")
+        guest = await world.guest()
+        got = await stage.enter(guest, "g", room="mine@conference.example.org")
+        assert got[0].get("type") == ("error" if create == "local" else None)
+        if create == "local":
+            assert condition(got[0]) == "not-allowed"
+        await stage.full(romeo)
+        assert (await stage.enter(guest, "g"))[-1].get("type") == "groupchat"
+        stage.say(guest, "hi")
+        assert [el.get("type") for el in await stage.take(guest)] == ["groupchat"]
+        field = "<field var='muc#register_roomnick'><value>g</value></field>"
+        form = f"<field var='FORM_TYPE'><value>{MUC}#register</value></field>{field}"
+        answer = await guest.iq(
+            f"<iq type='set' to='{ROOM}' id='r'><query xmlns='jabber:iq:register'>"
+            f"<x xmlns='jabber:x:data' type='submit'>{form}</x></query></iq>",
+            type="error",
+        )
+        assert condition(answer) == "not-allowed"
+
+
 async def test_strangers_make_no_rooms(rooms: Any) -> None:
     (romeo,) = await rooms.login("romeo")
     out: list[Stanza] = []

@@ -260,7 +260,9 @@ class Requests:
         return ctx.stanza.reply(self._muc.approvals.registration_form(_unlocked(room), _sender(ctx)))
 
     async def register_set(self, ctx: Context, room: Room, query: Element) -> Answer:
-        """§7.10."""
+        """§7.10. Nothing is kept of those who will never be back."""
+        if ctx.origin is not None and ctx.origin.anonymous:
+            raise StanzaError(Condition.NOT_ALLOWED, text="a nickname is kept for those who have an account")
         await self._muc.approvals.register(_unlocked(room), _sender(ctx), query)
         return ctx.stanza.reply()
 

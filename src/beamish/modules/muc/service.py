@@ -75,7 +75,7 @@ class MucConfig(ModuleConfig):
     )
     name: str = Field("Rooms", max_length=256, description="What the service calls itself.")
     create: Literal["anyone", "local", "admins"] = Field(
-        "local", description="Who may make rooms: anyone, users of this server, or its admins."
+        "local", description="Who may make rooms: anyone, accounts of this server (no anonymous users), or its admins."
     )
     lock: bool = Field(
         True, description="A new room stays closed to others until its creator has configured it, or speaks there."
@@ -254,7 +254,7 @@ class MucModule(Module):
         stanza = ctx.stanza
         who, to = stanza.sender, stanza.to
         assert who is not None and to is not None
-        self._check_may_create(who)
+        self._check_may_create(who, guest=ctx.origin is not None and ctx.origin.anonymous)
         room = self._new_room(to.bare, who.bare)
         x = stanza.child(X_MUC)
         assert x is not None
@@ -304,11 +304,11 @@ class MucModule(Module):
         room.history = History(jid)
         return room
 
-    def _check_may_create(self, who: JID) -> None:
+    def _check_may_create(self, who: JID, *, guest: bool) -> None:
         admin = who.bare in self.kernel.admins
         allowed = {
             "anyone": True,
-            "local": self.kernel.is_local_domain(who.domain),
+            "local": self.kernel.is_local_domain(who.domain) and not guest,  # whose rooms would be nobody's soon
             "admins": False,
         }[self.config.create]
         if not allowed and not admin:
