@@ -8,6 +8,8 @@ import pytest
 import pytest_asyncio
 from tests.modules.conftest import COURT
 
+from beamish import __version__
+from beamish.core.clock import stamp
 from beamish.storage.memory import MemoryDatabase
 from beamish.testing.client import Client, ClientError
 from beamish.testing.match import mismatch
@@ -293,6 +295,26 @@ async def test_administrators_made_by_command_are_so_after_a_restart() -> None:
             {"jid": "romeo@example.org", "configured": True},
         ]
     await database.close()
+
+
+async def test_how_the_server_is(court: World, romeo: Client) -> None:
+    before = stamp(court.clock.now())
+    await court.login("romeo@example.org/garden")
+    await court.login("juliet@example.org/balcony")
+    await court.pass_time(60)
+    status = await court.kernel.commands.run("server.status", {})
+    assert status.pop("since") <= before
+    accounts = len(await court.kernel.commands.run("user.list", {}))
+    assert status == {
+        "version": __version__,
+        "domains": ["example.org", "example.net"],
+        "accounts": accounts,
+        "users": 2,
+        "sessions": 3,
+        "available": 1,
+    }
+    answer = await romeo.command("urn:beamish:command:server.status")
+    assert (values(answer, "sessions"), values(answer, "domains")) == (["3"], ["example.org", "example.net"])
 
 
 @pytest.mark.parametrize(("node", "again"), [("restart", True), ("shutdown", False)])

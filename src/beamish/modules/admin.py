@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import structlog
 
+from beamish import __version__
 from beamish.core import events
 from beamish.core.clock import stamp
 from beamish.core.commands import ADMIN, Caller, Kind, Outcome, Param
@@ -271,6 +272,23 @@ class AdminModule(Module):
         return {"jids": sorted(str(jid) for jid in wanted)}
 
     # ---- the server -------------------------------------------------------------------------------------------------
+
+    @command("server.status", "Tell how the server is", live=True)
+    async def status(self) -> dict[str, Any]:
+        """Its version, since when it runs, and how many accounts it has, users who are online, and sessions of theirs.
+
+        Sessions that wait for their clients to come back are counted too; available ones have sent presence.
+        """
+        sessions = self.kernel.sessions
+        return {
+            "version": __version__,
+            "since": stamp(self.kernel.started),
+            "domains": list(self.kernel.domains),
+            "accounts": await self._accounts.count(),
+            "users": len(sessions.by_user),
+            "sessions": len(sessions),
+            "available": sum([session.available async for session in unhurried(sessions)]),
+        }
 
     @command("server.restart", "Restart the server", node=f"{ADMIN}#restart", form_type=ADMIN, live=True)
     async def restart(

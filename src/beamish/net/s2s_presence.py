@@ -31,8 +31,9 @@ class RemotePresence:
     """Pairs of a remote full JID and a local recipient that was told it is available.
 
     At most `limit` pairs; those with long addresses count for several. Beyond that a pair is forgotten, which costs its
-    recipient a stale contact should the server die: the oldest one of the domain that has most. So a domain that tells of very many loses its own and nobody else's, and
-    whoever has no more than a fair share (the limit by the number of domains) loses nothing.
+    recipient a stale contact should the server die: the oldest one of the domain that has most. So a domain that tells of
+    very many loses its own and nobody else's, and whoever has no more than a fair share (the limit by the number of domains)
+    loses nothing.
     """
 
     __slots__ = ("_by_size", "_count", "_domains", "_largest", "_limit", "_weights")
