@@ -7,6 +7,8 @@ missing=
 command -v prosody >/dev/null || missing="$missing prosody"
 command -v ejabberdctl >/dev/null || [ -x /usr/sbin/ejabberdctl ] || missing="$missing ejabberd"
 [ -n "$missing" ] || exit 0
+# what the tests of federation with prosody need besides
+case $missing in *prosody*) missing="$missing lua-unbound" ;; esac
 
 as_root=
 if [ "$(id -u)" != 0 ]; then

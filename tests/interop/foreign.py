@@ -209,7 +209,7 @@ end, 10);
 
 
 class Prosody(ForeignServer):
-    """Prosody 0.12, with the modules that Debian enables for federation."""
+    """Prosody 0.12 or 13, with the modules that Debian enables for federation."""
 
     program = "prosody"
 
@@ -261,10 +261,15 @@ Component "conference.{self.domain}" "muc"
 
 
 class Ejabberd(ForeignServer):
-    """ejabberd 23.01."""
+    """ejabberd 23.01 or 24.12."""
 
     program = "ejabberd"
     death = signal.SIGTERM
+
+    @staticmethod
+    def installed() -> Path:
+        """The folder of the program, which ends in its version."""
+        return next(Path("/usr/lib").glob("*/ejabberd-*"))
 
     def configure(self) -> None:
         self._http = free_port()
@@ -336,7 +341,7 @@ modules:
 
     def environment(self) -> dict[str, str]:
         return {
-            "ERL_LIBS": "/usr/lib/x86_64-linux-gnu",
+            "ERL_LIBS": str(self.installed().parent),
             "EJABBERD_CONFIG_PATH": f"{self.folder}/ejabberd.yml",
             "EJABBERD_LOG_PATH": f"{self.folder}/ejabberd.log",
             "ERL_CRASH_DUMP": f"{self.folder}/crash.dump",

@@ -28,6 +28,7 @@ slixmpp() {
 }
 
 # Sources by apt-get, for which the places that it knows are written down once more: nothing of the system is changed.
+# Debian 13 has no aioxmpp any more, but its mirrors have Debian 12.
 aioxmpp() {
 	release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 	keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -35,8 +36,10 @@ aioxmpp() {
 	[ ! -e "$keyring" ] || signed=" [signed-by=$keyring]"
 	# $( ) is apt's here
 	# shellcheck disable=SC2016
-	apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Component: main' "Release: $release" | sort -u |
-		sed "s|.*|deb-src$signed & $release main|" > "$work/sources.list"
+	apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Component: main' "Release: $release" | sort -u > "$work/places"
+	for of in $(printf '%s\n' "$release" bookworm | sort -u); do
+		sed "s|.*|deb-src$signed & $of main|" "$work/places"
+	done > "$work/sources.list"
 	mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
 	set -- "$1" -qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
 		-o Dir::State::lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=

@@ -42,7 +42,6 @@ class Ejabberd(Server):
     """The first account is registered over its HTTP interface, the others are copies of it."""
 
     name = "ejabberd"
-    _libraries = "/usr/lib/x86_64-linux-gnu"
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -134,7 +133,7 @@ modules:
     def environment(self) -> dict[str, str]:
         """What ejabberdctl exports."""
         return {
-            "ERL_LIBS": self._libraries,
+            "ERL_LIBS": str(next(Path("/usr/lib").glob("*/ejabberd-*")).parent),
             "EJABBERD_CONFIG_PATH": f"{self.folder}/ejabberd.yml",
             "EJABBERD_LOG_PATH": f"{self.folder}/ejabberd.log",
             "ERL_CRASH_DUMP": f"{self.folder}/crash.dump",
