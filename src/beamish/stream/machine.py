@@ -434,14 +434,14 @@ class C2SMachine(Opening):
             raise SaslFailure(FailureCondition.TEMPORARY_AUTH_FAILURE, "too much unusual XML, try again later")
         data = encode_payload(step.data)
         self._out.append(f"<success xmlns='{ns.SASL}'>{data}</success>".encode())
-        self._mechanism = None
+        self._mechanism = self._allowed = None
         self.jid = jid
         self.authenticated = True
         self._new_stream()
         return [Authenticated(jid, self._mechanism_name, anonymous)]
 
     def _sasl_failed(self, failure: SaslFailure) -> list[Event]:
-        self._mechanism = None
+        self._mechanism = self._allowed = None
         self.state = State.OFFERED
         self._failures += 1
         text = f"<text xml:lang='en'>{escape_text(failure.text)}</text>" if failure.text else ""
