@@ -142,6 +142,7 @@ def federation(
         resume_seconds=s2s.resume_seconds,
         queue_stanzas=s2s.queue_stanzas,
         queue_bytes=s2s.queue_bytes,
+        queue_bytes_in_all=s2s.queue_bytes_in_all,
         routes=s2s.domains,
         domains_waited_for=s2s.domains_waited_for,
         streams_per_domain=s2s.streams_per_domain,

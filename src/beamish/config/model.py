@@ -261,6 +261,10 @@ class S2sConfig(Section):
         2000, description="Stanzas that may wait for one remote domain; what comes on top goes back to its sender."
     )
     queue_bytes: Count = Field(4_194_304, description="Bytes that may wait for one remote domain.")
+    queue_bytes_in_all: Count = Field(
+        134_217_728,
+        description="Bytes that may wait for all of them; once half is used, a tenth for those of one owner.",
+    )
     domains: Count = Field(10_000, description="Remote domains that may be talked to at a time.")
     domains_waited_for: Count = Field(
         500,

@@ -27,6 +27,7 @@ from beamish.net.resting import in_slices
 from beamish.net.s2s_carrier import PING_ID
 from beamish.net.s2s_in import S2SInLink
 from beamish.net.s2s_link import Link
+from beamish.net.s2s_load import Load
 from beamish.net.s2s_opening import open_stream
 from beamish.net.s2s_out import S2SOutLink
 from beamish.net.s2s_policy import Policy, S2SLimits
@@ -75,6 +76,7 @@ class Federation:
     outbox: Outbox | None = None
     presences: RemotePresence = field(init=False)
     turns: Turns = field(init=False)
+    load: Load = field(init=False)
     sparing: Sparing = field(init=False)
     """For lines that a stanza or a claim is enough for, by the registered name of the other side."""
     _buckets: OrderedDict[str, tuple[Bucket, Bucket]] = field(default_factory=OrderedDict)
@@ -90,6 +92,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         self.routes = Routes(self.limits.routes)
+        self.load = Load(self.limits.queue_bytes_in_all)
         self.presences = RemotePresence(self.limits.presences)
         self.turns = Turns(self.limits.openings, self.limits.openings_each)
         self.resumable = Resumable(self.limits.resumable, self.kernel.clock)

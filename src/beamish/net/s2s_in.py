@@ -136,7 +136,7 @@ class S2SInLink(Link):
         if self.gone or not self._both_ways:
             return
         if self.acks is None and self.pings is None:
-            self.pings = PingAcks()
+            self.pings = PingAcks(limit_bytes=self.federation.limits.queue_bytes, share=self.share)
         self.answer()  # they are told that they are who they say before they get anything
         pairs, self._both_ways = self._both_ways, []
         for local, remote in pairs:
@@ -183,6 +183,7 @@ class S2SInLink(Link):
         wanted = item.el.get("resume") in ("true", "1")
         keep = wanted and not self.federation.resumable.full(min(self.remotes))
         self.acks = Acks(new_id() if keep else "")
+        self.acks.share = self.share
         resume = ""
         position = 0
         if self.acks.id:

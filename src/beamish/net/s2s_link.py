@@ -20,6 +20,7 @@ from beamish.net.address import format_peer, network_of
 from beamish.net.connection import AT_ONCE
 from beamish.net.s2s_carrier import PING_ID, Carrier
 from beamish.net.s2s_hub import Hub, keep_alive
+from beamish.net.s2s_load import Share
 from beamish.net.s2s_turns import family
 from beamish.net.tls_connection import OVERHEAD
 from beamish.stream.parser import Nonza, Unaddressable
@@ -463,6 +464,12 @@ class Link(Carrier):
     def remotes(self) -> set[str]:
         """The remote domains whose stanzas the stream carries."""
         return set()
+
+    @property
+    def share(self) -> Share:
+        """Where what waits for the peer is counted."""
+        share: Share = self.federation.load.of(min(self.remotes))
+        return share
 
     def describe(self) -> dict[str, Any]:
         """What `s2s list` shows."""

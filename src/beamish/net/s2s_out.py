@@ -191,7 +191,7 @@ class S2SOutLink(Link):
         if route is not None:
             route.nearly = None
             if self.acks is None:
-                self.pings = PingAcks()
+                self.pings = PingAcks(limit_bytes=self.federation.limits.queue_bytes, share=self.share)
             if (held := route.take_held()) is not None:
                 self._lost_count(held)  # the peer knows no stream management any more
             if route.link is None:
@@ -204,6 +204,7 @@ class S2SOutLink(Link):
             wanted = item.el.get("resume") in ("true", "1")
             id_ = item.el.get("id", "") if wanted else ""
             self.acks = Acks(id_ if len(id_) <= _MAX_ID else "")
+            self.acks.share = self.share
             if self.acks.id and self._outbox is not None:
                 pairs = ((self.machine.local, self.machine.remote),)
                 self.acks.key = self._outbox.begin(self.acks.id, outgoing=True, pairs=pairs)

@@ -18,6 +18,7 @@ class S2SLimits:
     resume_seconds: float = 60.0
     queue_stanzas: int = 2_000
     queue_bytes: int = 4_194_304
+    queue_bytes_in_all: int = 134_217_728
     routes: int = 10_000
     resumable: int = 1_000
     verifications: int = 200

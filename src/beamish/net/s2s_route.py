@@ -58,6 +58,7 @@ class Route:
         "_federation",
         "_over",
         "_queue",
+        "_share",
         "_task",
         "_turn",
         "failures",
@@ -86,11 +87,16 @@ class Route:
         self._queue: deque[tuple[Stanza, int, int]] = deque()
         """Stanzas, their sizes, their rows on disk (0: none)."""
         self._bytes = 0
+        self._share = federation.load.of(remote)
         self._over: Link | None = None
         """The stream that `held` is of; it may still be busy with what it had got."""
         self._task: asyncio.Task[Any] | None = None
         self._turn: Turn | None = None
         """Where it waits until it may open a stream, or does so."""
+
+    def _weigh(self, size: int) -> None:
+        self._bytes += size
+        self._share.add(size)
 
     @property
     def waiting(self) -> int:
@@ -120,7 +126,8 @@ class Route:
         The result is as of `Link.carry`.
         """
         link = self.link
-        if link is not None and link.usable and not self._queue and link.room:
+        crowded = self._share.full
+        if link is not None and link.usable and not self._queue and not crowded and link.room:
             return link.carry(stanza)
         if link is None and self._task is None and self.last is not None and self._federation.now() < self.not_before:
             raise self.last.stanza_error()
@@ -131,7 +138,7 @@ class Route:
             if stanza.name == PRESENCE:
                 self._federation.untold(self.remote)
             raise Unreachable(Cause.OVERLOAD, "you are waiting for too many servers at a time").stanza_error()
-        if len(self._queue) >= limits.queue_stanzas or self._bytes + size > limits.queue_bytes:
+        if crowded or len(self._queue) >= limits.queue_stanzas or self._bytes + size > limits.queue_bytes:
             if stanza.name == PRESENCE and link is None:
                 self._federation.untold(self.remote)
             raise Unreachable(Cause.OVERLOAD, f"too many stanzas wait for {self.remote}").stanza_error()
@@ -141,7 +148,7 @@ class Route:
             row = outbox.keep(stanza.to_wire(), None, 0)
             position = outbox.position
         self._queue.append((stanza.detached(), size, row))
-        self._bytes += size
+        self._weigh(size)
         self.wake(who)
         return position
 
@@ -154,7 +161,7 @@ class Route:
                 outbox.keep(stanza.to_wire(), None, 0, row)
             size = len(stanza.head) + len(stanza.body)
             entries.append((stanza.detached(), size, row))
-            self._bytes += size
+            self._weigh(size)
         if behind:
             self._queue.extend(entries)
         else:
@@ -169,7 +176,7 @@ class Route:
         for stanza, size, row in self._queue:
             if row and row in rows:
                 taken.append((stanza, row))
-                self._bytes -= size
+                self._weigh(-size)
             else:
                 kept.append((stanza, size, row))
         self._queue = kept
@@ -180,7 +187,7 @@ class Route:
         link = self.link
         while self._queue and link is not None and link.usable and link.room:
             stanza, size, row = self._queue.popleft()
-            self._bytes -= size
+            self._weigh(-size)
             try:
                 link.carry(stanza, row)
             except StanzaError as error:
@@ -320,7 +327,8 @@ class Route:
                 _FIRST_BACKOFF * 2**self.failures, federation.limits.backoff_seconds
             )
             self.failures = min(self.failures + 1, 16)
-        queue, self._queue, self._bytes = self._queue, deque(), 0
+        queue, self._queue = self._queue, deque()
+        self._weigh(-self._bytes)
         held, self.held = self.held, None
         waiting = len(queue) + (held.unconfirmed if held is not None else 0)
         about: dict[str, object] = {"local": self.local, "remote": self.remote, "stanzas": waiting}

@@ -108,6 +108,8 @@ def _restore_stream(federation: Federation, stream: StoredStream) -> None:
         if (stanza := _thawed(federation, since, wire, row)) is not None:
             stanzas.append((number, stanza, stanza.to_wire(), row))
     acks = Acks.restored(stream.id, stream.key, stream.handled, stanzas)
+    if stream.pairs:
+        acks.share = federation.load.of(min(remote for _, remote in stream.pairs))
     try:
         if stream.outgoing:
             [pair] = stream.pairs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from beamish.stream.resume import SM, after, too_high
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -36,13 +36,20 @@ def failed_element(condition: str, h: int | None = None) -> bytes:
     return f"<failed xmlns='{SM}'{count}><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>".encode()
 
 
+class Share(Protocol):
+    """Where the bytes are counted that wait for a peer and others."""
+
+    def add(self, size: int) -> None:
+        """So many bytes more wait now, or fewer."""
+
+
 class Acks:
     """Both counters of a stream. `id` is what resumes it, "" if nothing does.
 
     `key` is what the store knows the stream by, 0 if it does not. Every stanza has a `row`, its own key there or 0.
     """
 
-    __slots__ = ("_stored", "blame", "bytes", "handled", "id", "key", "pending", "sent", "settled")
+    __slots__ = ("_stored", "blame", "bytes", "handled", "id", "key", "pending", "sent", "settled", "share")
 
     def __init__(self, id: str = "", key: int = 0) -> None:
         self.id = id
@@ -55,6 +62,8 @@ class Acks:
         """Those of them that the peer has not confirmed, oldest first; with their bytes and rows."""
         self.bytes = 0
         """Bytes in `pending`."""
+        self.share: Share | None = None
+        """Where these are counted as well."""
         self.settled = False
         """What became of every stanza is known, or was given up: the counters mean nothing any more."""
         self.blame: Unreachable | None = None
@@ -83,6 +92,11 @@ class Acks:
         """Stanzas that the peer has not confirmed."""
         return len(self.pending) + (0 if self._stored is None else len(self._stored))
 
+    def _weigh(self, size: int) -> None:
+        self.bytes += size
+        if self.share is not None:
+            self.share.add(size)
+
     def count_handled(self) -> None:
         """Another stanza of the peer was handled."""
         self.handled = (self.handled + 1) % WRAP
@@ -91,7 +105,7 @@ class Acks:
         """Another stanza was sent; it is kept until it is confirmed."""
         self.sent = (self.sent + 1) % WRAP
         self.pending.append((stanza, data, row))
-        self.bytes += len(data)
+        self._weigh(len(data))
 
     def confirm(self, h: int) -> list[int]:
         """The peer has handled `h` of our stanzas; the rows of those that this confirms.
@@ -105,11 +119,13 @@ class Acks:
         if confirmed > len(pending):
             raise too_high(h, self.sent)
         rows = []
+        size = 0
         for _ in range(confirmed):
             _, data, row = pending.popleft()
-            self.bytes -= len(data)
+            size += len(data)
             if row:
                 rows.append(row)
+        self._weigh(-size)
         return rows
 
     def _recount(self, stored: list[tuple[int, Stanza, bytes, int]], h: int) -> list[int]:
@@ -128,7 +144,7 @@ class Acks:
         back = [(stanza, row) for stanza, _, row in self.pending]
         self.sent = (self.sent - len(back)) % WRAP
         self.pending.clear()
-        self.bytes = 0
+        self._weigh(-self.bytes)
         return back
 
     def withdraw(self, rows: Container[int]) -> tuple[list[tuple[Stanza, int]], list[tuple[int, bytes, int]]]:
@@ -144,7 +160,7 @@ class Acks:
         for stanza, data, row in pending:
             if row and row in rows:
                 taken.append((stanza, row))
-                self.bytes -= len(data)
+                self._weigh(-len(data))
                 continue
             number = (number + 1) % WRAP
             kept.append((stanza, data, row))
@@ -160,7 +176,7 @@ class Acks:
         rest = [(stanza, row) for stanza, _, row in self.pending]
         rest += [(stanza, row) for _, stanza, _, row in self._stored or ()]
         self.pending.clear()
-        self.bytes = 0
+        self._weigh(-self.bytes)
         self._stored = None
         self.settled = True
         return rest
@@ -170,15 +186,21 @@ class PingAcks:
     """What stands in for stream management with a peer that does not have it: pings, whose answers confirm what went
     before them, because stanzas of one stream are handled in order (RFC 6120 §10.1).
 
-    Only stanzas that may be answered with an error, or that are on disk, are kept, about `limit` of them. Of a peer that
-    answers no ping nothing can be known: then only those of the last `grace` seconds are in doubt when its connection
-    breaks off.
+    Only stanzas that may be answered with an error, or that are on disk, are kept, about `limit` of them and `limit_bytes`.
+    Of a peer that answers no ping nothing can be known: then only those of the last `grace` seconds are in doubt when its
+    connection breaks off.
     """
 
-    __slots__ = ("_grace", "_limit", "_pending", "_pinged", "_sent", "answers")
+    __slots__ = ("_bytes", "_grace", "_limit", "_limit_bytes", "_pending", "_pinged", "_sent", "_share", "answers")
 
-    def __init__(self, limit: int = 1_000, grace: float = 5.0) -> None:
+    def __init__(
+        self, limit: int = 1_000, grace: float = 5.0, *, limit_bytes: int = 4_194_304, share: Share | None = None
+    ) -> None:
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._share = share
+        self._bytes = 0
+        """Of what is kept; `share` counts them as well."""
         self._grace = grace
         self._pending: deque[tuple[int, float, Stanza, int]] = deque()
         self._sent = 0
@@ -194,7 +216,18 @@ class PingAcks:
     @property
     def room(self) -> bool:
         """Whether more may be sent before the next answer; a peer that answers none is not waited for."""
-        return not self.answers or len(self._pending) < self._limit
+        return not self.answers or (len(self._pending) < self._limit and self._bytes < self._limit_bytes)
+
+    def _weigh(self, size: int) -> None:
+        self._bytes += size
+        if self._share is not None:
+            self._share.add(size)
+
+    def _oldest(self) -> int:
+        """Keep the oldest no longer; its row."""
+        _, _, stanza, row = self._pending.popleft()
+        self._weigh(-_size(stanza))
+        return row
 
     def sent(self, stanza: Stanza, now: float, row: int = 0) -> list[int]:
         """A stanza was sent; the rows of those that are not waited for any longer."""
@@ -202,9 +235,14 @@ class PingAcks:
             return []  # nobody can be told
         self._sent += 1
         self._pending.append((self._sent, now, stanza.detached(), row))
+        self._weigh(_size(stanza))
         gone = []
-        while not self.answers and (len(self._pending) > self._limit or self._pending[0][1] < now - self._grace):
-            gone.append(self._pending.popleft()[3])
+        while not self.answers and (
+            len(self._pending) > self._limit
+            or self._bytes > self._limit_bytes
+            or self._pending[0][1] < now - self._grace
+        ):
+            gone.append(self._oldest())
         return [each for each in gone if each]
 
     def withdraw(self, rows: Container[int]) -> list[tuple[Stanza, int]]:
@@ -212,6 +250,7 @@ class PingAcks:
         taken = [(stanza, row) for _, _, stanza, row in self._pending if row and row in rows]
         if taken:
             self._pending = deque(each for each in self._pending if not each[3] or each[3] not in rows)
+            self._weigh(-sum(_size(stanza) for stanza, _ in taken))
         return taken
 
     def ping(self) -> int:
@@ -224,7 +263,7 @@ class PingAcks:
         self.answers = True
         rows = []
         while self._pending and self._pending[0][0] <= number:
-            row = self._pending.popleft()[3]
+            row = self._oldest()
             if row:
                 rows.append(row)
         return rows
@@ -233,10 +272,18 @@ class PingAcks:
         """The connection broke off: what the peer may not have got, and the rows of what it is believed to have."""
         oldest = 0.0 if self.answers else now - self._grace
         doubtful = [(stanza, row) for _, when, stanza, row in self._pending if when >= oldest]
-        return doubtful, [row for _, when, _, row in self._pending if when < oldest and row]
+        rows = [row for _, when, _, row in self._pending if when < oldest and row]
+        self._pending.clear()
+        self._weigh(-self._bytes)
+        return doubtful, rows
 
     def closed(self) -> list[int]:
         """The peer closed the stream in order, so it has handled what was sent (RFC 6120 §4.4); the rows of that."""
         rows = [row for _, _, _, row in self._pending if row]
         self._pending.clear()
+        self._weigh(-self._bytes)
         return rows
+
+
+def _size(stanza: Stanza) -> int:
+    return len(stanza.head) + len(stanza.body)
