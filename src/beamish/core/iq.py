@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -30,6 +30,8 @@ _PENDING_LIMIT = 100_000
 _ONE_CHILD = "an IQ of type get or set has exactly one child"
 _ANSWERED = "iq.answered"
 """The note of a request that has its answer."""
+NOBODY: Final = "iq.nobody"
+"""The note of a request (`Context.notes`) that is to be answered as if the account that it is for were none."""
 
 
 class IqTimeout(Exception):
@@ -82,7 +84,7 @@ class IqDispatch:
     def handle(self, ctx: Context, *, account: bool = True) -> Awaitable[None] | None:
         """Answer a request to a domain or an account of ours, or hand an answer to whoever waits for it.
 
-        `account` is False for a bare JID of ours that is no account: `Scope.NO_ACCOUNT`.
+        `account` is False for a bare JID of ours that is no account, or is to look like none: `Scope.NO_ACCOUNT`, `NOBODY`.
         """
         stanza = ctx.stanza
         if stanza.type in ("result", "error"):
@@ -118,8 +120,10 @@ class IqDispatch:
         if own and to is not None and (stanza.sender is None or stanza.sender.bare != to.bare):
             # RFC 6121 §2.1.5: somebody else's roster and the like, whether or not there is such an account
             raise StanzaError(Condition.FORBIDDEN)
-        if not (account or without_account or own):
-            raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+        if not account:
+            if not (without_account or own):
+                raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+            ctx.notes[NOBODY] = True
         return handler(ctx)
 
     async def _later(self, ctx: Context, answer: Awaitable[Stanza | None]) -> None:

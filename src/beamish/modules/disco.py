@@ -15,6 +15,7 @@ from pydantic import Field
 
 from beamish.core.disco import DiscoInfo, DiscoItem, DiscoNode, items_bytes
 from beamish.core.events import Context
+from beamish.core.iq import NOBODY
 from beamish.core.later import is_later, then
 from beamish.core.module import Identity, IqAnswer, Module, ModuleConfig, Scope, Xep, iq
 from beamish.core.services import DiscoService, PresenceService
@@ -130,6 +131,8 @@ class DiscoModule(Module):
         """An account's resources and what modules keep for it; an empty list for strangers and for no account (§8)."""
         stanza = ctx.stanza
         at, node, asker = _question(stanza)
+        if ctx.note(NOBODY):
+            return _node_items(stanza, node, None, hide=True) if node else _listed(stanza, ())
 
         def answer(known: bool) -> IqAnswer | Awaitable[IqAnswer]:
             if not node:

@@ -80,7 +80,7 @@ class LastActivityModule(Module):
 
         await self.db.write("last_activity.delete", delete)
 
-    @on(events.incoming_iq, at=60, only=(IQ,))  # after those who refuse a stanza
+    @on(events.incoming_iq, at=4, only=(IQ,))  # before blocking: who is blocked gets the same answer as from nobody
     def _to_resource(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
         """Nobody asks a client who may not know that it is there: `forbidden` (§4), whether or not it is."""
         stanza = ctx.stanza

@@ -13,6 +13,7 @@ from beamish.testing.match import condition
 from beamish.testing.plugin import ExpectedErrors
 from beamish.testing.world import World
 from beamish.xmpp.jid import JID
+from beamish.xmpp.xml import to_bytes
 
 from .kit import block, blocklist, friends, privacy, unblock
 
@@ -74,6 +75,62 @@ async def test_a_blocked_party_cannot_tell_a_block_from_no_account(world: World)
             answers.append([condition(el) for el in romeo.inbox])
             romeo.inbox.clear()
         assert answers[0] == answers[1], type_
+
+
+def get(inner: str, type: str = "get") -> str:
+    return f"<iq type='{type}' to='%s' id='q'>{inner}</iq>"
+
+
+PEP = "http://jabber.org/protocol/pubsub"
+ASKED = (
+    get("<query xmlns='http://jabber.org/protocol/disco#info'/>"),
+    get("<query xmlns='http://jabber.org/protocol/disco#items'/>"),
+    get("<query xmlns='http://jabber.org/protocol/disco#items' node='urn:xmpp:mood'/>"),
+    get("<query xmlns='http://jabber.org/protocol/disco#items' node='http://jabber.org/protocol/commands'/>"),
+    get("<vCard xmlns='vcard-temp'/>"),
+    get("<vCard xmlns='vcard-temp'/>", "set"),
+    get(f"<pubsub xmlns='{PEP}'><items node='urn:xmpp:mood'/></pubsub>"),
+    get(f"<pubsub xmlns='{PEP}'><subscriptions/></pubsub>"),
+    get(f"<pubsub xmlns='{PEP}'><publish node='x'><item/></publish></pubsub>", "set"),
+    get(f"<pubsub xmlns='{PEP}#owner'><default/></pubsub>"),
+    get("<query xmlns='jabber:iq:last'/>"),
+    get("<query xmlns='jabber:iq:roster'/>"),
+    get("<query xmlns='jabber:iq:private'><x xmlns='y'/></query>"),
+    get("<query xmlns='urn:xmpp:mam:2'/>", "set"),
+    get("<blocklist xmlns='urn:xmpp:blocking'/>"),
+    get("<query xmlns='jabber:iq:register'/>"),
+    get("<command xmlns='http://jabber.org/protocol/commands' node='x'/>", "set"),
+    get(PING),
+    get("<x xmlns='urn:nobody'/>", "set"),
+    get("<x xmlns='urn:nobody'/><y xmlns='urn:nobody'/>"),
+    *(f"<presence type='{type_}' to='%s' id='q'/>" for type_ in ("subscribe", "unsubscribe", "probe", "error", "")),
+    f"<presence type='subscribe' to='%s' id='q'><status>{'x' * 17_000}</status></presence>",
+    "<message type='chat' to='%s' id='q'><body>?</body></message>",
+    "<message type='chat' to='%s' id='q'><received xmlns='urn:xmpp:receipts' id='m'/></message>",
+    "<message type='headline' to='%s' id='q'><body>?</body></message>",
+)
+
+
+@pytest.mark.parametrize("resource", ["", "/balcony"])
+async def test_a_blocked_party_gets_what_it_would_get_from_no_account(world: World, resource: str) -> None:
+    """XEP-0191 §3.3 wants an error for a request, which should be `service-unavailable`; where an account that is not there
+    answers with another, or with the empty list of XEP-0030 §8, so does the one that blocks. Byte by byte.
+    """
+    juliet, romeo = await friends(world)
+    await juliet.iq("<iq type='set' id='v'><vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard></iq>")
+    mood = f"<pubsub xmlns='{PEP}'><publish node='urn:xmpp:mood'><item id='1'><x xmlns='y'/></item></publish></pubsub>"
+    await juliet.iq(f"<iq type='set' id='m'>{mood}</iq>")
+    await block(juliet, "romeo@example.org")
+    await world.settle()
+    for request in ASKED:
+        answers = []
+        for who in ("juliet@example.org", "nobody@example.org"):
+            romeo.inbox.clear()
+            romeo.send(request % f"{who}{resource}")
+            await world.settle()
+            answers.append(b"".join(to_bytes(el) for el in romeo.inbox).replace(who.encode(), b"somebody"))
+        assert answers[0] == answers[1], (request, answers)
+        assert "<iq" not in request or b'type="error"' in answers[0] or b"disco#items" in answers[0]
 
 
 async def test_unblocking_restores_presence_both_ways(world: World) -> None:

@@ -324,9 +324,13 @@ async def test_requests_that_are_too_long_or_too_many_are_not_kept(
 ) -> None:
     monkeypatch.setattr("beamish.modules.roster.module.REQUESTS", 2)
     long = f"<status>{'x' * 17_000}</status>"
-    for to in (ROMEO, "nobody@example.org"):  # the same answer, whether there is such an account or not
+    juliet = await wide_world.login(f"{JULIET}/balcony", presence=True)
+    for to in (ROMEO, "nobody@example.org"):  # nothing tells whether there is such an account, or whether it blocks
         await remote.send(presence("subscribe", AWAY, to, long))
-        await remote.expect(f"<presence type='error' from='{to}' to='{AWAY}'/>")
+        await remote.expect()
+        juliet.send(f"<presence id='s' type='subscribe' to='{to}'>{long}</presence>")
+        await juliet.expect(f"<presence id='s' type='error' from='{to}'/>")
+    assert await wide_world.db.fetch("SELECT count(*) FROM roster") == [(0,)]
     for n in range(4):
         await remote.send(presence("subscribe", f"{n}@elsewhere.example", ROMEO))
     await remote.expect()

@@ -21,7 +21,7 @@ from beamish.core.events import AccountEvent, Context, Delivery, Release, Sessio
 from beamish.core.hooks import STOP, Outcome, Row
 from beamish.core.later import then
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, command, iq, on
-from beamish.core.services import BlockingService, RosterService
+from beamish.core.services import BlockingService, PresenceService, RosterService
 from beamish.core.sessions import Session
 from beamish.modules.blocking import store
 from beamish.modules.blocking.command import BLOCKING, Command
@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 _NOTIFICATIONS: Final = ("", "unavailable")
 _BOUNCED: Final = ("", "normal", "chat", "groupchat")
 """Messages that an account that is not there answers with an error (RFC 6121 §8.5.1)."""
+_UNAVAILABLE: Final = StanzaError(Condition.SERVICE_UNAVAILABLE)
 
 
 class Config(ModuleConfig):
@@ -67,13 +68,14 @@ class BlockingModule(Module):
     Config = Config
     xeps = (Xep(16, "1.7"), Xep(191, "1.3"), Xep(377, "0.4.1", note="reports are kept, not passed on"))
     features = (BLOCKING, PRIVACY, REPORTING, EARLIER)
-    requires = (RosterService,)
+    requires = (RosterService, PresenceService)
     provides = (BlockingService,)
     migrations = store.MIGRATIONS
 
     def __init__(self, kernel: Any, config: Any) -> None:
         super().__init__(kernel, config)
         self._rosters = self.kernel.service(RosterService)
+        self._presence = self.kernel.service(PresenceService)
         self.owners = Owners(self.kernel, self._rosters)
         self.reports = Reports(self.kernel, config.reports_kept, config.reports_per_day)
         self._privacy = Privacy(self.kernel, self.owners, config.max_lists, config.max_items)
@@ -164,7 +166,26 @@ class BlockingModule(Module):
         to = ctx.stanza.to
         if to is None or to.bare not in self._known:
             return None
-        return then(self._welcome(ctx.stanza, to), lambda welcome: None if welcome else _drop(ctx.stanza))
+        return then(self._welcome(ctx.stanza, to), lambda welcome: None if welcome else self._drop(ctx))
+
+    def _drop(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        """What the other side gets: nothing, or what it would get from an account that is not there (XEP-0016 §2.14)."""
+        stanza = ctx.stanza
+        to, sender = stanza.to, stanza.sender
+        if stanza.name == IQ and stanza.type in ("get", "set"):
+            if to is None or to.resource or sender is None:
+                raise _UNAVAILABLE
+            return then(self._presence.may_see(to, sender), lambda seen: self._as_nobody(ctx, known=seen))
+        if stanza.name == MESSAGE and stanza.type in _BOUNCED:
+            raise _UNAVAILABLE
+        return STOP
+
+    def _as_nobody(self, ctx: Context, *, known: bool) -> Outcome | Awaitable[Outcome]:
+        """A request that is not welcome. `known`: to somebody whose requests alone are not, there is nothing to hide."""
+        if known:
+            raise _UNAVAILABLE
+        rest = self.kernel.iq.handle(ctx, account=False)
+        return STOP if rest is None else _stopped(rest)
 
     def _welcome(self, stanza: Stanza, to: JID) -> bool | Awaitable[bool]:
         sender = stanza.sender
@@ -347,12 +368,8 @@ def _refuse() -> NoReturn:
     raise StanzaError(Condition.NOT_ACCEPTABLE, ErrorKind.CANCEL, app=make("{urn:xmpp:blocking:errors}blocked"))
 
 
-def _drop(stanza: Stanza) -> Outcome:
-    """What the other side gets: nothing, or what it would get from an account that is not there (XEP-0016 §2.14)."""
-    if stanza.name == IQ and stanza.type in ("get", "set"):
-        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
-    if stanza.name == MESSAGE and stanza.type in _BOUNCED:
-        raise StanzaError(Condition.SERVICE_UNAVAILABLE)
+async def _stopped(rest: Awaitable[None]) -> Outcome:
+    await rest
     return STOP
 
 

@@ -56,6 +56,8 @@ class Subscribing:
         user, contact = session.bare, stanza.to.bare
         if session.anonymous or contact == user:
             raise StanzaError(Condition.NOT_ALLOWED)
+        if stanza.type == SUBSCRIBE and len(stanza.body) > REQUEST_BYTES:
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="the request is too long to be kept")
         stamped = stanza.replace(sender=user, to=contact)
         roster = await settled(self._rosters.roster(user))
         item = roster.get(contact)
@@ -74,9 +76,8 @@ class Subscribing:
         assert stanza.sender is not None and stanza.to is not None
         contact, user, kind = stanza.sender.bare, stanza.to.bare, stanza.type
         stamped = stanza.replace(sender=contact, to=user)
-        # Before anything else, so that the answer does not tell whether the account exists.
         if kind == SUBSCRIBE and len(stanza.body) > REQUEST_BYTES:
-            raise StanzaError(Condition.NOT_ACCEPTABLE, text="the request is too long to be kept")
+            return  # an answer that whom it blocks does not get (XEP-0191 §3.3) would tell these that they are blocked
         if contact == user:
             return
         if stanza.to.resource and kind != SUBSCRIBE and self._kernel.sessions.get(stanza.to) is None:
