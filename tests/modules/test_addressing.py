@@ -259,3 +259,23 @@ async def test_another_server_may_not_relay(court: World) -> None:
     await juliet.expect_nothing()
     (left,) = Headers.of(court).left
     assert mismatch(f"<message type='error'><error><forbidden xmlns='{STANZAS}'/></error></message>", left.el) == ""
+
+
+@pytest.mark.parametrize(
+    ("copies", "size", "seconds"), [(20, 10, 13), (2, 60_000, 6)], ids=["one for each copy", "more for long ones"]
+)
+async def test_each_copy_counts_for_the_rate(copies: int, size: int, seconds: int) -> None:
+    """Fifty for the price of one, kept and archived each, were what a stranger could have: 60,000 copies in 3 s."""
+    limits = {"stanza_burst": 7, "stanzas_per_second": 1}
+    async with World(settings={"limits": limits}) as world:
+        romeo = await world.login("romeo@example.org/orchard")
+        await world.pass_time(60)
+        addresses = [("to", f"juliet@example.org/{n}") for n in range(copies)]
+        romeo.send(many(*addresses, attrs=" type='headline'", body=f"<body>{'x' * size}</body>"))
+        romeo.send("<iq type='get' id='p' to='example.org'><ping xmlns='urn:xmpp:ping'/></iq>")
+        await world.settle()
+        await romeo.expect_nothing()
+        await world.pass_time(seconds - 2)
+        await romeo.expect_nothing()
+        await world.pass_time(2 + 2)
+        await romeo.expect("<iq id='p' type='result'/>")

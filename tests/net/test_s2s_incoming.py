@@ -329,6 +329,30 @@ async def test_questions_about_keys_count_for_the_rate(ca: Authority, names: Dir
         await until(lambda: link._throttled)
 
 
+async def test_what_is_for_many_counts_for_as_many(ca: Authority, names: Directory) -> None:
+    """Copies of an addressed message (XEP-0033) cost the other server's rate what so many messages do."""
+    _, b = pair(ca, names, b={"settings": {"s2s": {"stanza_burst": 30, "stanzas_per_second": 1}}})
+    async with b, peer(b, "a.example", ca.issue("a.example")) as stream:
+        juliet = await b.client("juliet@b.example/y", presence=True)
+        await stream.external()
+        [link] = b.federation.links
+        to = "".join(f"<address type='to' jid='juliet@b.example/y{n or ''}'/>" for n in range(25))
+        header = f"<addresses xmlns='http://jabber.org/protocol/address'>{to}</addresses>"
+        many = (
+            f"<message from='x@a.example/r' to='b.example' id='many' type='headline'>{header}<body>Hi</body></message>"
+        )
+        stream.send(many)
+        await juliet.expect("<message id='many'/>")
+        assert link._paying is None
+        stream.send(many + message("x@a.example", "late"))
+        await juliet.expect("<message id='many'/>")
+        await until(lambda: link._paying is not None)
+        assert b.federation.buckets("a.example")[0]._tokens < -20
+        link.abort()
+        await until(lambda: link._task is None and not b.federation.links)
+        await juliet.expect("<message id='late'/>")  # it had come before the end, and waited only
+
+
 async def test_claims_in_vain_end_a_stream(ca: Authority, names: Directory, b: FederatedServer) -> None:
     async with peer(b, "a.example", ca.issue("a.example")) as stream:
         await stream.external()

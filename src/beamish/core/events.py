@@ -25,16 +25,19 @@ class Context:
     `settled` is the position in the database queue up to which everything that this stanza caused must be committed
     before it may be acknowledged; modules raise it with `caused`.
 
+    `owed` are further stanzas that it counts for in the rate of the server that sent it (`charge`).
+
     `held` says that the message was stopped at `delivering` to be kept for its receiver, who gets others first. If that
     session ends before its turn comes, another one of the account gets it.
     """
 
-    __slots__ = ("_notes", "held", "origin", "settled", "stanza")
+    __slots__ = ("_notes", "held", "origin", "owed", "settled", "stanza")
 
     def __init__(self, stanza: Stanza, origin: Session | None = None) -> None:
         self.stanza = stanza
         self.origin = origin
         self.settled = 0
+        self.owed = 0
         self.held = False
         self._notes: dict[str, object] | None = None
 
@@ -48,6 +51,13 @@ class Context:
     def note(self, key: str) -> object | None:
         """The note under this key, or None."""
         return self._notes.get(key) if self._notes is not None else None
+
+    def charge(self, stanzas: int) -> None:
+        """This stanza costs as much as so many more would: whoever sent it, a client or a server, waits for that."""
+        if self.origin is not None:
+            self.origin.owed += stanzas
+        else:
+            self.owed += stanzas
 
     def caused(self, position: int) -> None:
         """This stanza may be acknowledged only when the database is durable up to `position`."""

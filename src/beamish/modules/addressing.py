@@ -1,9 +1,10 @@
 """XEP-0033: one message or presence for many addressees.
 
 Our domains are the multicast service. Each addressee gets the stanza as if the sender had sent it to them alone, so
-blocking, archives and directed presence hold for every copy. A server elsewhere that is known to do the same gets one
-stanza for all of its addressees; what it can do is found out in the background, until then it gets single copies.
-Others may have us deliver to our own users, but not relay. Not here: addresses that are no JIDs (`uri`).
+blocking, archives and directed presence hold for every copy, and each counts for the sender's rate. A server elsewhere that
+is known to do the same gets one stanza for all of its addressees; what it can do is found out in the background, until then
+it gets single copies. Others may have us deliver to our own users, but not relay. Not here: addresses that are no JIDs
+(`uri`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _KNOWN: Final = 1000
 """Domains whose abilities are remembered."""
 _DAY: Final = 86_400.0
 """§2.3: no longer than this."""
+_PER_STANZA: Final = 5_000
+"""Bytes of the copies beyond the first that count as another stanza, which is how the limits of a session have it."""
 _ITEMS: Final = 20
 """Services of another domain that are asked."""
 
@@ -112,8 +115,10 @@ class AddressingModule(Module):
         if ctx.origin is None and not all(self.kernel.is_local_domain(a.jid.domain) for a in addressees):
             # §2.2: nobody at all gets it then
             raise StanzaError(Condition.FORBIDDEN, text="this server does not relay for others")
+        copies = len(addressees) - 1
+        ctx.charge(max(copies, copies * len(stanza.body) // _PER_STANZA))
         waiting = self._send(ctx, header, addressees)
-        return _all(waiting) if waiting else STOP
+        return _all(waiting) if waiting or copies else STOP
 
     def _read(self, header: Element) -> list[_To]:
         """Who is to get the stanza and has not got it yet. Raises `StanzaError` for a header that is wrong (§4)."""
@@ -247,5 +252,6 @@ def _header(header: Element, shown: tuple[_To, ...] | list[_To], *, undelivered:
 
 
 async def _all(waiting: list[Awaitable[Any]]) -> Outcome:
+    await asyncio.sleep(0)  # the copies took as long as so many stanzas: others get their turn
     await asyncio.gather(*waiting)
     return STOP

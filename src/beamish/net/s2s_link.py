@@ -51,6 +51,7 @@ class Link(Carrier):
         "_log",
         "_network",
         "_parked",
+        "_paying",
         "_quiet",
         "_task",
         "_throttled",
@@ -78,6 +79,7 @@ class Link(Carrier):
         self._log: Any = log.bind(stream=self.id)
         self._network = ""
         self._parked: deque[Event] = deque()
+        self._paying: asyncio.Future[None] | None = None
         self._quiet = False
         """Its end is nothing for the log."""
         self._task: asyncio.Task[None] | None = None
@@ -187,6 +189,7 @@ class Link(Carrier):
             self.chain = []
             self._tls = None
         self.forget_held()
+        self._paid()
         self.federation.wire_log.forget(self.id)
         orderly = self.machine.stage is Stage.CLOSED and self.why is None
         if not orderly and self.why is None:
@@ -379,7 +382,7 @@ class Link(Carrier):
             self._settled = ctx.settled
         if self.acks is not None:
             self._handled(stanza.name == MESSAGE or ctx.settled > 0)
-        return None
+        return None if not ctx.owed else self._pay(ctx.owed)
 
     def _handled(self, lasting: bool) -> None:
         """A stanza was dealt with; if it left something on disk, its count joins that commit."""
@@ -402,6 +405,24 @@ class Link(Carrier):
         await rest
         self._settled = max(self._settled, ctx.settled)
         self._handled(True)
+        if ctx.owed:
+            await self._pay(ctx.owed)
+
+    async def _pay(self, owed: int) -> None:
+        """Wait until the peer's rate has room for what its last stanza has cost beyond itself (`Context.charge`)."""
+        clock = self.federation.kernel.clock
+        pause = 0.0 if self._bucket is None or self.gone else self._bucket.take(owed, clock.monotonic)
+        if pause > 0.0:
+            self._paying = paying = asyncio.get_running_loop().create_future()
+            timer = clock.call_later(pause, self._paid)
+            await paying
+            timer.cancel()
+
+    def _paid(self) -> None:
+        """The debt is paid, or there is nobody left to pay it."""
+        paying, self._paying = self._paying, None
+        if paying is not None and not paying.done():
+            paying.set_result(None)
 
     def limit(self, remote: str) -> None:
         """From now on the rates of this remote domain apply; for what it says in the name of others, too."""
