@@ -280,14 +280,22 @@ async def test_whoever_abandons_forms_still_gets_new_ones(court: World) -> None:
 
 
 async def test_open_forms_of_all_are_bounded() -> None:
-    admins = ["romeo@example.org", "juliet@example.org"]
+    admins = ["romeo@example.org", "juliet@example.org", "nurse@example.org"]
     async with World(settings={"server": {"admins": admins}, "modules": {"adhoc": {"open_forms": 2}}}) as world:
         romeo, juliet = await world.login("romeo@example.org/o"), await world.login("juliet@example.org/b")
         sessions = [(await romeo.iq(step(node=ADD)))[0].get("sessionid", "") for _ in range(3)]
         refused(await romeo.iq(step(node=ADD, sessionid=sessions[0]), "error"), "not-allowed", "session-expired")
-        refused(await juliet.iq(step(node=ADD), "error"), "resource-constraint")
-        await romeo.iq(step(node=ADD, sessionid=sessions[1], action="cancel"))
-        await juliet.iq(step(node=ADD))
+        hers = (await juliet.iq(step(node=ADD)))[0].get("sessionid", "")
+        # whoever has most makes room, so that nobody is shut out by others
+        refused(await romeo.iq(step(node=ADD, sessionid=sessions[1]), "error"), "not-allowed", "session-expired")
+        await romeo.iq(step(node=ADD, sessionid=sessions[2], action="cancel"))
+        sessions = [(await romeo.iq(step(node=ADD)))[0].get("sessionid", "") for _ in range(3)]
+        nurse = await world.login("nurse@example.org/n")
+        await nurse.iq(step(node=ADD))  # of all who have one, the oldest goes
+        refused(
+            await juliet.iq(step(node=ADD, sessionid=hers, action="cancel"), "error"), "not-allowed", "session-expired"
+        )
+        await romeo.iq(step(node=ADD, sessionid=sessions[2], action="cancel"))
 
 
 async def test_results_are_forms_tables_or_notes(court: World) -> None:

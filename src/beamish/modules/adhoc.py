@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -165,11 +166,14 @@ class AdhocModule(Module):
         now = self.kernel.clock.monotonic()
         self._open = {id_: form for id_, form in self._open.items() if form.until > now}
         own = [id_ for id_, form in self._open.items() if form.user.bare == stanza.sender.bare]
-        full = len(self._open) >= self.config.open_forms
-        if full and not own:
-            raise StanzaError(Condition.RESOURCE_CONSTRAINT, text="too many forms are open")
-        if full or len(own) >= _PER_USER:
+        if len(own) >= _PER_USER:
             del self._open[own[0]]  # clients close a window without saying `cancel`: the longest unused makes room
+        elif len(self._open) >= self.config.open_forms:
+            # That of whoever has most, the new one counted: many users who leave forms open must not shut out the others.
+            users = Counter([stanza.sender.bare, *(form.user.bare for form in self._open.values())])
+            [(most, _)] = users.most_common(1)
+            theirs = (id_ for id_, form in self._open.items() if form.user.bare == most)
+            del self._open[next(theirs, next(iter(self._open)))]
         session = self._new_session(stanza.sender, domain, node)
         self._open[session] = _Open(stanza.sender, domain, node, now + self.config.form_seconds)
         return session
