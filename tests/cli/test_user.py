@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,53 @@ def test_a_broken_configuration_stops_every_command(server: Any, runner: CliRunn
     result = runner.invoke(commands, ["user", "list", "-c", str(file)])
     assert result.exit_code == 1
     assert f"{file}:2: server.x: unknown key" in result.stderr
+
+
+def test_a_configuration_in_a_closed_directory_is_not_for_everybody(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/etc/beamish` may be read by root and the server's user: that others ask happens every day."""
+
+    class Closed(type(tmp_path)):  # type: ignore[misc]
+        def exists(self, **_: object) -> bool:
+            raise PermissionError(13, "Permission denied", str(self))
+
+        def read_bytes(self) -> bytes:
+            raise PermissionError(13, "Permission denied", str(self))
+
+    file = Closed(tmp_path / "etc" / "beamish.toml")
+    monkeypatch.setattr("beamish.cli.console.SYSTEM_CONFIG", file)
+    monkeypatch.setattr(sys.modules["beamish.config.load"], "Path", Closed)
+    said = f"{file}: Permission denied; this is for root or for the server's user\n"
+    for command in (["user", "list"], ["serve"]):
+        result = runner.invoke(commands, command)
+        assert (result.exit_code != 0, result.stderr) == (True, said)
+    result = runner.invoke(commands, ["config", "check"])
+    assert (result.exit_code, result.stdout) == (1, said)
+
+
+def test_data_of_somebody_else_is_not_for_everybody(
+    server: Any, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_command(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/var/lib/beamish/beamish.lock")
+
+    monkeypatch.setattr(server, "run_command", run_command)
+    result = runner.invoke(commands, ["user", "list"])
+    assert result.exit_code == 1
+    told = "beamish: /var/lib/beamish/beamish.lock: Permission denied; this is for root or for the server's user"
+    assert result.stderr.splitlines()[-1] == told
+
+
+def test_that_the_defaults_apply_is_told_before_there_is_any_data(
+    server: Any, runner: CliRunner, tmp_path: Path
+) -> None:
+    first = runner.invoke(commands, ["user", "list"])
+    assert (first.exit_code, "the defaults apply, domain localhost, data in" in first.stderr) == (0, True)
+    assert str(tmp_path / "var") in first.stderr
+    assert runner.invoke(commands, ["user", "list"]).stderr == ""  # the data is there now
+    (tmp_path / "b.toml").write_text("[server]\ndata_dir = 'elsewhere'")
+    assert runner.invoke(commands, ["user", "list", "-c", str(tmp_path / "b.toml")]).stderr == ""
 
 
 def test_root_goes_on_as_the_owner_of_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -118,7 +118,10 @@ def _listeners(path: Path | None, config: Config) -> Iterator[Problem]:
         except (DirectoryInUse, OSError):
             return False
 
-    if (config.server.data_dir / LOCK).exists() and not asyncio.run(unused()):
+    try:
+        if (config.server.data_dir / LOCK).exists() and not asyncio.run(unused()):
+            return
+    except PermissionError:  # said of the directory
         return
     wanted = [("c2s", "listen", config.c2s.listen), ("c2s", "direct_tls", config.c2s.direct_tls)]
     if config.s2s.enabled:

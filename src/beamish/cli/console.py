@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from beamish.config import Config, ConfigProblems, ModuleClass, load
+from beamish.config.problems import PERMISSION
 
 SYSTEM_CONFIG: Final = Path("/etc/beamish/beamish.toml")
 """The file that is read when none is named and it exists."""
@@ -56,17 +57,31 @@ def config_file(named: Path | None) -> Path | None:
     """The file to read: the one named, else the system's if it exists, else none (the defaults)."""
     if named is not None:
         return named
-    return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None
-
-
-def load_or_exit(path: Path | None, code: int = 1) -> Config:
-    """The configuration; with problems in it, one line each on standard error and this exit code."""
     try:
-        return load(path, module_classes(code))
+        return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None
+    except PermissionError:
+        return SYSTEM_CONFIG  # for the server's user only; whoever reads it says so
+
+
+def load_or_exit(path: Path | None, code: int = 1, *, told: bool = True) -> Config:
+    """The configuration; with problems in it, one line each on standard error and this exit code.
+
+    `told`: where there is no file, and no data that the defaults could be about, it is said that they apply (the server's
+    log says as much).
+    """
+    try:
+        config = load(path, module_classes(code))
+        if told and path is None and not config.server.data_dir.exists():
+            complain(f"beamish: no {SYSTEM_CONFIG}, -c FILE or BEAMISH_CONFIG: {_defaults(config)}")
+        return config
     except ConfigProblems as found:
         for problem in found.problems:
             complain(str(problem))
         raise typer.Exit(code) from None
+
+
+def _defaults(config: Config) -> str:
+    return f"the defaults apply, domain {config.server.domains[0]}, data in {config.server.data_dir}"
 
 
 def complain(text: str) -> None:
@@ -95,7 +110,8 @@ def screen() -> Console:
 def reason(error: Exception) -> str:
     """What went wrong, for a person: the system's errors without their number, and with the file they are about."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"{text}; {PERMISSION}" if isinstance(error, PermissionError) else text
     return str(error)
 
 

@@ -40,7 +40,7 @@ def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOp
 
     path = config if demo else config_file(config)
     faulthandler.enable(2)  # a watchdog ends the process by SIGABRT: the log shall say what it was doing
-    loaded = load_or_exit(path, UNSTARTABLE)
+    loaded = load_or_exit(path, UNSTARTABLE, told=False)
     become_owner(loaded.server.data_dir)
     accounts: dict[str, str] = {}
     if demo:

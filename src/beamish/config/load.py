@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from beamish.config.locate import Path as KeyPath
 from beamish.config.locate import locate
 from beamish.config.model import Config, ModuleClass, ModulesConfig, build_root
-from beamish.config.problems import ConfigProblems, Problem, Reporter, dotted, nearest
+from beamish.config.problems import PERMISSION, ConfigProblems, Problem, Reporter, dotted, nearest
 from beamish.config.values import domain_name
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
@@ -66,7 +66,9 @@ def _read(file: Path) -> str:
     try:
         raw = file.read_bytes()
     except OSError as error:
-        raise ConfigProblems([Problem(str(file), None, None, "", error.strerror or "cannot be read")]) from None
+        text = error.strerror or "cannot be read"
+        text += f"; {PERMISSION}" if isinstance(error, PermissionError) else ""
+        raise ConfigProblems([Problem(str(file), None, None, "", text)]) from None
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

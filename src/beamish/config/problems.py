@@ -10,6 +10,8 @@ from pydantic_core import ErrorDetails
 from beamish.config.locate import Path, Position
 
 Schema = Mapping[str, Any]
+PERMISSION: Final = "this is for root or for the server's user"
+"""What is said where a file may not be read."""
 _SUGGESTED: Final = 3
 
 
