@@ -7,7 +7,6 @@ import gc
 import inspect
 import os
 import secrets
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -36,6 +35,7 @@ from beamish.net.component import ComponentLimits, ComponentServer
 from beamish.net.control import ControlError, ControlServer, ControlUnavailable, call
 from beamish.net.dns import DnsResolver, Resolver, Target
 from beamish.net.s2s import Federation, Policy, S2SLimits
+from beamish.net.signals import Signals
 from beamish.net.tls import CertificateStore
 from beamish.net.tls_memory import TlsContexts
 from beamish.net.verify import Trust
@@ -283,27 +283,6 @@ async def _command(kernel: Kernel, name: str, args: dict[str, Any]) -> Any:
         raise CommandFailed(f"it could not be stored: {error}") from error
 
 
-class _Signals:
-    """SIGTERM and SIGINT ask for the stop, SIGHUP for a reload. On the way out the first two end the process, as ever; a
-    reload has nothing left to do, and must not end what is stopping in order, or about to begin anew.
-    """
-
-    def __init__(self, stop: asyncio.Event, reload: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = stop
-        self._reload = reload
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop.set)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
-
-    def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._loop.remove_signal_handler(number)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
 async def serve(
     config: Config,
     *,
@@ -332,7 +311,17 @@ async def serve(
         again = and_restart
         stop.set()
 
+    def terminated() -> None:
+        nonlocal again
+        if again:  # on its way to begin anew: it is not to
+            again = False
+            log.info("restart_called_off")
+            systemd.stopping(seconds=most)
+        stop.set()
+
+    most = _GRACES * config.server.shutdown_grace + _MORE_SECONDS
     async with AsyncExitStack() as up:
+        signals = up.enter_context(Signals(terminated, lambda: state.reload()))
         starting = up.enter_context(_SignsOfLife())
         kernel = await up.enter_async_context(open_kernel(config))
         kernel.ask_to_stop = asked_to_stop
@@ -346,7 +335,7 @@ async def serve(
         services = await listen_services(kernel, config, certificates, up, wire_log=wire_log)
         listening = await listen(server, config, certificates, up) + services
         state = _Reloadable(config, certificates, wire_log, reload)
-        up.enter_context(_Signals(stop, state.reload))
+        signals.ready()
         server.start()
         # what lives as long as the process need not be looked at by every garbage collection
         gc.collect()
@@ -366,10 +355,11 @@ async def serve(
         if isinstance(kernel.db, SqliteDatabase):
             kernel.tasks.spawn(kernel.db.reserve_log(), "log.reserve")
         await stop.wait()
+        signals.stopping()
         if again:
             systemd.reloading("restarting")  # after STOPPING=1, what still runs at the end of TimeoutStopSec is killed
         else:
-            systemd.stopping(seconds=_GRACES * config.server.shutdown_grace + _MORE_SECONDS)
+            systemd.stopping(seconds=most)
         log.info("stopping", and_start_again=again)
     log.info("stopped")
     return again

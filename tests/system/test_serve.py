@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import shutil
@@ -50,8 +51,10 @@ async def test_its_log_of_writes_has_its_size_soon(daemon: Daemon) -> None:
     await daemon.start()
     log = daemon.directory / "data" / "beamish.db-wal"
     async with asyncio.timeout(PATIENCE):
-        while log.stat().st_size < 16_000_000:
-            await daemon.add(f"user{log.stat().st_size}@example.org", "some password")  # it serves meanwhile
+        for number in itertools.count():
+            if log.stat().st_size >= 16_000_000:
+                break
+            await daemon.add(f"user{number}@example.org", "some password")  # it serves meanwhile
 
 
 async def test_it_shows_signs_of_life_to_a_watchdog(daemon: Daemon, notify_socket: NotifySocket) -> None:
@@ -83,10 +86,38 @@ async def test_what_comes_while_it_stops_changes_nothing(daemon: Daemon) -> None
     await call(daemon.directory / "data" / "control.sock", "server.restart", {"delay": 1})
     daemon.signal(signal.SIGTERM)
     await bound.expect_closed("system-shutdown")
-    daemon.signal(signal.SIGHUP)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+        daemon.signal(number)
     assert await daemon.ended() == 0  # the client has three seconds to close the connection, and does not
-    assert len(daemon.events("ready")) == 1
+    assert len(daemon.events("ready")) == len(daemon.events("stopped")) == 1
     bound.drop()
+
+
+async def test_a_restart_that_is_under_way_can_be_called_off(daemon: Daemon, notify_socket: NotifySocket) -> None:
+    """`systemctl stop` right behind `server restart`: it goes on to stop in order, and that was it."""
+    await daemon.start(NOTIFY_SOCKET=str(notify_socket.path))
+    await daemon.add("romeo@example.org", "secret of romeo")
+    bound = await daemon.client("romeo@example.org/orchard", "secret of romeo")
+    await call(daemon.directory / "data" / "control.sock", "server.restart", {})
+    await bound.expect_closed("system-shutdown")
+    daemon.signal(signal.SIGTERM)
+    await notify_socket.until("STOPPING=1")
+    bound.drop()
+    assert await daemon.ended() == 0
+    assert len(daemon.events("ready")) == len(daemon.events("stopped")) == 1
+
+
+async def test_a_reload_during_the_start_follows_it(daemon: Daemon, notify_socket: NotifySocket) -> None:
+    """It ended the process: what renews certificates does not ask whether the server is up yet."""
+    starting = asyncio.create_task(daemon.start(NOTIFY_SOCKET=str(notify_socket.path)))
+    await notify_socket.until("EXTEND_TIMEOUT_USEC=30000000")  # the start begins
+    daemon.signal(signal.SIGHUP)
+    await starting
+    await notify_socket.until("READY=1")
+    await notify_socket.until("RELOADING=1")
+    await notify_socket.until("READY=1")
+    assert len(daemon.events("reloaded")) == 1
+    assert await daemon.stop() == 0
 
 
 async def test_a_client_that_does_not_say_goodbye_cannot_hold_it_up(make_daemon: Callable[..., Daemon]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -38,6 +39,7 @@ def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOp
     """
     from beamish import app
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what a reload would read is still to be read
     path = config if demo else config_file(config)
     faulthandler.enable(2)  # a watchdog ends the process by SIGABRT: the log shall say what it was doing
     loaded = load_or_exit(path, UNSTARTABLE, told=False)
