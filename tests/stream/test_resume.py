@@ -91,3 +91,15 @@ def test_what_is_confirmed_is_what_was_sent_first(start: int, steps: list[tuple[
         assert list(queue) == model
         assert queue.bytes == sum(size for _, size in model)
         assert queue.sent == (start + number) % WRAP
+
+
+@pytest.mark.parametrize("start", [0, WRAP - 3])
+def test_what_was_sent_since_a_count(start: int) -> None:
+    queue: Unconfirmed[str] = Unconfirmed(start)
+    for item in "abcde":
+        queue.add(item, 1)
+    assert queue.since(start) == list("abcde")
+    assert queue.since((start + 3) % WRAP) == ["d", "e"]
+    assert queue.since(queue.sent) == []
+    queue.confirm((start + 4) % WRAP)
+    assert queue.since((start + 2) % WRAP) == ["e"]

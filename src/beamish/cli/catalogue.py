@@ -34,6 +34,7 @@ _ABOUT = {
     "muc": "Rooms.",
     "offline": "Messages stored for those who are away.",
     "outbox": "What is kept for other servers until they have confirmed it.",
+    "push": "Push notifications.",
     "report": "Reports of abuse.",
     "server": "The running server.",
     "sm": "Stream management: sessions that wait for their clients.",

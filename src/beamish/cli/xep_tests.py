@@ -59,6 +59,7 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         462: "test_entity.py",
         472: "../../scenarios/rows/test_feeds.py",
     },
+    "modules/push/": {357: "test_requests.py test_when.py test_failures.py test_restart.py test_news.py"},
     "modules/register/": {
         77: "test_module.py test_limits.py",
         158: "test_captcha.py test_module.py",
@@ -140,6 +141,7 @@ PLAYS: Final[dict[int, str]] = {
     313: f"{_ROWS}test_messages.py interop/test_archives.py",
     321: "net/privilege/test_remote_roster.py",
     352: f"{_ROWS}test_messages.py",
+    357: "interop/test_push.py",
     356: "interop/test_components.py",
     377: f"{_ROWS}test_accounts.py {_PLUGINS}",
     379: f"{_ROWS}test_accounts.py {_PLUGINS}",

@@ -5,6 +5,7 @@ Every entry says when it runs, what STOP means and who usually listens; `docs/ho
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,6 +117,27 @@ class SessionNotes:
 
     session: Session
     notes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """Messages for a session may not be seen soon: it has no connection, or its client is late to confirm them.
+
+    `messages` are those that were not reported before, oldest first, read from the queue while one iterates over it; there may
+    be none. `restored`: the session is one of before a restart, so they may have been reported then.
+    """
+
+    session: Session
+    messages: Iterable[Stanza]
+    restored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionAsked:
+    """A contact asked for the presence of a local account, whose answer is awaited from now on."""
+
+    user: JID
+    contact: JID
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +283,11 @@ caps_known: Final = HookPoint[CapsKnown](
     "The features of an available entity (full JID, local or remote) became known by a verified hash, or changed; those of "
     "a local session not before its `presence_changed`. Personal eventing.",
 )
+subscription_asked: Final = HookPoint[SubscriptionAsked](
+    "subscription_asked",
+    HookKind.OBSERVER,
+    "A contact's request to subscribe was stored, after commit; asking again is none. Plain functions only. Push.",
+)
 subscription_changed: Final = HookPoint[SubscriptionChanged](
     "subscription_changed",
     HookKind.OBSERVER,
@@ -270,6 +297,17 @@ roster_changed: Final = HookPoint[RosterChanged](
     "roster_changed",
     HookKind.OBSERVER,
     "What a roster push told a user's own clients, after commit. Plain functions only. Components with the privilege.",
+)
+unreached: Final = HookPoint[Unreached](
+    "unreached",
+    HookKind.OBSERVER,
+    "The client of a session under stream management lost its connection, is late to confirm messages, or was sent another one "
+    "since; or the session ended without that. Each message once, until `reached`. Plain functions only. Push.",
+)
+reached: Final = HookPoint[SessionEvent](
+    "reached",
+    HookKind.OBSERVER,
+    "A session that was `unreached` was resumed, or its client has confirmed something. Plain functions only. Push.",
 )
 session_saving: Final = HookPoint[SessionNotes](
     "session_saving",
@@ -353,8 +391,11 @@ CATALOGUE: Final = (
     releasing,
     presence_changed,
     caps_known,
+    subscription_asked,
     subscription_changed,
     roster_changed,
+    unreached,
+    reached,
     session_saving,
     session_restored,
     session_closed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
@@ -61,6 +62,15 @@ class Unconfirmed(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         for item, _ in self._items:
             yield item
+
+    def since(self, count: int) -> list[T]:
+        """What was sent behind the `count` and is not confirmed, oldest first; it costs as much as there is of it."""
+        behind = (self.sent - count) % WRAP
+        if behind >= len(self._items):
+            return list(self)
+        newest = [item for item, _ in islice(reversed(self._items), behind)]
+        newest.reverse()
+        return newest
 
     @property
     def confirmed(self) -> int:

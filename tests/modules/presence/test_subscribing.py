@@ -425,3 +425,27 @@ async def test_3_1_2_a_request_lost_between_the_commits_of_its_two_ends_is_sent_
     await again.close()
     await world.login("romeo@example.org/orchard", presence=True)
     await juliet.expect_nothing()
+
+
+async def test_whoever_listens_hears_of_a_request_once_it_is_stored_and_only_once(world: World) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def listen(event: events.SubscriptionAsked) -> None:
+        heard.append((event.user, event.contact))
+
+    world.kernel.hooks[events.subscription_asked].add(Row(50, "test", listen))
+    romeo, juliet = await pair(world)
+    with world.db.held():
+        romeo.send(f"<presence to='{JULIET}' type='subscribe'/>")
+        await world.settle()
+        assert heard == []
+    await world.settle()
+    assert heard == [(JULIET, ROMEO)]
+    romeo.send(f"<presence to='{JULIET}' type='subscribe'/>")
+    await world.settle()
+    juliet.send(f"<presence to='{ROMEO}' type='subscribed'/>")
+    await world.settle()
+    assert heard == [(JULIET, ROMEO)]  # asked again, and answered
+    juliet.send(f"<presence to='{ROMEO}' type='subscribe'/>")
+    await world.settle()
+    assert heard == [(JULIET, ROMEO), (ROMEO, JULIET)]

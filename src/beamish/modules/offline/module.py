@@ -9,7 +9,7 @@ One delivery runs per account. Until the last stored message is on its way, new 
 their place behind it in the store, so none overtakes; whatever cannot be stored goes directly, and so does what other
 resources get at the same time.
 
-Not here: the archive, push, and retrieval by the client's choice (XEP-0013).
+Not here: the archive, notifications, and retrieval by the client's choice (XEP-0013).
 """
 
 from __future__ import annotations

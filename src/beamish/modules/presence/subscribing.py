@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from beamish.core.events import Context, SubscriptionChanged
+from beamish.core import events
+from beamish.core.events import Context, SubscriptionAsked, SubscriptionChanged
 from beamish.core.later import settled
 from beamish.core.services import AccountsService, BlockingService, RosterItem, RosterService
 from beamish.core.sessions import Session
@@ -47,6 +48,7 @@ class Subscribing:
         self._store = store
         self._broadcast = broadcast
         self._sparing = Sparing(kernel.clock, lines=1, seconds=3600.0)
+        self._asked = kernel.hooks[events.subscription_asked]
 
     # ---- sent by a local user ---------------------------------------------------------------------------------------
 
@@ -132,6 +134,8 @@ class Subscribing:
             await self._rosters.change(user, after, push=_seen_differently(item, after), first=deliver)
         if item is not None and item.pending_in and not (after is not None and after.pending_in):
             self._store.forget(user, contact)
+        if self._asked.rows and after is not None and after.pending_in and not (item is not None and item.pending_in):
+            self._asked.run(SubscriptionAsked(user, contact))
         return after is not None and after.from_ and not (item is not None and item.from_)
 
     def _deliver(self, ctx: Context) -> None:

@@ -27,6 +27,7 @@ from beamish.core.services import DeliveryReceipts, PresenceService, SessionKeep
 from beamish.core.sessions import Link, Session
 from beamish.modules.sm.elsewhere import SINCE, Held, Parcel, bring, bring_unseen, sort_out
 from beamish.modules.sm.outlet import Managed, Sent, kept, outlasts
+from beamish.modules.sm.reports import Reports
 from beamish.modules.sm.restart import restore
 from beamish.modules.sm.store import MIGRATIONS, Journal
 from beamish.storage.api import StorageError
@@ -73,6 +74,12 @@ class Config(ModuleConfig):
     )
     request_after: int = Field(25, ge=1, description="Stanzas after which the client is asked to confirm at once.")
     request_seconds: float = Field(1.0, gt=0.0, description="How long other stanzas wait until the client is asked.")
+    late_seconds: float = Field(
+        10.0,
+        gt=0.0,
+        description="A client that does not answer such a request within this time may be asleep: it is woken by a push "
+        "notification (module `push`), and still has its connection.",
+    )
     answer_seconds: float = Field(
         60.0,
         gt=0.0,
@@ -107,6 +114,7 @@ class StreamManagementModule(Module):
         self.queue_bytes: int = config.queue_bytes
         self.request_after: int = config.request_after
         self.answer_seconds: float = config.answer_seconds
+        self.late_seconds: float = config.late_seconds
         self.commit_first: bool = config.commit_first
         self._by_id: dict[str, Managed] = {}
         self._by_session: dict[Session, Managed] = {}
@@ -118,6 +126,7 @@ class StreamManagementModule(Module):
         self._awaited = 0
         self._awaiting: list[Managed] = []
         self._saving = self.kernel.hooks[events.session_saving]
+        self.reports = Reports(kernel.hooks)
 
     # ---- requests of clients ----------------------------------------------------------------------------------------
 
@@ -225,6 +234,8 @@ class StreamManagementModule(Module):
         self.journal.changed(managed)
         log.info("resumed", jid=str(session.jid), peer=link.peer, waited=waited, again=unconfirmed)
         link.carry(session)
+        if managed.reported is not None:
+            self.reports.reached(managed)
         if managed.restored:
             # presence on its way at a crash is lost, and other servers could not tell us theirs meanwhile
             managed.restored = False
@@ -246,6 +257,8 @@ class StreamManagementModule(Module):
         self.journal.changed(managed)
         self.wait(managed)
         log.info("session_waits", jid=str(managed.session.jid), reason=reason, seconds=managed.seconds)
+        if reason != "shutdown":  # it is told at the start
+            self.reports.missed(managed)
         waiting = [m for s in self.kernel.sessions.of(managed.session.bare).all if (m := self._waiting(s)) is not None]
         if len(waiting) > self.config.waiting_per_account:
             oldest = min(waiting, key=lambda m: m.expires or 0.0)
@@ -287,6 +300,8 @@ class StreamManagementModule(Module):
         self._by_id.pop(managed.id, None)
         self._wanting.pop(managed, None)
         managed.remember = managed.resumable and event.reason != "closed"  # whoever says goodbye does not come back
+        if event.reason != "replaced":  # by the same client, which gets it now
+            self.reports.missed(managed)
         self._give_away(managed)
 
     def over_at_start(self, managed: Managed) -> None:
@@ -294,6 +309,7 @@ class StreamManagementModule(Module):
         self._by_session.pop(managed.session, None)
         self._by_id.pop(managed.id, None)
         managed.remember = managed.resumable
+        self.reports.missed(managed, restored=True)
         self._give_away(managed)
 
     def _give_away(self, managed: Managed) -> None:
@@ -432,6 +448,8 @@ class StreamManagementModule(Module):
             log.info("client_does_not_answer", jid=str(managed.session.jid))
             managed.link.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")
             return
+        if managed.late(now):
+            self.reports.missed(managed)
         managed.ask()
         if managed.expectant:
             self.wants_answer(managed)

@@ -87,6 +87,7 @@ class Managed:
         "over",
         "queue",
         "remember",
+        "reported",
         "restored",
         "seconds",
         "session",
@@ -126,6 +127,8 @@ class Managed:
         """Whether its client may still come back and ask how much was handled."""
         self.restored = False
         """Whether the server was restarted since the client was here."""
+        self.reported: int | None = None
+        """The count up to which it was told that the client may not see what it was sent; None while it is believed to."""
         self.claimed: Link | None = None
         """The connection on which it is just being resumed."""
         self._answer_due: int | None = None
@@ -172,6 +175,8 @@ class Managed:
         if self.link is not None:
             self._write(data, sent.position)
             self._ask_soon()
+        elif name == MESSAGE:
+            sm.reports.missed(self)
         if len(queue) > sm.queue_stanzas or queue.bytes > sm.queue_bytes:
             sm.overflow(self)
         return True
@@ -244,6 +249,10 @@ class Managed:
         """Whether the client owes an answer for too long."""
         return self._asked and now - self._asked_at >= self._sm.answer_seconds
 
+    def late(self, now: float) -> bool:
+        """Whether the client owes an answer for so long that it may be asleep, and that was not reported of all it was sent."""
+        return self._asked and now - self._asked_at >= self._sm.late_seconds and self.reported != self.queue.sent
+
     @property
     def expectant(self) -> bool:
         """Whether it must be looked at again: something is to be asked for, or an answer is awaited."""
@@ -259,6 +268,8 @@ class Managed:
             self._sm.wants_answer(self)
         if self._passed:
             self._tell_passed()
+        if self.reported is not None and self.link is not None:
+            self._sm.reports.reached(self)
 
     def passed(self) -> Awaitable[bool]:
         """Wait until everything sent so far is confirmed; False: the session ended without."""

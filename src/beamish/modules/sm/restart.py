@@ -109,3 +109,4 @@ async def _bring_back(sm: StreamManagementModule, managed: Managed, state: dict[
         outcome = hook.run(SessionNotes(session, state.get("notes") or {}))
         if is_later(outcome):
             await outcome
+    sm.reports.missed(managed, restored=True)
