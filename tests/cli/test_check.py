@@ -203,6 +203,28 @@ def test_an_address_in_use_is_a_warning_while_no_server_runs(
     assert warning not in runner.invoke(commands, ["config", "check", "-c", str(file)]).stdout
 
 
+def test_a_data_directory_that_cannot_be_looked_into_is_told_and_nothing_else(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Path.exists
+
+    def exists(self: Path, **more: Any) -> bool:
+        if self.parent == tmp_path / "data":
+            raise PermissionError(13, "Permission denied", str(self))
+        return there(self, **more)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "data")
+    monkeypatch.setattr("beamish.net.address.obstacle", lambda address: "it is taken")
+    write_pair(tmp_path, "localhost", days=300)
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'\n[tls]\ncertificate = 'c.pem'\nkey = 'k.pem'\n")
+    result = runner.invoke(commands, ["config", "check", "-c", str(file)])
+    told = f"{file}:2: server.data_dir: {tmp_path}/data may not be read and written by this user\n"
+    assert (result.exit_code, result.stdout) == (1, told)
+
+
 def test_a_component_cannot_have_the_domain_of_a_module(server: Any, runner: CliRunner, tmp_path: Path) -> None:
     file = tmp_path / "b.toml"
     file.write_text("[server]\ndomains = ['a.example']\n[components.'conference.a.example']\nsecret = 'x'\n")
