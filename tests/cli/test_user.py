@@ -1,9 +1,13 @@
+import errno
 import json
+import os
+import pwd
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from beamish.cli import commands, console
@@ -142,23 +146,72 @@ def test_that_the_defaults_apply_is_told_before_there_is_any_data(
     assert runner.invoke(commands, ["user", "list", "-c", str(tmp_path / "b.toml")]).stderr == ""
 
 
-def test_root_goes_on_as_the_owner_of_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    became: list[tuple[str, object]] = []
+class Owned(type(Path())):  # type: ignore[misc]
+    """A directory of the user 123 and the group 456."""
+
+    group = 456
+
+    def stat(self, **_: object) -> object:
+        class Result:
+            st_uid, st_gid = 123, self.group
+
+        return Result
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """What the process asked to be; it is root's, and the user 123 is one without a name."""
+    calls: list[tuple[str, object]] = []
     for name in ("setgroups", "setgid", "setuid"):
-        monkeypatch.setattr(f"os.{name}", lambda value, name=name: became.append((name, value)))
-
-    class Owned(type(tmp_path)):  # type: ignore[misc]
-        def stat(self, **_: object) -> object:
-            class Result:
-                st_uid, st_gid = 123, 456
-
-            return Result
-
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    console.become_owner(Owned(tmp_path))
-    assert became == []
+        monkeypatch.setattr(f"os.{name}", lambda value, name=name: calls.append((name, value)))
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    console.become_owner(tmp_path / "absent")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    return calls
+
+
+def test_root_goes_on_as_the_owner_of_the_data(
+    monkeypatch: pytest.MonkeyPatch, became: list[tuple[str, object]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for nothing in ("absent", "file/below"):
+        console.become_owner(tmp_path / nothing)
+    with monkeypatch.context() as context:
+        context.setattr("os.geteuid", lambda: 1000)
+        console.become_owner(Owned(tmp_path))
     assert became == []
     console.become_owner(Owned(tmp_path))
     assert became == [("setgroups", []), ("setgid", 456), ("setuid", 123)]
+
+
+@pytest.mark.parametrize(("group", "goes_on_with"), [(456, 456), (0, 120)])
+def test_the_owner_has_the_groups_that_it_has_in_the_system(
+    monkeypatch: pytest.MonkeyPatch,
+    became: list[tuple[str, object]],
+    tmp_path: Path,
+    group: int,
+    goes_on_with: int,
+) -> None:
+    """A key may be for one of these (Debian's ssl-cert); and the check would find a fault where the service has none."""
+    beamish = pwd.struct_passwd(("beamish", "x", 123, 120, "", "/", "/bin/false"))
+    monkeypatch.setattr("pwd.getpwuid", {123: beamish}.__getitem__)
+    monkeypatch.setattr("os.getgrouplist", lambda name, gid: {("beamish", 120): [120, 789]}[name, gid])
+    monkeypatch.setattr(Owned, "group", group)
+    console.become_owner(Owned(tmp_path))
+    assert became == [("setgroups", [120, 789]), ("setgid", goes_on_with), ("setuid", 123)]
+
+
+def test_root_that_may_not_act_as_the_owner_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    became: list[tuple[str, object]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.setgroups", refuse)
+    with pytest.raises(typer.Exit) as ended:
+        console.become_owner(Owned(tmp_path))
+    assert (ended.value.exit_code, became) == (1, [])
+    told = f"beamish: cannot act as the owner of {tmp_path}, the user 123: Operation not permitted\n"
+    assert capsys.readouterr().err == told

@@ -7,8 +7,10 @@ mends something, so that whoever supervises it need not try again.
 import asyncio
 import json
 import os
+import pwd
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
@@ -167,17 +169,27 @@ def run_server(main: Coroutine[Any, Any, T]) -> T:
 
 
 def become_owner(directory: Path) -> None:
-    """As root, go on as the user whose directory this is.
+    """As root, go on as the user whose directory this is, with the groups that this user has: keys may be for one of these.
 
     Otherwise files that root makes in it (the database's log) would shut the server out the next time it starts.
+    Ends with exit code 1 where root may not do that (in a container without capabilities).
     """
     if os.geteuid() != 0:
         return
     try:
         owner = directory.stat()
-    except FileNotFoundError:
+    except OSError:  # not there, or nothing that can be a directory: whoever wants to use it says so
         return
-    if owner.st_uid != 0:
-        os.setgroups([])
-        os.setgid(owner.st_gid)
+    if owner.st_uid == 0:
+        return
+    group, groups = owner.st_gid, []
+    with suppress(KeyError):  # a number without a name, as in containers, has no groups
+        user = pwd.getpwuid(owner.st_uid)
+        group = group or user.pw_gid  # root's directory by its group is no reason to see what root's group may
+        groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    try:
+        os.setgroups(groups)
+        os.setgid(group)
         os.setuid(owner.st_uid)
+    except OSError as error:
+        fail(f"cannot act as the owner of {directory}, the user {owner.st_uid}: {error.strerror}")
