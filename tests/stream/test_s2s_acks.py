@@ -72,6 +72,13 @@ def test_what_nobody_can_be_told_about_is_not_kept() -> None:
     assert [stanza.id for stanza, _ in pings.lost(0.0)[0]] == ["3", "4"]
 
 
+def test_one_that_is_longer_than_all_that_may_be_kept_is_in_doubt_all_the_same() -> None:
+    pings = PingAcks(limit_bytes=10)
+    assert pings.sent(message(0), 0.0, row=1) == []
+    assert pings.sent(message(1), 1.0, row=2) == [1]
+    assert [row for _, row in pings.lost(1.0)[0]] == [2]
+
+
 def stored(*numbers: int) -> list[tuple[int, Stanza, bytes, int]]:
     return [(number, message(number), b"x", 100 + at) for at, number in enumerate(numbers)]
 

@@ -237,7 +237,7 @@ class PingAcks:
         self._pending.append((self._sent, now, stanza.detached(), row))
         self._weigh(_size(stanza))
         gone = []
-        while not self.answers and (
+        while (len(self._pending) > 1 and not self.answers) and (  # the last one is in doubt, however long it is
             len(self._pending) > self._limit
             or self._bytes > self._limit_bytes
             or self._pending[0][1] < now - self._grace
