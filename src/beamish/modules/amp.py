@@ -20,7 +20,7 @@ from beamish.core import events
 from beamish.core.disco import DiscoInfo, DiscoNode
 from beamish.core.events import Context, Release
 from beamish.core.hooks import STOP, Outcome
-from beamish.core.later import is_later
+from beamish.core.later import then
 from beamish.core.module import Identity, Module, ModuleConfig, Xep, on
 from beamish.core.remote_disco import RemoteDisco
 from beamish.core.router import BARE_TABLE, FULL_TABLE, Action, Reach
@@ -130,9 +130,11 @@ class AmpModule(Module):
         self.kernel.router.answer(ctx, self._failed(ctx.stanza, amp, error))
         return STOP
 
-    @on(events.incoming, at=25, only=(MESSAGE,), about=(_EL,))  # after blocking, before the archive
-    def incoming(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
-        """A message with rules arrives for a user of ours."""
+    @on(
+        events.incoming, at=4, only=(MESSAGE,), about=(_EL,)
+    )  # before blocking: whom it blocks is told what all strangers are
+    def arrived(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        """A message for a user of ours: rules that cannot be followed, at all or for a stranger."""
         stanza = ctx.stanza
         if _MARK not in stanza.body or stanza.name != MESSAGE:
             return None
@@ -143,7 +145,29 @@ class AmpModule(Module):
         if (refused := self._refused(stanza, amp)) is not None:
             self.kernel.router.answer(ctx, refused)
             return STOP
-        return self._decide(ctx, amp)
+        telling = [rule for rule in _read(amp) if rule.action != "drop"]
+        assert stanza.to is not None and stanza.sender is not None
+        user, sender = stanza.to.bare, stanza.sender
+        if not telling or sender.bare == user:
+            return None
+
+        def decide(allowed: bool) -> Outcome:
+            if allowed:
+                return None
+            # §9: an answer would tell a stranger who is online, and whether there is such a user
+            self.kernel.router.answer(ctx, self._failed(stanza, amp, _invalid(telling)))
+            return STOP
+
+        return then(self._presence.may_see(user, sender), decide)
+
+    @on(events.incoming, at=25, only=(MESSAGE,), about=(_EL,))  # after blocking, before the archive
+    def incoming(self, ctx: Context) -> Outcome | Awaitable[Outcome]:
+        """A message with rules for a user of ours, which `arrived` has let pass."""
+        stanza = ctx.stanza
+        if _MARK not in stanza.body or stanza.name != MESSAGE:
+            return None
+        amp = _rules_in(stanza)
+        return None if amp is None else self._decide(ctx, amp)
 
     def _refused(self, stanza: Stanza, amp: Element) -> Stanza | None:
         """The error for rules that cannot be followed (§6.1), None if all can."""
@@ -177,32 +201,18 @@ class AmpModule(Module):
     # ---- for our users ----------------------------------------------------------------------------------------------
 
     def _decide(self, ctx: Context, amp: Element) -> Outcome | Awaitable[Outcome]:
-        stanza = ctx.stanza
-        assert stanza.to is not None and stanza.sender is not None
-        user, sender = stanza.to.bare, stanza.sender
-        allowed: bool | Awaitable[bool] = sender.bare == user or self._presence.may_see(user, sender)
+        assert ctx.stanza.to is not None
+        user = ctx.stanza.to.bare
         exists = user in self.kernel.sessions.by_user or self._accounts.exists(user)
-        if is_later(allowed) or is_later(exists):
-            return self._decide_later(ctx, amp, allowed, exists)
-        return self._judge(ctx, amp, bool(allowed), bool(exists))
 
-    async def _decide_later(
-        self, ctx: Context, amp: Element, allowed: bool | Awaitable[bool], exists: bool | Awaitable[bool]
-    ) -> Outcome:
-        may = await allowed if is_later(allowed) else bool(allowed)
-        there = await exists if is_later(exists) else bool(exists)
-        return self._judge(ctx, amp, may, there)
+        def follow(there: bool) -> Outcome:
+            if not there:
+                return None  # nobody's message comes back as any other, and as it does from whoever blocks its sender
+            return STOP if self._follow(ctx, _read(amp), self._fate(ctx.stanza)) else None
 
-    def _judge(self, ctx: Context, amp: Element, allowed: bool, exists: bool) -> Outcome:
-        rules = _read(amp)
-        telling = [rule for rule in rules if rule.action != "drop"]
-        if telling and not allowed:
-            # §9: an answer would tell a stranger who is online, and whether there is such a user
-            self.kernel.router.answer(ctx, self._failed(ctx.stanza, amp, _invalid(telling)))
-            return STOP
-        return STOP if self._follow(ctx, rules, self._fate(ctx.stanza, exists)) else None
+        return then(exists, follow)
 
-    def _fate(self, stanza: Stanza, exists: bool) -> Fate:
+    def _fate(self, stanza: Stanza) -> Fate:
         """What the router would do with the message (RFC 6121 §8.5)."""
         to = stanza.to
         assert to is not None
@@ -214,7 +224,7 @@ class AmpModule(Module):
         elif user.available:
             reach = Reach.ONLY_NEGATIVE
         else:
-            reach = Reach.NO_RESOURCES if exists else Reach.NO_ACCOUNT
+            reach = Reach.NO_RESOURCES
         type_ = stanza.type if stanza.type in _TYPES else "normal"
         action = (FULL_TABLE if to.resource else BARE_TABLE)[reach][type_]
         if action is Action.ALL:

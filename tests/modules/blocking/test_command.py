@@ -108,6 +108,12 @@ ASKED = (
     "<message type='chat' to='%s' id='q'><body>?</body></message>",
     "<message type='chat' to='%s' id='q'><received xmlns='urn:xmpp:receipts' id='m'/></message>",
     "<message type='headline' to='%s' id='q'><body>?</body></message>",
+    *(
+        f"<message type='chat' to='%s' id='q'><body>?</body><amp xmlns='http://jabber.org/protocol/amp'>"
+        f"<rule condition='deliver' value='{value}' action='{action}'/></amp></message>"
+        for action in ("notify", "error", "drop", "nonsense")
+        for value in ("direct", "none")
+    ),
 )
 
 
