@@ -74,8 +74,9 @@ clients:
 	@missing=; for client in $(CLIENTS); do command -v $$client >/dev/null || missing="$$missing $$client"; done; \
 	/usr/bin/python3 -c 'import nbxmpp' 2>/dev/null || missing="$$missing python3-nbxmpp"; \
 	[ "$$(id -u)" != 0 ] || command -v systemd-nspawn >/dev/null || missing="$$missing systemd-container"; \
-	[ -z "$$missing" ] || ( $(call apt_install,$$missing) ) || \
-		echo "not installed, and their tests are skipped:$$missing (apt-get install$$missing)" >&2
+	[ -z "$$missing" ] || ( $(call apt_install,$$missing) ) 2>/dev/null || { \
+		left=; for each in $$missing; do ( $(call apt_install,$$each) ) || left="$$left $$each"; done; \
+		[ -z "$$left" ] || echo "not installed, and their tests are skipped:$$left (apt-get install$$left)" >&2; }
 
 # Smack's integration tests, where there is Java to run them and Maven to fetch them (20 MB).
 SMACK := $(VENV)/smack

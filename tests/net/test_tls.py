@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL import SSL
 from structlog.testing import capture_logs
 
 from beamish import app
@@ -237,6 +238,23 @@ class TestProtocol:
 @given(st.binary(max_size=300))
 def test_any_hello_can_be_searched(hello):
     assert isinstance(tls._offered_alpn(hello), list)
+
+
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (3, 5), reason="this Python's OpenSSL knows no such exchange of keys")
+def test_keys_are_exchanged_in_a_way_that_holds_against_quantum_computers(two):
+    store, *_ = two
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = store.server_context().wrap_bio(up, down, server_side=True)
+    theirs = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+    theirs.set_connect_state()
+    with contextlib.suppress(SSL.WantReadError):
+        theirs.do_handshake()
+    up.write(theirs.bio_read(65_536))
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ours.do_handshake()
+    theirs.bio_write(down.read())
+    theirs.do_handshake()
+    assert theirs.get_group_name() == "X25519MLKEM768"
 
 
 class TestBinding:
