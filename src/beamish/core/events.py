@@ -124,11 +124,13 @@ class Unreached:
     """Messages for a session may not be seen soon: it has no connection, or its client is late to confirm them.
 
     `messages` are those that were not reported before, oldest first, read from the queue while one iterates over it; there may
-    be none. `restored`: the session is one of before a restart, so they may have been reported then.
+    be none. `lost`: it has no connection since just now; `restored`: since before a restart, so they may have been reported
+    then.
     """
 
     session: Session
     messages: Iterable[Stanza]
+    lost: bool = False
     restored: bool = False
 
 

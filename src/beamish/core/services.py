@@ -364,6 +364,9 @@ class SessionKeeper(Protocol):
     def left(self, session: Session, held: Sequence[object]) -> None:
         """A session that has just ended leaves messages that were held back: they go where undelivered ones go."""
 
+    def wait_longer(self, session: Session, seconds: float) -> None:
+        """A session that has lost its connection waits for its client so long from now on, unless it waits longer anyway."""
+
     def now(self) -> float:
         """The time of day by which it judges what a session has got (seconds since 1970). It never goes back."""
 

@@ -110,6 +110,17 @@ async def test_what_came_in_the_last_seconds_before_a_crash_is_told_with_the_res
         assert await service.counts() == ["2"]
 
 
+@pytest.mark.parametrize("again", [after_stop, after_crash])
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_device_is_waited_for_as_long_as_before(world: World, again: Again, lost: bool) -> None:
+    client, id_ = await phone(world)
+    if lost:
+        await lose(world, client)
+    async with again(world, later=500.0) as new:
+        await new.pass_time(3_000)
+        await come_back(new, client, id_)
+
+
 async def test_what_failed_is_tried_again_after_the_start(world: World) -> None:
     service = PushService(world)
     service.error = StanzaError(Condition.SERVICE_UNAVAILABLE)

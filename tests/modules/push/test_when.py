@@ -16,7 +16,7 @@ from tests.modules.push.conftest import (
     registrations,
     settings,
 )
-from tests.modules.sm.conftest import SM, enable, say
+from tests.modules.sm.conftest import SM, enable, managed, say
 
 from beamish.testing.client import Client
 from beamish.testing.world import World
@@ -159,7 +159,7 @@ async def test_an_expired_session_is_not_told_once_more(world: World, service: P
     await lose(world, client)
     say(romeo, BARE, "one")
     assert await service.counts() == ["1"]
-    await world.pass_time(700)  # the message goes to offline storage
+    await world.pass_time(4_000)  # the message goes to offline storage
     assert await service.counts() == []
     say(romeo, BARE, "two")
     assert await service.counts() == ["2"]
@@ -285,6 +285,45 @@ async def test_rooms_reach_the_waiting_session(world: World, service: PushServic
     assert await service.counts() == ["1"]
 
 
+async def test_a_device_that_can_be_woken_is_waited_for_longer_and_stays_in_its_rooms(
+    world: World, service: PushService, romeo: Client
+) -> None:
+    room = "balcony@conference.example.org"
+    client, _ = await phone(world)
+    romeo.send(f"<presence to='{room}/Romeo'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+    await world.settle()
+    say(romeo, room, "Juliet?", "groupchat")
+    await world.settle()
+    client.send(f"<presence to='{room}/Juliet'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+    other, _ = await managed(world, "nurse@example.org/kitchen")
+    say(romeo, BARE, "not confirmed")
+    for _ in range(70):  # first it is late, then it is cut off
+        await world.pass_time(1)
+    assert client.disconnected
+    await lose(world, other)
+    await world.settle()
+    service.told.clear()
+    for _ in range(5):
+        await world.pass_time(650)
+        say(romeo, room, "Juliet?", "groupchat")
+        assert len(await service.counts()) == 1
+    assert world.kernel.sessions.get(other.jid) is None
+    await world.pass_time(650)
+    assert world.kernel.sessions.get(client.jid) is None
+    say(romeo, room, "she is not here any more", "groupchat")
+    assert await service.counts() == []
+
+
+async def test_or_not_if_the_administrator_does_not_want_it() -> None:
+    async with World(settings=settings(wait_seconds=0.0)) as world:
+        client, _ = await phone(world)
+        await lose(world, client)
+        await world.pass_time(599)
+        assert world.kernel.sessions.get(client.jid) is not None
+        await world.pass_time(2)
+        assert world.kernel.sessions.get(client.jid) is None
+
+
 async def test_what_the_device_said_in_a_room_is_no_news(world: World, service: PushService) -> None:
     room = "balcony@conference.example.org"
     client, _ = await phone(world)
@@ -308,7 +347,7 @@ async def test_blocked_people_are_not_heard(world: World, service: PushService, 
     say(romeo, BARE, "while the session waits")
     await world.pass_time(10)
     assert await service.counts() == []
-    await world.pass_time(700)
+    await world.pass_time(4_000)
     say(romeo, BARE, "when it is over")
     romeo.send(f"<presence to='{BARE}' type='subscribe'/>")
     await world.pass_time(10)

@@ -12,6 +12,7 @@ from beamish.core import events
 from beamish.core.events import SessionEvent, Unreached
 from beamish.core.hooks import Row
 from beamish.core.module import Module, on
+from beamish.core.services import SessionKeeper
 from beamish.testing.client import Client
 from beamish.testing.world import World
 
@@ -155,6 +156,38 @@ async def test_sessions_of_before_a_restart() -> None:
                 assert ears(new).take() == [("balcony", ["three"], False)]
                 await resume(new, juliet, id_, 0)
                 assert ears(new).take() == [("balcony", [], False)]
+
+
+async def test_whoever_hears_of_a_lost_connection_may_have_its_client_waited_for_longer() -> None:
+    async with World(settings=settings(resume_seconds=100.0)) as world:
+        keeper = world.kernel.service(SessionKeeper)
+        wishes = {"balcony": 300.0, "garden": 50.0}
+        heard: list[str] = []
+
+        def listen(event: Unreached) -> None:
+            if event.lost:
+                heard.append(event.session.jid.resource)
+                keeper.wait_longer(event.session, wishes[event.session.jid.resource])
+
+        world.kernel.hooks[events.unreached].add(Row(50, "test", listen))
+        juliet, _ = await managed(world, JULIET)
+        other, _ = await managed(world, "juliet@example.org/garden")
+        session = world.kernel.sessions.get(juliet.jid)
+        assert session is not None
+        keeper.wait_longer(session, 1.0)  # it has a connection
+        juliet.drop()
+        other.drop()
+        await world.settle()
+        say(await romeo(world), BARE, "one")
+        await world.pass_time(99)
+        assert sorted(heard) == ["balcony", "garden"]
+        assert world.kernel.sessions.get(other.jid) is not None
+        await world.pass_time(2)
+        assert world.kernel.sessions.get(other.jid) is None
+        await world.pass_time(198)
+        assert world.kernel.sessions.get(juliet.jid) is session
+        await world.pass_time(2)
+        assert world.kernel.sessions.get(juliet.jid) is None
 
 
 async def test_whoever_begins_to_listen_hears_of_all_that_waits() -> None:

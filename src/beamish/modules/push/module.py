@@ -23,8 +23,9 @@ from beamish.core.content import content_of
 from beamish.core.events import AccountEvent, Context, PresenceChanged, SessionEvent, SubscriptionAsked, Unreached
 from beamish.core.hooks import Row
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, command, iq, on
-from beamish.core.services import AccountsService, RosterService
+from beamish.core.services import AccountsService, RosterService, SessionKeeper
 from beamish.core.sessions import Session
+from beamish.core.sparing import Sparing
 from beamish.modules.push.news import concerns_all, is_news, news
 from beamish.modules.push.notifier import Notifier
 from beamish.modules.push.store import MIGRATIONS, Registration, Store
@@ -68,6 +69,12 @@ class Config(ModuleConfig):
         10, ge=1, le=100, description="Devices of one account; with one more, that which registered longest ago goes."
     )
     options_bytes: int = Field(4096, ge=256, description="Largest form of publish options that a client may register.")
+    wait_seconds: float = Field(
+        3600.0,
+        ge=0.0,
+        description="How long the session of a device that is notified waits for its client at least, when the connection "
+        "breaks off: rooms send only to those who are inside. 0: as long as others (`resume_seconds` of `sm`).",
+    )
     pause_seconds: float = Field(
         3.0, gt=0.0, description="A device is told at once, and then at most this often, of all that has come since."
     )
@@ -100,6 +107,7 @@ class PushModule(Module):
         self.store = Store(self.db, self._listen)
         self.notifier = Notifier(kernel, self.store, config, self.tasks)
         self._of = self.store.of
+        self._sparing = Sparing(kernel.clock)
         self._listening = False
         self._left: list[Registration] = []
 
@@ -135,7 +143,8 @@ class PushModule(Module):
         now, most = self.kernel.clock.now(), config.registrations_per_account
         new, gone = await self.store.enable(session.bare, session.jid.resource, address, options, now, most)
         if new:  # most clients ask anew whenever they connect
-            log.info("push_enabled", jid=str(session.jid), service=str(address.service), replaced=gone)
+            keys = {"jid": str(session.jid), "service": str(address.service), "replaced": gone}
+            self._sparing.write(log.info, "push_enabled", session.bare, **keys)
         return ctx.stanza.reply()
 
     @iq(set=f"{{{PUSH}}}disable", scope=Scope.OWN)
@@ -144,7 +153,8 @@ class PushModule(Module):
         session = _owner(ctx)
         service, node = read_disable(ctx.stanza.el[0])
         if await self.store.disable(session.bare, service, node):
-            log.info("push_disabled", jid=str(session.jid), service=str(service))
+            keys = {"jid": str(session.jid), "service": str(service)}
+            self._sparing.write(log.info, "push_disabled", session.bare, **keys)
         return ctx.stanza.reply()
 
     @on(events.account_removed)
@@ -228,6 +238,9 @@ class PushModule(Module):
         mine = self._registered(session)
         if not mine:
             return
+        keeper = self.kernel.service_or_none(SessionKeeper)
+        if keeper is not None and (event.lost or event.restored):
+            keeper.wait_longer(session, self.config.wait_seconds)
         rooms = session.directed or ()
         found = [said for message in event.messages if (said := news(message, session.bare, rooms)) is not None]
         for one in mine:

@@ -258,7 +258,7 @@ class StreamManagementModule(Module):
         self.wait(managed)
         log.info("session_waits", jid=str(managed.session.jid), reason=reason, seconds=managed.seconds)
         if reason != "shutdown":  # it is told at the start
-            self.reports.missed(managed)
+            self.reports.missed(managed, lost=True)
         waiting = [m for s in self.kernel.sessions.of(managed.session.bare).all if (m := self._waiting(s)) is not None]
         if len(waiting) > self.config.waiting_per_account:
             oldest = min(waiting, key=lambda m: m.expires or 0.0)
@@ -484,6 +484,15 @@ class StreamManagementModule(Module):
         managed = self._by_session.get(session)
         if managed is not None and managed.resumable:
             self.journal.changed(managed)
+
+    def wait_longer(self, session: Session, seconds: float) -> None:
+        """See `SessionKeeper.wait_longer`."""
+        managed = self._waiting(session)
+        until = self.clock.now() + seconds
+        if managed is not None and managed.expires is not None and managed.expires < until:
+            managed.expires = until
+            self.journal.changed(managed)
+            self.wait(managed)
 
     def hold(self, session: Session, data: bytes, message: Stanza) -> Sent:
         """See `SessionKeeper.hold`: a row without a number, which after a crash counts as not sent."""

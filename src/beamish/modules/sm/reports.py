@@ -25,17 +25,17 @@ class Reports:
         self._unreached = hooks[events.unreached]
         self._reached = hooks[events.reached]
 
-    def missed(self, managed: Managed, *, restored: bool = False) -> None:
+    def missed(self, managed: Managed, *, lost: bool = False, restored: bool = False) -> None:
         """The client has no connection, or is late to confirm: tell of what it was sent since the last report.
 
-        `restored` is for sessions of before a restart of the server.
+        `lost`: the connection, just now; `restored` is for sessions of before a restart of the server.
         """
         if not self._unreached.rows:
             return
         queue, reported = managed.queue, managed.reported
         new = list(queue) if reported is None else queue.since(reported)
         managed.reported = queue.sent
-        self._unreached.run(Unreached(managed.session, _messages(managed, new), restored))
+        self._unreached.run(Unreached(managed.session, _messages(managed, new), lost, restored))
 
     def reached(self, managed: Managed) -> None:
         """A client of which that was told is there."""
