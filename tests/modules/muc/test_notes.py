@@ -55,6 +55,38 @@ async def test_whose_voice_was_taken_has_none_after_a_restart(rooms: Any) -> Non
         assert await notes(later) == [], "an affiliation says which role it is"
 
 
+@pytest.mark.parametrize("member", [False, True])
+async def test_nobody_gets_a_voice_back_by_registering(rooms: Any, member: bool) -> None:
+    """Registering is open to all (§7.10), and makes a member; what a moderator has taken away it does not give."""
+    romeo, juliet = await rooms.login("romeo", "juliet")
+    await rooms.full(romeo, juliet, persistentroom=True)
+    if member:
+        await rooms.admin(romeo, "affiliation='member' jid='juliet@example.org'")
+    await rooms.admin(romeo, "nick='juliet' role='visitor'")
+
+    async def dumb(rooms: Any, juliet: Any) -> bool:
+        rooms.say(juliet, "hear me")
+        answer = (await rooms.take(juliet))[-1]
+        return answer.get("type") == "error" and condition(answer) == "forbidden"
+
+    for inner in (form("register", muc__register_roomnick="Jule"), "<remove/>"):
+        assert (await juliet.iq(register(inner))).get("type") == "result"
+        await rooms.clear(juliet)
+        assert await dumb(rooms, juliet)
+        juliet.send(f"<presence to='{ROOM}/juliet' type='unavailable'/>")
+        await rooms.clear(juliet)
+        await rooms.enter(juliet, "juliet")
+        assert await dumb(rooms, juliet)
+    assert await notes(rooms) == [(1, "juliet@example.org", "")]
+    async with after_crash(rooms) as later:
+        romeo, juliet = await later.login("romeo", "juliet")
+        await later.enter(romeo, "romeo")
+        await later.enter(juliet, "juliet")
+        assert await dumb(later, juliet)
+        await later.admin(romeo, "affiliation='admin' jid='juliet@example.org'")  # what others say counts
+        assert not await dumb(later, juliet)
+
+
 async def test_a_role_is_confirmed_when_it_is_on_disk(rooms: Any) -> None:
     romeo, juliet = await rooms.login("romeo", "juliet")
     await rooms.full(romeo, juliet, persistentroom=True)

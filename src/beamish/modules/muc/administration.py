@@ -62,11 +62,12 @@ class AffiliationItem:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of affiliation that was found permissible."""
+    """A change of affiliation that was found permissible; `own`: by whom it is about, which ends no role that others gave."""
 
     jid: JID
     before: Standing
     after: Standing
+    own: bool = False
 
 
 # ---- roles ----------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def apply_affiliations(room: Room, changes: Sequence[Change], actor: str = "") -
         here.setdefault(occupant.bare, []).append(occupant)
         here.setdefault(JID.of("", occupant.bare.domain), []).append(occupant)
     for change in changes:
-        room.set_standing(change.jid, change.after)
+        room.set_standing(change.jid, change.after, own=change.own)
     first: list[Effect] = []
     rest: list[Effect] = []
     for change in changes:
@@ -237,6 +238,7 @@ def _reconsider(room: Room, occupant: Occupant, note: bytes) -> tuple[list[Effec
         code = Status.BANNED if after is Affiliation.OUTCAST else Status.AFFILIATION_LOST
         return room.remove(occupant, statuses=(code,), note=note)
     role = role_after(after, before, occupant.role, room.config.moderated)
+    role = min(role, room.roles.get(occupant.bare, role))  # kept only where it was not changed by others
     return [], _becomes(room, occupant, after, role, note)
 
 

@@ -152,8 +152,9 @@ class Approvals:
 
     async def _change(self, room: Room, bare: JID, before: Standing, after: Standing) -> None:
         """Keep it, then tell those inside; somebody elsewhere hears it from the answer to the request."""
-        await self._muc.store.save(room.jid, None, [(bare, after)])
-        effects = [e for e in apply_affiliations(room, [Change(bare, before, after)]) if not isinstance(e, Send)]
+        await self._muc.store.save(room.jid, None, [(bare, after)], own=True)
+        change = Change(bare, before, after, own=True)
+        effects = [e for e in apply_affiliations(room, [change]) if not isinstance(e, Send)]
         rest = self._muc.carry_out(room, effects)
         if rest is not None:
             await rest

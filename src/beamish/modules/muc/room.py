@@ -142,10 +142,14 @@ class Room:
         """The owners, sorted."""
         return [jid for jid, _ in self.listed(Affiliation.OWNER)]
 
-    def set_standing(self, jid: JID, standing: Standing) -> None:
-        """Enter, replace or (for nothing worth keeping) delete what is known of a bare JID or a domain."""
+    def set_standing(self, jid: JID, standing: Standing, *, own: bool = False) -> None:
+        """Enter, replace or (for nothing worth keeping) delete what is known of a bare JID or a domain.
+
+        A role that was given or taken is void then, unless it is `own`: by registering nobody gets back a voice that was taken.
+        """
         before = self.standings.pop(jid, None)
-        self.forget_role(jid)
+        if not own:
+            self.forget_role(jid)
         if before is not None and before.nick:
             self.nicks.pop(nick_key(before.nick), None)
         if standing.affiliation is Affiliation.NONE:

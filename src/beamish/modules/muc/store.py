@@ -117,10 +117,11 @@ class RoomStore(Protocol):
         standings: Iterable[tuple[JID, Standing]],
         *,
         answered: JID | None = None,
+        own: bool = False,
     ) -> None:
         """Store a configuration and changed affiliations, together with the end of what these make void: remembered roles.
 
-        `answered`: whose request to register is granted by that.
+        `answered`: whose request to register is granted by that. `own`: by those concerned, whose roles are as they were.
         """
 
     async def delete(self, room: JID) -> None:
@@ -247,6 +248,7 @@ class SqlRoomStore:
         standings: Iterable[tuple[JID, Standing]],
         *,
         answered: JID | None = None,
+        own: bool = False,
     ) -> None:
         """See `RoomStore.save`."""
         changed = list(standings)
@@ -260,7 +262,7 @@ class SqlRoomStore:
                     str(room),
                 )
             _store_standings(c, room, changed)
-            void = [(str(room), int(NoteKind.ROLE), str(jid)) for jid, _ in changed]
+            void = [] if own else [(str(room), int(NoteKind.ROLE), str(jid)) for jid, _ in changed]
             if answered is not None:
                 void.append((str(room), int(NoteKind.REQUEST), str(answered)))
             c.many("DELETE FROM muc_note WHERE room = ? AND kind = ? AND jid = ?", void)
