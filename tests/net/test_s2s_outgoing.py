@@ -234,6 +234,20 @@ async def test_a_server_that_is_none(
         await refused(romeo, caplog, condition, cause, text)
 
 
+async def test_what_is_below_a_name_that_is_refused_is_some_lines(
+    ca: Authority, names: Directory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever writes to ever new names below one costs the log no more than by writing to one."""
+    caplog.set_level(logging.INFO, "beamish")
+    a, _ = pair(ca, names, settings={"s2s": {"deny": ["b.example"]}})
+    async with a:
+        romeo = await a.client("romeo@a.example/x")
+        for number in range(30):
+            romeo.send(message(number, f"juliet@d{number}.b.example/y"))
+            await romeo.expect(f"<message from='*' type='error' id='{number}'/>")
+    assert sum(record.getMessage() == "s2s_refused" for record in caplog.records) == 10
+
+
 async def refused(romeo: Client, caplog: pytest.LogCaptureFixture, condition: str, cause: str, text: str) -> None:
     """Romeo's message comes back with this cause, and the log tells the same."""
     caplog.set_level(logging.INFO, "beamish")

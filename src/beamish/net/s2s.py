@@ -236,7 +236,7 @@ class Federation:
         if self.draining:
             raise StanzaError(Condition.REMOTE_SERVER_TIMEOUT, text="this server is going down")
         if reason := self.policy.refusal(pair[1]):
-            self.sparing.write(log.info, "s2s_refused", pair[1], local=pair[0], remote=pair[1], reason=reason)
+            self.sparing.write(log.info, "s2s_refused", family(pair[1]), local=pair[0], remote=pair[1], reason=reason)
             raise Unreachable(Cause.POLICY, reason).stanza_error()
         if self.routes.full(pair[1]):
             raise Unreachable(Cause.OVERLOAD, "too many remote domains at a time").stanza_error()
