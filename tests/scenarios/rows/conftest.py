@@ -25,7 +25,10 @@ SETTINGS: dict[str, Any] = {
             "captcha": "either",
             "questions": [{"question": "What is the capital of Italy?", "answers": ["Rome", "Roma"]}],
         },
-        "contact": {name: [f"mailto:{name}@example.org", f"https://example.org/{name}"] for name in CONTACTS},
+        "contact": {
+            **{name: [f"mailto:{name}@example.org", f"https://example.org/{name}"] for name in CONTACTS},
+            "outages": ["https://status.example.net/example.org.json"],
+        },
         "policy": {
             "auth_data": "hidden",
             "data_transmission": "encrypted",

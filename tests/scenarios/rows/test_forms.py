@@ -170,9 +170,10 @@ async def test_row_31_data_forms(stage: Stage, made: set[tuple[str, int]]) -> No
     await archives(all_forms, romeo)
     await directory(all_forms, juliet)
     await contact_lists(all_forms, juliet)
+    await notifications(all_forms, juliet)
     await commands(all_forms, romeo, juliet)
     kinds = set(all_forms.seen)
-    assert {kind for kind, _ in kinds} == {"form", "result"}
+    assert {kind for kind, _ in kinds} == {"form", "result", "submit"}
     for wanted in (
         ("form", REGISTER),
         ("form", f"{MUC}#roomconfig"),
@@ -188,6 +189,8 @@ async def test_row_31_data_forms(stage: Stage, made: set[tuple[str, int]]) -> No
         ("form", ADMIN),
         ("result", ADMIN),
         ("result", "http://jabber.org/network/serverinfo"),
+        ("submit", "urn:xmpp:push:summary"),
+        ("submit", f"{PUBSUB}#publish-options"),
     ):
         assert wanted in kinds, wanted
     missing = [site for site in sites() if not any(f == site[0] and site[1] <= at <= site[2] for f, at in made)]
@@ -341,6 +344,24 @@ async def directory(all_forms: Collector, juliet: Client) -> None:
     for known in ({"nick": "juli"}, {"nick": "nobody"}):
         found = f"<query xmlns='{space}'>{fill_in(form, known)}</query>"
         await all_forms.ask(juliet, "example.org", found, kind="set")
+
+
+async def notifications(all_forms: Collector, juliet: Client) -> None:
+    """XEP-0357: a push service gets what a client registered with it, and what there is to be told."""
+    mercutio = await all_forms.stage.login("mercutio@example.org/phone", presence=True)
+    options = (
+        "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'><value>"
+        f"{PUBSUB}#publish-options</value></field><field var='secret'><value>s3cret</value></field></x>"
+    )
+    service = await all_forms.stage.component("proxy.example.org")
+    await mercutio.iq(
+        f"<iq type='set' id='on'><enable xmlns='urn:xmpp:push:0' jid='proxy.example.org' node='n'>{options}</enable></iq>"
+    )
+    await all_forms.stage.leave(mercutio)
+    await all_forms.stage.clear()
+    juliet.send("<message to='mercutio@example.org' type='chat'><body>Ho</body></message>")
+    all_forms.look(await service.receive(), least=2)
+    service.drop()
 
 
 async def contact_lists(all_forms: Collector, juliet: Client) -> None:

@@ -95,10 +95,10 @@ def of_types(query: Element) -> Callable[[Node], bool]:
     if asked is None:
         return lambda node: True
     x = asked.find(X)
-    form = Form("") if x is None else Form.from_xml(x)
-    included, excluded = form.get("included-types"), form.get("excluded-types")
-    if form.type != "submit" or form.form_type != TYPE_FILTER:
+    form = None if x is None else Form.from_xml(x)
+    if form is None or form.type != "submit" or form.form_type != TYPE_FILTER:
         raise StanzaError(Condition.BAD_REQUEST, text="a filter holds a submitted form of its own type")
+    included, excluded = form.get("included-types"), form.get("excluded-types")
     if included is not None and excluded is not None:
         raise StanzaError(Condition.BAD_REQUEST, text="types are either included or excluded")
     if included is not None:
