@@ -46,7 +46,7 @@ class Registration:
     """One device of an account, or more exactly a node of a push service; what it is to be told, and what it was told.
 
     `resource` is that of the session that asked for it last: as long as it is there the device is. `unread` messages are
-    waiting for it, of which it was `told`. `failures` counts in a row. About 400 bytes of memory; node and options stay on
+    waiting for it, of which it was `told`. `failures` counts in a row. About 600 bytes of memory; node and options stay on
     disk.
     """
 
