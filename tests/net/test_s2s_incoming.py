@@ -244,6 +244,28 @@ async def test_claims_without_end_do_not_fill_the_log(
     assert lines["s2s_disconnected"] == 11, "those of nobody, and the one of a.example"
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_ends_of_streams_are_told_of_all_who_are_known(
+    ca: Authority, names: Directory, caplog: pytest.LogCaptureFixture, known: bool
+) -> None:
+    """Also if we end them, and only of these: whoever says nothing until his time is over is a stranger still."""
+    caplog.set_level(logging.INFO, "beamish")
+    _, b = pair(ca, names, settings={"s2s": {"negotiation_seconds": 5.0 if known else 0.01}})
+    files = ca.issue("a.example")
+
+    async def ended() -> None:
+        async with peer(b, "a.example", files, direct=known) as stream:
+            if known:
+                await stream.external()
+                stream.send("<no-such-thing/>")
+            await stream.closed()
+
+    async with b:
+        await asyncio.gather(*(ended() for _ in range(12)))
+    lines = Counter(record.getMessage() for record in caplog.records)
+    assert (lines["s2s_stream_error"], lines["s2s_disconnected"]) == ((12, 12) if known else (10, 10))
+
+
 async def test_nothing_happens_before_tls(b: FederatedServer) -> None:
     async with peer(b, "a.example", None, direct=False) as stream:
         assert "<required/>" in await stream.header()

@@ -216,7 +216,7 @@ class Link(Carrier):
 
     def _note(self, event: str, /, **keys: object) -> None:
         """A line about the connection; of strangers' only some for each network."""
-        if self._timer is None:  # it has said who it is, and proved it
+        if self._bucket is not None:  # it has said who it is, and proved it
             self._log.info(event, **keys)
         else:
             self.federation.sparing.write(self._log.info, event, self._network, **keys)
