@@ -13,6 +13,7 @@ from tests.net.federated import UNLIMITED, Two, both_ways, exchange, only, pair,
 from tests.watched import until
 
 from beamish.core.events import Context
+from beamish.core.router import Router
 from beamish.modules.presence.subscribing import Subscribing
 from beamish.net.certificate import read_certificate
 from beamish.net.dns import LookupFailed, Srv
@@ -554,6 +555,36 @@ async def test_a_server_that_asks_much_at_once_leaves_turns_to_others(
     await link.quiet()
     assert calls == 400
     assert max(after - before for before, after in pairwise([0, *turns])) <= 50
+
+
+@pytest.mark.parametrize("first", ["nothing waits", "one waits"])
+async def test_many_stanzas_of_one_read_take_several_turns(
+    two: Two, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Also when none of them has to wait: ten thousand of another server were a turn of the loop of 0.9 s for everybody."""
+    a, b = two
+    await exchange(a, b)
+    [link] = b.federation.links
+    await link.quiet()
+    calls = 0
+    turns: list[int] = []
+    from_elsewhere = Router.from_elsewhere
+
+    def called(self: Router, ctx: Context) -> Any:
+        nonlocal calls
+        calls += 1
+        asyncio.get_running_loop().call_soon(lambda: turns.append(calls))
+        rest = from_elsewhere(self, ctx)
+        return asyncio.sleep(0) if first == "one waits" and calls == 1 else rest
+
+    monkeypatch.setattr(Router, "from_elsewhere", called)
+    sender, to = JID.parse("romeo@a.example/x"), JID.parse("juliet@b.example/none")
+    stanzas = [Stanza.build("message", "headline", id=str(n), sender=sender, to=to) for n in range(400)]
+    link.inject(list(stanzas))
+    await link.quiet()
+    assert calls == 400
+    assert max(after - before for before, after in pairwise([0, *turns])) <= 51
+    assert link.stanzas_in >= 400
 
 
 async def test_an_id_of_any_length_is_not_kept(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:

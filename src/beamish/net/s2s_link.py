@@ -232,9 +232,13 @@ class Link(Carrier):
             self.answer()
 
     def handle(self, events: list[Event]) -> None:
-        """Handle events in order; parks the connection if one has to wait."""
+        """Handle events in order; parks the connection if one has to wait, and for a turn of the loop if there are many:
+        one read may bring thousands, and uvloop reads up to 32 times before anybody else has a turn.
+        """
         for at, event in enumerate(events):
             wait = self._stanza(event) if type(event) is Stanza else self._event(event)
+            if wait is None and (at + 1) % AT_ONCE == 0 and at + 1 < len(events):
+                wait = asyncio.sleep(0)
             if wait is not None:
                 self._parked.extend(events[at + 1 :])
                 self.stop_reading()
@@ -262,12 +266,16 @@ class Link(Carrier):
                 self.start_reading()
 
     def _next(self) -> Wait | None:
+        handled = 0
         while True:
             while self._parked:
                 event = self._parked.popleft()
                 wait = self._stanza(event) if type(event) is Stanza else self._event(event)
                 if wait is not None:
                     return wait
+                handled += 1
+                if handled == AT_ONCE:
+                    return asyncio.sleep(0)
             if self._backlog:
                 data = b"".join(self._backlog)
                 self._backlog.clear()
