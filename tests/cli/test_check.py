@@ -2,6 +2,7 @@ import asyncio
 import datetime
 import json
 import pwd
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,16 @@ def test_root_looks_with_the_eyes_of_the_owner(
         f"{file}: may not be read by the owner of the data directory\n"
         f"looked at as the user {pwd.getpwuid(65534).pw_name}, whose data directory it is: {tmp_path}/data\n"
     )
+
+
+def test_what_the_check_needs_is_loaded_by_whoever_calls_it(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of the data may not read what root has installed for itself, nor its Python."""
+    monkeypatch.delitem(sys.modules, "encodings.idna", raising=False)  # for looking up names of hosts
+    loaded: set[str] = set()
+    monkeypatch.setattr("beamish.cli.check.become_owner", lambda directory: loaded.update(sys.modules))
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'\n")
+    assert runner.invoke(commands, ["config", "check", "-c", str(file)]).exit_code == 0
+    assert "encodings.idna" in loaded

@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ def test_root_serves_as_the_owner_of_the_data(
     file.write_text("[server]\ndata_dir = 'data'")
     assert runner.invoke(commands, ["serve", "-c", str(file)]).exit_code == 0
     assert asked == [(tmp_path / "data", 0)]
+
+
+def test_an_owner_that_may_not_read_the_program_is_told(
+    server: Any, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's Python in /root: all goes well until something is needed that was not loaded yet."""
+    monkeypatch.setattr(importlib.import_module("beamish.cli.serve"), "become_owner", lambda directory: True)
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(Path(os.__file__).parent)))
+    file = tmp_path / "b.toml"
+    file.write_text("[server]\ndata_dir = 'data'")
+    result = runner.invoke(commands, ["serve", "-c", str(file)])
+    assert (result.exit_code, server.served) == (78, [])
+    assert f"may not read this program in {Path(os.__file__).parent}/encodings; install it" in result.stderr
 
 
 def test_a_server_that_cannot_start_says_why(server: Any, runner: CliRunner) -> None:

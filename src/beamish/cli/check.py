@@ -43,7 +43,11 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     Exit code 1 if there is any error; warnings are printed all the same. Run it as the server's user, since whether a key
     can be read depends on who asks; called by root, it goes on as the owner of the data directory.
     """
-    from beamish.net import tls  # noqa: F401  while this user may read the program
+    # while this user may read the program; the first is what looking up a host's name loads
+    import encodings.idna  # noqa: F401
+
+    from beamish.net import address, tls  # noqa: F401
+    from beamish.storage import sole  # noqa: F401
 
     path = config_file(config)
     asked_by = os.geteuid()

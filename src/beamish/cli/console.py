@@ -5,6 +5,7 @@ mends something, so that whoever supervises it need not try again.
 """
 
 import asyncio
+import encodings
 import json
 import os
 import pwd
@@ -168,20 +169,21 @@ def run_server(main: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(130) from None
 
 
-def become_owner(directory: Path) -> None:
+def become_owner(directory: Path) -> bool:
     """As root, go on as the user whose directory this is, with the groups that this user has: keys may be for one of these.
+    True if that is another user now.
 
     Otherwise files that root makes in it (the database's log) would shut the server out the next time it starts.
     Ends with exit code 1 where root may not do that (in a container without capabilities).
     """
     if os.geteuid() != 0:
-        return
+        return False
     try:
         owner = directory.stat()
     except OSError:  # not there, or nothing that can be a directory: whoever wants to use it says so
-        return
+        return False
     if owner.st_uid == 0:
-        return
+        return False
     group, groups = owner.st_gid, []
     with suppress(KeyError):  # a number without a name, as in containers, has no groups
         user = pwd.getpwuid(owner.st_uid)
@@ -193,3 +195,15 @@ def become_owner(directory: Path) -> None:
         os.setuid(owner.st_uid)
     except OSError as error:
         fail(f"cannot act as the owner of {directory}, the user {owner.st_uid}: {error.strerror}")
+    return True
+
+
+def check_program() -> None:
+    """End with `UNSTARTABLE` where this user may not read the program, some of which is loaded only when it is needed.
+
+    So it is for the owner of the data when root has installed it, or its Python, into a directory of its own.
+    """
+    for file in (Path(encodings.__file__), Path(__file__)):
+        if not os.access(file, os.R_OK):
+            text = f"the user {os.geteuid()}, whose data it is, may not read this program in {file.parent}"
+            fail(f"{text}; install it, and Python, where everybody may", UNSTARTABLE)

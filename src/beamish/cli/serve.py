@@ -15,6 +15,7 @@ from beamish.cli.console import (
     ConfigOption,
     JsonOption,
     become_owner,
+    check_program,
     config_file,
     expected_failures,
     fail,
@@ -43,7 +44,8 @@ def serve(config: ConfigOption = None, demo: DemoOption = False, as_json: JsonOp
     path = config if demo else config_file(config)
     faulthandler.enable(2)  # a watchdog ends the process by SIGABRT: the log shall say what it was doing
     loaded = load_or_exit(path, UNSTARTABLE, told=False)
-    become_owner(loaded.server.data_dir)
+    if become_owner(loaded.server.data_dir):
+        check_program()
     accounts: dict[str, str] = {}
     if demo:
         try:
