@@ -64,7 +64,8 @@ async def test_what_was_not_confirmed_before_a_kill_is_told_after_it(daemon: Dae
         while not (row := (await listed(daemon))[0])["tried"]:
             pass
     assert row["unread"] == 2
-    assert row["answer"] == "remote-server-not-found"  # no such domain can be: it was tried, and will be again
+    # no such domain can be, as the DNS says, or nobody where there is none: it was tried, and will be again
+    assert row["answer"] in ("remote-server-not-found", "remote-server-timeout")
     assert (row["failures"], row["told"]) == (1, 0)
     (told,) = daemon.events("push_service_fails")
     assert told["service"] == "push.invalid"

@@ -116,8 +116,8 @@ async def test_a_reload_during_the_start_follows_it(daemon: Daemon, notify_socke
     await notify_socket.until("READY=1")
     await notify_socket.until("RELOADING=1")
     await notify_socket.until("READY=1")
+    assert await daemon.stop() == 0  # it tells systemd before it writes its log
     assert len(daemon.events("reloaded")) == 1
-    assert await daemon.stop() == 0
 
 
 async def test_a_client_that_does_not_say_goodbye_cannot_hold_it_up(make_daemon: Callable[..., Daemon]) -> None:
