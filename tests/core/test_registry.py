@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -72,6 +73,13 @@ class Eager(Module):
     name = "eager"
 
 
+class Greedy(Module):
+    """Would take the place of options."""
+
+    default = False
+    Config = dict  # type: ignore[assignment]
+
+
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Makes modules of this file look as if installed packages offered them, by name and class."""
@@ -110,6 +118,43 @@ def test_what_other_packages_offer_wrongly_is_an_error(
 ) -> None:
     offered(**entries)
     with pytest.raises(ModuleError, match=message):
+        discover()
+
+
+@pytest.mark.parametrize("name", ["enable", "disable", "active", "known", "model_config", "Greeter", "a b", "", "_x"])
+def test_no_other_package_takes_the_name_of_an_option(
+    offered: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(Greeter, "name", name)
+    offered(**{name: "Greeter"})
+    with pytest.raises(ModuleError, match=f"Greeter cannot be called '{name}'"):
+        discover()
+
+
+@pytest.mark.parametrize("name", ["greeter", "my-greeter", "my_2nd_greeter"])
+def test_names_of_modules_of_other_packages(
+    offered: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(Greeter, "name", name)
+    offered(**{name: "Greeter"})
+    assert discover()[-1].name == name
+
+
+def test_options_of_other_packages_are_options(offered: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Greedy, "name", "greedy", raising=False)
+    offered(greedy="Greedy")
+    with pytest.raises(ModuleError, match=r"the Config of .*Greedy is no subclass of ModuleConfig"):
+        discover()
+
+
+def test_a_program_is_no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that ends the process when it is loaded ended every command without a word."""
+    (tmp_path / "a_program.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = [EntryPoint("program", "a_program:Program", "beamish.modules")]
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: found)
+    registry.installed.cache_clear()
+    with pytest.raises(ModuleError, match="module program cannot be loaded from a_program:Program: SystemExit"):
         discover()
 
 

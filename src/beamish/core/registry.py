@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -20,7 +21,7 @@ import structlog
 
 from beamish.core.commands import Command, CommandMark
 from beamish.core.hooks import Row
-from beamish.core.module import EarlyIqMark, HookMark, IqMark, Module, NonzaHandler, NonzaMark
+from beamish.core.module import EarlyIqMark, HookMark, IqMark, Module, ModuleConfig, NonzaHandler, NonzaMark
 from beamish.storage.migrate import migrate
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ M = TypeVar("M", bound=Module)
 
 GROUP: Final = "beamish.modules"
 """Of the entry points by which other packages offer modules: `greeter = "my_package.greeter:GreeterModule"`."""
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
+_TAKEN: Final = frozenset(("active", "disable", "enable", "essential", "known"))
+"""What the table of the configuration in which modules have theirs has of its own; and pydantic, `model_…`."""
 
 
 class ModuleError(Exception):
@@ -61,12 +65,16 @@ def installed() -> tuple[type[Module], ...]:
 def _loaded(entry: EntryPoint) -> type[Module]:
     try:
         cls = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # some files are programs
         raise ModuleError(f"module {entry.name} cannot be loaded from {entry.value}: {error!r}") from error
     if not (isinstance(cls, type) and issubclass(cls, Module) and cls is not Module):
         raise ModuleError(f"{entry.value} is no subclass of Module")
     if vars(cls).get("name") != entry.name:
         raise ModuleError(f'{entry.value} must be called as its entry point is: name = "{entry.name}"')
+    if not _NAME.fullmatch(cls.name) or cls.name in _TAKEN or cls.name.startswith("model_"):
+        raise ModuleError(f"{entry.value} cannot be called {cls.name!r}: another word, in small letters")
+    if not (isinstance(cls.Config, type) and issubclass(cls.Config, ModuleConfig)):
+        raise ModuleError(f"the Config of {entry.value} is no subclass of ModuleConfig")
     if cls.default or cls.essential:
         raise ModuleError(f"{entry.value} must say default = False: the administrator decides that it runs")
     return cls
