@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.net.test_s2s_incoming import Peer, message, peer
+from tests.watched import until
 
 from beamish.net.s2s_load import Load
 from beamish.stream.s2s_acks import Acks, PingAcks
@@ -156,3 +157,31 @@ async def test_who_asks_for_much_and_confirms_nothing_fills_no_memory(ca: Author
             await takes_nothing(stream, "a.example")
             juliet.send("<message to='x@a.example' type='chat' id='1'><body>Hi</body></message>")
             assert "<body>Hi</body>" in await stream.hear("</message>")
+
+
+async def test_who_is_not_listened_to_is_not_blamed_for_silence(ca: Authority, names: Directory) -> None:
+    """What it confirms stands behind what its rate keeps us from reading, some minutes of it in the buffers of the system."""
+    settings = {"s2s": {"stanzas_per_second": 1, "stanza_burst": 3}}
+    async with (
+        FederatedServer(ca, names, domains=("b.example",), accounts=("juliet@b.example",), settings=settings) as b,
+        peer(b, "a.example", ca.issue("a.example")) as stream,
+    ):
+        juliet = await b.client("juliet@b.example/y")
+        await takes_nothing(stream, "a.example")
+        juliet.send("<message to='x@a.example' type='chat' id='1'><body>Hi</body></message>")
+        await stream.hear("<r xmlns='urn:xmpp:sm:3'/>")
+        [link] = b.federation.links
+        stream.send(message("x@a.example", "2") * 10)
+        await until(lambda: link._throttled)
+        stream.send("<a xmlns='urn:xmpp:sm:3' h='1'/>")
+        link.sweep(b.federation.now() + 61)
+        assert link.usable
+        link._unthrottle()
+        link.sweep(b.federation.now() + 59)
+        await until(lambda: link.acks is not None and not link.acks.pending)
+        assert link.usable and not link._asked
+        juliet.send("<message to='x@a.example' type='chat' id='3'><body>Hi</body></message>")
+        await stream.hear("<r xmlns='urn:xmpp:sm:3'/>")
+        await until(lambda: not link._throttled)
+        link.sweep(b.federation.now() + 61)
+        assert not link.usable

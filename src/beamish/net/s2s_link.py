@@ -425,6 +425,12 @@ class Link(Carrier):
             timer = clock.call_later(pause, self._paid)
             await paying
             timer.cancel()
+            self._listens_again()
+
+    def _listens_again(self) -> None:
+        """What was asked of the peer may have been answered while we did not read: from now on it has its time to do so."""
+        if self._asked:
+            self._asked = self.federation.kernel.clock.monotonic()
 
     def _paid(self) -> None:
         """The debt is paid, or there is nobody left to pay it."""
@@ -448,6 +454,7 @@ class Link(Carrier):
 
     def _unthrottle(self) -> None:
         self._throttled = False
+        self._listens_again()
         if self._task is None and not self.gone:
             self.start_reading()
 
@@ -475,7 +482,8 @@ class Link(Carrier):
     def sweep(self, now: float) -> None:
         """Give up a peer that does not answer; close a stream that nobody needs; free the parser of an idle one."""
         limits = self.federation.limits
-        if self._asked and now - self._asked > limits.answer_seconds:
+        listens = not self._throttled and self._paying is None
+        if self._asked and listens and now - self._asked > limits.answer_seconds:
             self.why = self.why or Unreachable(Cause.TIMEOUT, f"{self.peer} does not confirm anything any more")
             self.abort()
         elif self._timer is None and now - max(self.used, self.heard if self._throttled else 0.0) > self.idle_limit:
