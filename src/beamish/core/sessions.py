@@ -98,6 +98,10 @@ class Link(Protocol):
     def secure(self) -> bool:
         """Whether the connection is encrypted."""
 
+    @property
+    def deaf(self) -> bool:
+        """Whether nothing is read from the client for now: its rate is used up, or a stanza of its is still in hand."""
+
     def write(self, data: bytes) -> bool:
         """Send bytes that are no stanza of the session. False: the connection is closing."""
 

@@ -517,6 +517,11 @@ class C2SStream(ClientConnection):
         if self._task is None:
             self.start_reading()
 
+    @property
+    def deaf(self) -> bool:
+        """See `Link.deaf`."""
+        return self._throttled or self._task is not None
+
     def park(self) -> bool:
         """Nothing has arrived for a moment: give back the memory of the parser. False if there was none."""
         self._busy = False
@@ -528,7 +533,7 @@ class C2SStream(ClientConnection):
 
         `seconds` have passed since the last look.
         """
-        if self._heard or self._throttled or self._task is not None:
+        if self._heard or self.deaf:
             self._heard = False
             self._silent = 0.0
             self._probed = False

@@ -314,6 +314,24 @@ async def test_a_client_that_does_not_answer_has_lost_its_connection(world: Worl
     assert session is not None
 
 
+async def test_a_client_that_is_not_read_from_is_not_blamed_for_silence(world: World) -> None:
+    """What it confirms stands behind what its rate keeps us from reading."""
+    juliet, _ = await managed(world, JULIET)
+    romeo = await world.login("romeo@example.org/orchard")
+    say(romeo, JULIET, "1")
+    await juliet.expect("<message id='1'/>")
+    for _ in range(80):
+        juliet.send("<message to='nobody@example.org' type='headline'/>" * 200)
+    juliet.send(f"<a xmlns='{SM}' h='1'/>")
+    for _ in range(75):  # 16,000 at 200 a second, less a burst of 2,000
+        await world.pass_time(1.0)
+    assert not juliet.disconnected
+    say(romeo, JULIET, "2")
+    for _ in range(65):
+        await world.pass_time(1.0)
+    assert juliet.disconnected, "now it is listened to, and says nothing"
+
+
 async def test_the_queue_is_bounded() -> None:
     async with World(settings=settings(queue_stanzas=10)) as world:
         juliet, _ = await managed(world, JULIET)

@@ -444,6 +444,8 @@ class StreamManagementModule(Module):
             self.clock.call_later(max(_ASK_PAUSE, next(iter(wanting.values())) - now), self._ask)
 
     def _look_at(self, managed: Managed, now: float) -> None:
+        if managed.link is not None and managed.link.deaf:
+            managed.wait_anew(now)
         if managed.silent(now) and managed.link is not None:
             log.info("client_does_not_answer", jid=str(managed.session.jid))
             managed.link.close(StreamError(StreamErrorCondition.CONNECTION_TIMEOUT), "timeout")

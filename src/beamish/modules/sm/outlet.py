@@ -245,6 +245,10 @@ class Managed:
         self._write(REQUEST, 0)
         self._sm.wants_answer(self)
 
+    def wait_anew(self, now: float) -> None:
+        """The client may have answered what we did not read yet: from now on it has its time to do so."""
+        self._asked_at = now
+
     def silent(self, now: float) -> bool:
         """Whether the client owes an answer for too long."""
         return self._asked and now - self._asked_at >= self._sm.answer_seconds
