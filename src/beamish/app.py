@@ -27,6 +27,7 @@ from beamish.core.kernel import Kernel, new_id
 from beamish.core.later import is_later
 from beamish.core.module import Module
 from beamish.core.registry import ModuleError, discover, select, start_order
+from beamish.core.services import AccountsService
 from beamish.net import heap, systemd
 from beamish.net.address import BACKLOG, bind_all, format_peer
 from beamish.net.c2s import C2SLimits, C2SServer
@@ -90,6 +91,7 @@ def c2s_server(
         require_tls=c2s.require_tls,
         anonymous=c2s.anonymous,
         mechanisms=frozenset(c2s.mechanisms) | (frozenset(("ANONYMOUS",)) if c2s.anonymous else frozenset()),
+        algorithms=kernel.service(AccountsService).algorithms,
         features=tuple(contributed),
         early_nonzas=frozenset(tag for tag, handler in kernel.nonzas.items() if handler.early),
         early_iqs=frozenset(kernel.early_iqs),

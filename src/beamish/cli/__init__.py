@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from beamish import __version__
-from beamish.cli import catalogue, check, component, dev, s2s, user
+from beamish.cli import catalogue, check, component, dev, s2s, transfer, user
 from beamish.cli.serve import serve
 
 # Never with local variables in a traceback: passwords are among them.
@@ -19,6 +19,7 @@ commands = typer.Typer(
 )
 commands.command()(serve)
 commands.add_typer(check.commands, name="config")
+transfer.add_to(user.commands)
 commands.add_typer(user.commands, name="user")
 commands.add_typer(s2s.commands, name="s2s")
 commands.add_typer(component.commands, name="component")

@@ -37,6 +37,8 @@ class Limits(Protocol):
     @property
     def resources_per_account(self) -> int: ...  # noqa: D102
     @property
+    def stanza_bytes(self) -> int: ...  # noqa: D102
+    @property
     def xml_names(self) -> int: ...  # noqa: D102
     @property
     def xml_names_per_account(self) -> int: ...  # noqa: D102

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from beamish.core.disco import DiscoInfo
 from beamish.core.events import Context
 from beamish.core.sessions import Session
 from beamish.storage.api import Cursor
-from beamish.stream.sasl import ScramKeys
+from beamish.stream.sasl import Algorithm, ScramKeys
 from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import Stanza
@@ -44,6 +45,18 @@ class AccountsService(Protocol):
         """Make an account. Raises `StanzaError(conflict)` if it exists, `not-acceptable` for an unusable password.
 
         `also` takes part in the transaction; what it raises undoes it and is raised here.
+        """
+
+    def algorithms(self, domain: str) -> frozenset[Algorithm]:
+        """The hash functions for which every account of a domain has keys: only their mechanisms may be offered."""
+
+    async def adopt(self, user: JID, keys: Sequence[ScramKeys], also: Callable[[Cursor], None] | None = None) -> None:
+        """Make an account of keys that another server derived, at most one for each hash function; `also` as in `add`.
+
+        As long as it lacks some, the mechanisms of those hash functions are not offered to its domain (`algorithms`). It
+        gets them when its owner logs in by PLAIN, or the password is changed. Without any keys nobody can log in to it until
+        it is given a password. Raises `StanzaError`: `conflict` if it exists, `not-acceptable` for keys that would leave the
+        domain without a mechanism that all its accounts can use, or cannot be used at all.
         """
 
     async def set_password(self, user: JID, password: str) -> None:
@@ -212,6 +225,12 @@ class PresenceService(Protocol):
     def may_ask(self, owner: JID, peer: JID) -> bool | Awaitable[bool]:
         """Whether requests of `peer` reach the clients of the local account `owner` (RFC 6121 §8.5.3.1)."""
 
+    async def keep_request(self, user: JID, request: Stanza) -> None:
+        """Enter a request to subscribe that awaits the user's answer, as one that came before (from another server's data).
+
+        The account need not be there yet. Returns after commit. Raises `StanzaError` if there is no room for it.
+        """
+
     def refresh(self, session: Session, *, elsewhere: bool = False) -> None:
         """The client may have missed presence: tell it again who is there and who is not, and what awaits an answer.
 
@@ -316,6 +335,13 @@ class StoredMessages(Protocol):
         Until then a new message takes its place behind the stored ones, even if there turn out to be none.
         """
 
+    async def put(self, user: JID, message: Stanza, when: float) -> None:
+        """Store a message that came at this time (seconds since 1970), behind those that are there; returns after commit.
+
+        The account need not be there yet. Raises `StanzaError`: `not-acceptable` for one that is not worth storing,
+        `service-unavailable` if there is no room, `resource-constraint` if the disk does not take it.
+        """
+
 
 @runtime_checkable
 class PepService(Protocol):
@@ -393,6 +419,40 @@ class Invitation:
     domain: str
     username: str = ""
     inviter: JID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something in a file of another server that was not taken: where it stands, whose it is ("" for nobody's), and why."""
+
+    file: str
+    line: int
+    user: str
+    reason: str
+
+    def __str__(self) -> str:
+        whose = f"{self.user}: " if self.user else ""
+        return f"{self.file}:{self.line}: {whose}{self.reason}"
+
+
+@runtime_checkable
+class PortableService(Protocol):
+    """Accounts in the format that servers exchange (XEP-0227)."""
+
+    async def load(
+        self,
+        paths: Sequence[Path],
+        usable: AbstractSet[Algorithm],
+        told: Callable[[Skipped], None],
+        *,
+        dry: bool = False,
+    ) -> dict[str, int]:
+        """Make the accounts that files hold; how many there were of each kind of thing.
+
+        `usable`: the hash functions whose mechanisms the server offers. `told` hears at once of whatever is not taken. With
+        `dry` nothing is stored. An account that exists is left alone; one is there only once all it has is committed. Raises
+        `StorageError`.
+        """
 
 
 @runtime_checkable

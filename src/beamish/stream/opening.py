@@ -7,7 +7,7 @@ from beamish.stream.events import Event, StreamOpened
 from beamish.stream.features import Has, StreamFeature
 from beamish.stream.items import StreamHeader
 from beamish.stream.sasl import TLS_EXPORTER, TLS_SERVER_END_POINT, TLS_UNIQUE, Offer, binding_types, offered
-from beamish.stream.settings import C2SSettings, State
+from beamish.stream.settings import ALL_ALGORITHMS, C2SSettings, State
 from beamish.xmpp import ns
 from beamish.xmpp.errors import StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID, JidMalformed
@@ -27,6 +27,7 @@ class Opening:
     """
 
     __slots__ = (
+        "_algorithms",
         "_binding",
         "_claimed",
         "_exporter",
@@ -47,6 +48,7 @@ class Opening:
 
     def __init__(self, settings: C2SSettings, *, secure: bool, binding: bytes | None) -> None:
         self._settings = settings
+        self._algorithms = ALL_ALGORITHMS
         self._binding = binding
         self._exporter: bytes | None = None
         self._unique: bytes | None = None
@@ -113,7 +115,8 @@ class Opening:
     def _send_features(self) -> None:
         domain = self.domain or self._settings.default_domain
         bound = self._binding is not None, self._exporter is not None
-        key = (domain, self.secure, self.authenticated, self._tls_offered, bound)
+        self._algorithms = self._settings.algorithms(domain)
+        key = (domain, self.secure, self.authenticated, self._tls_offered, bound, self._algorithms)
         offers = self._settings.offers
         parts = offers.get(key)
         if parts is None:
@@ -154,4 +157,5 @@ class Opening:
             plain_without_tls=not self._settings.require_tls,
             anonymous=self._settings.anonymous,
             enabled=self._settings.mechanisms,
+            algorithms=self._algorithms,
         )

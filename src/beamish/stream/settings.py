@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 from beamish.stream.features import StreamFeature
 from beamish.stream.gate import ParserLimits
 from beamish.stream.names import NameLedger
+from beamish.stream.sasl.keys import ALGORITHMS, Algorithm
+
+ALL_ALGORITHMS: Final[frozenset[Algorithm]] = frozenset(ALGORITHMS)
 
 
 class State(Enum):
@@ -45,6 +49,8 @@ class C2SSettings:
     anonymous: bool = False
     mechanisms: frozenset[str] | None = None
     """Only these SASL mechanisms, if given."""
+    algorithms: Callable[[str], frozenset[Algorithm]] = lambda domain: ALL_ALGORITHMS
+    """The hash functions for which all accounts of a domain have keys; mechanisms of others are not offered."""
     features: tuple[StreamFeature, ...] = ()
     """Offered in this order after resource binding and session."""
     early_nonzas: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
 from beamish.storage.api import Cursor, Database
@@ -17,6 +17,7 @@ from beamish.stream.sasl import ALGORITHMS, Algorithm, ScramKeys
 
 _HEAD: Final = struct.Struct(">BIBBB")
 """Index of the algorithm, iterations, and the lengths of salt, stored key and server key, which follow."""
+_ALL: Final[frozenset[Algorithm]] = frozenset(ALGORITHMS)
 _COUNTED: Final = 100_000
 """Accounts looked at for what iterations they have."""
 _ITERATIONS: Final = (
@@ -128,6 +129,54 @@ def unpack(packed: bytes, algorithm: str) -> ScramKeys | None:
     return None
 
 
+class Lacking:
+    """Which hash functions accounts have no keys for: those that another server derived, which nobody can derive anew
+    without the password. Accounts without any keys, whom nobody can log in to, do not count.
+
+    As long as one account of a domain lacks keys, the mechanisms of that hash are not offered there: clients take the
+    strongest that they see, and would fail.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    async def load(self, db: Database) -> None:
+        """Count what the database has of them."""
+        rows = await db.fetch(
+            "SELECT domain, algorithm, COUNT(*) FROM account_lacking GROUP BY domain, algorithm LIMIT 10000"
+        )
+        self._counts = Counter({(domain, algorithm): int(count) for domain, algorithm, count in rows})
+
+    def add(self, domain: str, algorithms: Iterable[str]) -> None:
+        """An account lacks keys for these."""
+        self._counts.update((domain, algorithm) for algorithm in algorithms)
+
+    def drop(self, domain: str, algorithms: Iterable[str]) -> None:
+        """An account that lacked keys for these has them, or is gone."""
+        for algorithm in algorithms:
+            self._counts[domain, algorithm] -= 1
+            if self._counts[domain, algorithm] <= 0:
+                del self._counts[domain, algorithm]
+
+    def __iter__(self) -> Iterator[tuple[str, str, int]]:
+        """Domain, hash function, and how many accounts of the domain lack keys for it."""
+        return iter(sorted((*key, count) for key, count in self._counts.items()))
+
+    def common(self, domain: str) -> frozenset[Algorithm]:
+        """The hash functions that every account of a domain has keys for."""
+        if not self._counts:
+            return _ALL
+        return frozenset(each for each in ALGORITHMS if (domain, each) not in self._counts)
+
+
+def settle_lacking(c: Cursor, user: str) -> list[str]:
+    """Forget, in a transaction, what an account lacked; which hash functions those were."""
+    rows = c.rows("SELECT algorithm FROM account_lacking WHERE jid = ? LIMIT 10", user)
+    if rows:
+        c.run("DELETE FROM account_lacking WHERE jid = ?", user)
+    return [algorithm for (algorithm,) in rows]
+
+
 class DecoyIterations:
     """How many iterations a user who does not exist seems to have: spread as they are over those who do exist.
 
@@ -143,9 +192,9 @@ class DecoyIterations:
         """Count what the accounts have."""
         self._counts = Counter({int(number): int(count) for number, count in await db.fetch(_ITERATIONS, algorithm)})
 
-    def added(self) -> None:
-        """An account got new keys."""
-        self._counts[self._present] += 1
+    def added(self, iterations: int = 0) -> None:
+        """An account got new keys; `iterations` if another server derived them."""
+        self._counts[iterations or self._present] += 1
 
     def of(self, secret: bytes, username: str) -> int:
         """The iterations of a decoy, the same for the same name while the accounts stay the same."""

@@ -11,7 +11,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 import structlog
 from pydantic import Field
@@ -22,7 +22,7 @@ from beamish.core.events import AccountEvent
 from beamish.core.later import is_later
 from beamish.core.module import Module, ModuleConfig, Xep, command
 from beamish.core.services import AccountsService
-from beamish.modules.accounts.keys import DecoyIterations, KeyTable, read_keys, store_keys
+from beamish.modules.accounts.keys import DecoyIterations, KeyTable, Lacking, read_keys, settle_lacking, store_keys
 from beamish.storage.api import Cursor, Migration
 from beamish.stream.sasl import ALGORITHMS, Algorithm, SaslPrepError, ScramKeys, check_password, decoy_keys, derive_keys
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
@@ -30,14 +30,18 @@ from beamish.xmpp.jid import JID
 
 log = structlog.get_logger(__name__)
 
+MOST_SALT: Final = 255
+"""Bytes of the longest salt there may be; ours have 16."""
+
 _REMEMBERED = 50_000
 """Answers to "is there such an account" kept in memory."""
 _PUT_CHANGED = (
     "INSERT INTO account_password (jid, changed) VALUES (?, ?)"
     " ON CONFLICT (jid) DO UPDATE SET changed = excluded.changed"
 )
-_PLAIN_ALGORITHM: Algorithm = "SHA-256"
-"""The keys against which a password sent by PLAIN is checked."""
+_PLAIN_ALGORITHMS: tuple[Algorithm, ...] = ("SHA-256", "SHA-1", "SHA-512")
+"""The keys against which a password sent by PLAIN is checked: the first that all accounts of the domain have, so that it
+does not depend on the account how long it takes."""
 
 
 class Config(ModuleConfig):
@@ -81,6 +85,13 @@ class AccountsModule(Module):
         ),
         Migration(2, ("CREATE TABLE account_disabled (jid TEXT PRIMARY KEY, since {timestamp} NOT NULL)",)),
         Migration(3, ("CREATE TABLE account_password (jid TEXT PRIMARY KEY, changed {timestamp} NOT NULL)",)),
+        Migration(
+            4,
+            (
+                "CREATE TABLE account_lacking (jid TEXT NOT NULL, algorithm TEXT NOT NULL, domain TEXT NOT NULL, "
+                "PRIMARY KEY (jid, algorithm))",
+            ),
+        ),
     )
 
     def __init__(self, kernel: Any, config: Any) -> None:
@@ -92,7 +103,10 @@ class AccountsModule(Module):
         self._iterations = self.kernel.scram_iterations
         self._secret = b""
         self._table = KeyTable(config.keys_in_memory)
-        self._decoys = DecoyIterations(self._iterations)
+        self._decoys = {algorithm: DecoyIterations(self._iterations) for algorithm in ALGORITHMS}
+        self._lacking = Lacking()
+        self._completing: set[JID] = set()
+        """Accounts that are just getting the keys they lack."""
         self._valid = config.password_days * 86_400.0
         # two threads: a burst of logins by PLAIN must not fill every core
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
@@ -107,8 +121,12 @@ class AccountsModule(Module):
 
         self._secret = await self.db.write("accounts.secret", txn)
         self._disabled = {jid for (jid,) in await self.db.fetch("SELECT jid FROM account_disabled")}
-        await self._decoys.load(self.db, _PLAIN_ALGORITHM)
+        for algorithm, decoys in self._decoys.items():
+            await decoys.load(self.db, algorithm)
         await self._table.load(self.db)
+        await self._lacking.load(self.db)
+        for domain, lacked, count in self._lacking:
+            log.warning("scram_not_offered", domain=domain, hash=lacked, accounts_without_keys=count)
 
     async def stop(self) -> None:
         """Let running derivations end."""
@@ -151,7 +169,7 @@ class AccountsModule(Module):
 
     def decoy(self, username: str, algorithm: str) -> ScramKeys:
         """See `AccountsService.decoy`."""
-        iterations = self._decoys.of(self._secret, username)
+        iterations = self._decoys[cast("Algorithm", algorithm)].of(self._secret, username)
         return decoy_keys(self._secret, username, cast("Algorithm", algorithm), iterations)
 
     def has_expired(self, user: JID) -> bool | Awaitable[bool]:
@@ -168,11 +186,51 @@ class AccountsModule(Module):
 
     async def check_password(self, user: JID | None, password: str) -> bool:
         """See `AccountsService.check_password`."""
-        found = None if user is None else self.keys(user, _PLAIN_ALGORITHM)
+        common = self.algorithms("" if user is None else user.domain)
+        algorithm = next((each for each in _PLAIN_ALGORITHMS if each in common), _PLAIN_ALGORITHMS[0])
+        found = None if user is None else self.keys(user, algorithm)
         keys = await found if is_later(found) else found
-        against = keys or self.decoy("" if user is None else user.local, _PLAIN_ALGORITHM)
+        against = keys or self.decoy("" if user is None else user.local, algorithm)
         ok = await asyncio.get_running_loop().run_in_executor(self._pool, check_password, against, password)
-        return ok and keys is not None
+        if not ok or keys is None or user is None:
+            return False
+        if len(common) < len(ALGORITHMS) and user not in self._completing:
+            self._completing.add(user)
+            self.tasks.spawn(self._complete(user, keys, password), "complete")
+        return True
+
+    def algorithms(self, domain: str) -> frozenset[Algorithm]:
+        """See `AccountsService.algorithms`."""
+        return self._lacking.common(domain)
+
+    async def _complete(self, user: JID, proved: ScramKeys, password: str) -> None:
+        """Whoever has shown the password gets the keys that the account lacks; nobody waits for it."""
+        try:
+            found = [self.keys(user, algorithm) for algorithm in ALGORITHMS]
+            there = [await each if is_later(each) else each for each in found]
+            if None in there:
+                await self._fill_up(user, proved, [keys for keys in there if keys is not None], password)
+        finally:
+            self._completing.discard(user)
+
+    async def _fill_up(self, user: JID, proved: ScramKeys, there: list[ScramKeys], password: str) -> None:
+        had = {keys.algorithm for keys in there}
+        keys = [*there, *(each for each in await self._derive(password) if each.algorithm not in had)]
+        stored = "SELECT stored_key FROM account_key WHERE jid = ? AND algorithm = ?"
+
+        def txn(c: Cursor) -> list[str]:
+            if c.value(stored, str(user), proved.algorithm) != proved.stored_key:
+                return []  # the password was changed meanwhile, or the account removed
+            lacked = settle_lacking(c, str(user))
+            if lacked:
+                store_keys(c, str(user), keys)
+            return lacked
+
+        lacked = await self.db.write("accounts.complete", txn)
+        if lacked:
+            self._table.put(user, keys)
+            self._lacking.drop(user.domain, lacked)
+            log.info("keys_completed", user=str(user), hashes=lacked)
 
     async def _derive(self, password: str) -> list[ScramKeys]:
         if not password:
@@ -205,8 +263,41 @@ class AccountsModule(Module):
 
         if not await self.db.write("accounts.add", txn):
             raise StanzaError(Condition.CONFLICT, text=f"{user} exists already")
+        await self._added(user, keys)
+
+    async def adopt(self, user: JID, keys: Sequence[ScramKeys], also: Callable[[Cursor], None] | None = None) -> None:
+        """See `AccountsService.adopt`."""
+        self._check_address(user)
+        have = [each.algorithm for each in keys]
+        lacked = [each for each in ALGORITHMS if each not in have] if keys else []
+        if keys and not self.algorithms(user.domain) & set(have):
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="no mechanism would be left that all accounts can use")
+        if len(set(have)) < len(have) or any(len(each.salt) > MOST_SALT for each in keys):
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="these keys cannot be used")
+        created = self.kernel.clock.now()
+
+        def txn(c: Cursor) -> bool:
+            if c.value("SELECT 1 FROM account WHERE jid = ?", str(user)) is not None:
+                return False
+            c.run("INSERT INTO account (jid, domain, created) VALUES (?, ?, ?)", str(user), user.domain, created)
+            store_keys(c, str(user), keys)
+            c.many(
+                "INSERT INTO account_lacking (jid, algorithm, domain) VALUES (?, ?, ?)",
+                [(str(user), algorithm, user.domain) for algorithm in lacked],
+            )
+            if also is not None:
+                also(c)
+            return True
+
+        if not await self.db.write("accounts.adopt", txn):
+            raise StanzaError(Condition.CONFLICT, text=f"{user} exists already")
+        self._lacking.add(user.domain, lacked)
+        await self._added(user, keys)
+
+    async def _added(self, user: JID, keys: Sequence[ScramKeys]) -> None:
         self._table.put(user, keys)
-        self._decoys.added()
+        for each in keys:
+            self._decoys[each.algorithm].added(each.iterations)
         self._remember(user, True)
         log.info("account_added", user=str(user))
         await self._tell(events.account_added, user)
@@ -216,16 +307,18 @@ class AccountsModule(Module):
         keys = await self._derive(password)
         now = self.kernel.clock.now()
 
-        def txn(c: Cursor) -> bool:
+        def txn(c: Cursor) -> list[str] | None:
             if c.value("SELECT 1 FROM account WHERE jid = ?", str(user)) is None:
-                return False
+                return None
             store_keys(c, str(user), keys)
             c.run(_PUT_CHANGED, str(user), now)
-            return True
+            return settle_lacking(c, str(user))
 
-        if not await self.db.write("accounts.set_password", txn):
+        lacked = await self.db.write("accounts.set_password", txn)
+        if lacked is None:
             raise StanzaError(Condition.ITEM_NOT_FOUND, text=f"there is no account {user}")
         self._table.put(user, keys)
+        self._lacking.drop(user.domain, lacked)
         log.info("password_changed", user=str(user))
 
     async def disable(self, user: JID) -> None:
@@ -279,13 +372,14 @@ class AccountsModule(Module):
         # what the modules hold goes first: should the process die in between, the account is still there to be removed
         await self._tell(events.account_removed, user)
 
-        def txn(c: Cursor) -> None:
+        def txn(c: Cursor) -> list[str]:
             c.run("DELETE FROM account_key WHERE jid = ?", str(user))
             c.run("DELETE FROM account_disabled WHERE jid = ?", str(user))
             c.run("DELETE FROM account_password WHERE jid = ?", str(user))
             c.run("DELETE FROM account WHERE jid = ?", str(user))
+            return settle_lacking(c, str(user))
 
-        await self.db.write("accounts.remove", txn)
+        self._lacking.drop(user.domain, await self.db.write("accounts.remove", txn))
         self._table.remove(user)
         self._disabled.discard(user)
         self._remember(user, False)

@@ -303,6 +303,25 @@ class OfflineModule(Module):
         if looked is not None:
             await looked.wait()
 
+    async def put(self, user: JID, message: Stanza, when: float) -> None:
+        """See `StoredMessages.put`."""
+        worthy = None if message.type in NEVER else worth_keeping(message, user.domain)
+        if worthy is None:
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="nothing that is kept for later")
+        box = self.store.box(user)
+        if box.removed:
+            self.store.forget(user)
+            box = self.store.box(user)
+        while not box.known:
+            await self.store.know(box)
+            box = self.store.box(user)
+        failed: list[Exception] = []
+        self.store.append(box, worthy, when, failed.append)
+        await self.db.flushed()
+        if failed:
+            raise unable() from failed[0]
+        self._stored(box)
+
     def _looked_up(self, session: Session) -> None:
         looked = self._looked.pop(session, None)
         if looked is not None:

@@ -299,6 +299,10 @@ class PresenceModule(Module):
         """See `PresenceService.may_ask`."""
         return self.config.requests_from_strangers or self.probes.may_see(owner, peer)
 
+    async def keep_request(self, user: JID, request: Stanza) -> None:
+        """See `PresenceService.keep_request`."""
+        await self.subscribing.keep(user, request)
+
     # ---- beyond the life of the process -------------------------------------------------------------------------------
 
     async def ready(self) -> None:

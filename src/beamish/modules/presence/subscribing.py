@@ -103,6 +103,22 @@ class Subscribing:
         if began or ruling.reply == SUBSCRIBED:
             await self._show(user, contact)
 
+    async def keep(self, user: JID, request: Stanza) -> None:
+        """See `PresenceService.keep_request`."""
+        if request.sender is None or request.type != SUBSCRIBE or request.sender.bare == user:
+            raise StanzaError(Condition.BAD_REQUEST, text="no request to subscribe")
+        if len(request.body) > REQUEST_BYTES:
+            raise StanzaError(Condition.NOT_ACCEPTABLE, text="the request is too long to be kept")
+        stamped = request.replace(sender=request.sender.bare, to=user)
+        assert stamped.sender is not None
+        roster = await settled(self._rosters.roster(user))
+        item = roster.get(stamped.sender)
+        if item is not None and item.from_:
+            return  # it was answered
+        self._store.keep(user, stamped)
+        entry = item if item is not None else RosterItem(stamped.sender, listed=False)
+        await self._rosters.change(user, entry.with_(pending_in=True), push=False)
+
     # ---- what both have in common -----------------------------------------------------------------------------------
 
     def _tell(self, user: JID, kind: str, error: StanzaError) -> None:
