@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.system.conftest import BEAMISH, PATIENCE
 
 if TYPE_CHECKING:
     from tests.system.conftest import Daemon
@@ -49,3 +53,46 @@ async def test_accounts_of_a_server_with_other_domains_are_left_out(daemon: Daem
     status, out, err = await daemon.command("user", "import", "old/server.xml")
     assert (status, out) == (1, "not taken: 3\n")
     assert err.count("ejab.example is not a domain of this server (example.org, example.net)") == 3
+
+
+async def test_an_import_that_is_killed_has_whole_accounts_only_and_goes_on_where_it_was(daemon: Daemon) -> None:
+    daemon.write_config()
+    delay = "<delay xmlns='urn:xmpp:delay' stamp='2026-01-01T00:00:00Z'/>"
+    kept = "".join(
+        f"<message xmlns='jabber:client' from='a@b.example' type='chat' id='m{n}'><body>{n}</body>{delay}</message>"
+        for n in range(30)
+    )
+    nurse = (
+        "<user name='nurse' password='by the sun'><query xmlns='jabber:iq:roster'><item jid='romeo@example.org'/></query>"
+        f"<offline-messages>{kept}</offline-messages><rapier xmlns='test:arms'/>"
+    )
+    whole = FILE.format(more=f"{nurse}</user>")
+    begun = whole[: whole.index("</user>", whole.index("test:arms"))] + " " * 200_000
+    pipe = daemon.directory / "pipe"
+    os.mkfifo(pipe)
+    process = await asyncio.create_subprocess_exec(
+        *(BEAMISH, "user", "import", "pipe", "-c", "beamish.toml"),
+        cwd=daemon.directory,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        writer = await asyncio.wait_for(asyncio.to_thread(os.open, pipe, os.O_WRONLY), PATIENCE)
+        feeding = asyncio.create_task(asyncio.to_thread(os.write, writer, begun.encode()))
+        assert process.stderr is not None
+        line = await asyncio.wait_for(process.stderr.readline(), PATIENCE)  # everything before it was taken
+        assert b"rapier" in line
+    finally:
+        process.kill()
+        await process.wait()
+    await asyncio.gather(feeding, return_exceptions=True)
+    os.close(writer)
+    status, out, _ = await daemon.command("user", "list")
+    assert (status, out) == (0, "romeo@example.org\n")
+    (daemon.directory / "export.xml").write_text(whole)
+    _, out, err = await daemon.command("user", "import", "--json", "export.xml")
+    assert json.loads(out)["taken"] == {"accounts": 1, "contacts": 1, "offline messages": 30}, err
+    await daemon.start()
+    client = await daemon.client("nurse@example.org/home", "by the sun")
+    await client.appear()
+    assert [(await client.receive()).findtext("{jabber:client}body") for _ in range(30)] == [str(n) for n in range(30)]

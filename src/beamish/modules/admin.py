@@ -22,6 +22,7 @@ from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import AccountsService, RosterService
 from beamish.core.sessions import Session
 from beamish.storage.api import Cursor, Migration
+from beamish.stream.sasl import ALGORITHMS
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
 from beamish.xmpp.jid import JID
@@ -277,9 +278,15 @@ class AdminModule(Module):
     async def status(self) -> dict[str, Any]:
         """Its version, since when it runs, and how many accounts it has, users who are online, and sessions of theirs.
 
-        Sessions that wait for their clients to come back are counted too; available ones have sent presence.
+        Sessions that wait for their clients to come back are counted too; available ones have sent presence. Mechanisms that
+        are not offered, because accounts that were imported have no keys for them, are named.
         """
         sessions = self.kernel.sessions
+        lacking = [
+            f"{domain}: {', '.join(f'SCRAM-{each}' for each in ALGORITHMS if each not in common)}"
+            for domain in self.kernel.domains
+            if len(common := self._accounts.algorithms(domain)) < len(ALGORITHMS)
+        ]
         return {
             "version": __version__,
             "since": stamp(self.kernel.started),
@@ -288,6 +295,7 @@ class AdminModule(Module):
             "users": len(sessions.by_user),
             "sessions": len(sessions),
             "available": sum([session.available async for session in unhurried(sessions)]),
+            **({"not_offered": lacking} if lacking else {}),
         }
 
     @command("server.restart", "Restart the server", node=f"{ADMIN}#restart", form_type=ADMIN, live=True)

@@ -471,3 +471,11 @@ async def test_a_node_whose_configuration_is_too_much_is_no_more_open_than_it_wa
         assert (tally["nodes"], tally["items of nodes"], len(skipped)) == (3, 3, 3)
         pep, nurse = w.kernel.service(PepService), JID.parse("nurse@example.org")
         assert [await pep.access(nurse, name) for name in names] == ["whitelist", "whitelist", "open"]
+
+
+async def test_the_administrator_is_told_what_is_not_offered(tmp_path: Path) -> None:
+    async with world() as w:
+        assert "not_offered" not in await w.kernel.commands.run("server.status", {})
+        await load(w, written(tmp_path, f"<user name='nurse'>{credentials('secret', 'SHA-1')}</user>"))
+        status = await w.kernel.commands.run("server.status", {})
+        assert status["not_offered"] == ["example.org: SCRAM-SHA-256, SCRAM-SHA-512"]
