@@ -1,4 +1,4 @@
-"""`beamish user import` (XEP-0227): with the server stopped, and never beside one that runs."""
+"""`beamish user import` and `export` (XEP-0227): with the server stopped, and never beside one that runs."""
 
 from __future__ import annotations
 
@@ -46,6 +46,28 @@ async def test_accounts_are_taken_while_the_server_is_stopped(daemon: Daemon) ->
     romeo = await daemon.client("romeo@example.org/orchard", "by the moon")
     assert [el.get("jid") for el in (await romeo.roster())[0]] == ["juliet@example.org"]
     await daemon.client("paris@example.org/church", "by the moon")
+
+
+async def test_what_is_exported_is_there_again_after_an_import(daemon: Daemon) -> None:
+    (daemon.directory / "export.xml").write_text(FILE.format(more="<user name='paris' password='p'/>"))
+    await daemon.command("user", "import", "export.xml")
+    await daemon.start()
+    status, _, err = await daemon.command("user", "export", "all.xml")
+    assert status == 1
+    assert "while the server is stopped" in err
+    assert await daemon.stop() == 0
+    status, _, err = await daemon.command("user", "export", "all.xml", "romeo@example.org")
+    assert (status, err) == (0, "written: 1 accounts to all.xml\n")
+    status, _, err = await daemon.command("user", "export", "all.xml")
+    assert (status, "all.xml: File exists" in err) == (1, True)
+    for name in ("romeo", "paris"):
+        assert (await daemon.command("user", "remove", f"{name}@example.org"))[0] == 0
+    status, _, err = await daemon.command("user", "import", "all.xml")
+    assert (status, err) == (0, "")
+    await daemon.start()
+    romeo = await daemon.client("romeo@example.org/orchard", "by the moon")
+    assert [el.get("jid") for el in (await romeo.roster())[0]] == ["juliet@example.org"]
+    assert (await daemon.command("user", "list"))[1] == "romeo@example.org\n"
 
 
 async def test_accounts_of_a_server_with_other_domains_are_left_out(daemon: Daemon) -> None:

@@ -168,7 +168,7 @@ def commands_markdown(modules: Sequence[Any]) -> str:
         "is a line on standard error and the exit code 1, with `--json`, too (2: called wrongly). All are",
         "ad-hoc commands (XEP-0050) of every domain as well, for administrators unless it says otherwise.",
         "Streams with other servers, and components, have commands of their own: `beamish s2s --help`,",
-        "`beamish component --help`. Accounts of other servers come by `beamish user import` (docs/ops/moving.md).",
+        "`beamish component --help`. Accounts come from other servers and go there by `beamish user import` and `export`.",
     ]
     group = ""
     for command in declared(modules):

@@ -38,7 +38,7 @@ OF_SOURCE: Final[dict[str, dict[int, str]]] = {
         160: "test_storing.py test_delivering.py test_waiting.py test_sockets.py",
         203: "test_storing.py",
     },
-    "modules/portable/": {227: "test_import.py ../../system/test_import.py"},
+    "modules/portable/": {227: "test_import.py test_export.py ../../system/test_import.py"},
     "modules/pubsub/": {
         4: "test_config.py test_subscription_options.py",
         59: "test_entity.py test_subscriber.py",

@@ -202,6 +202,17 @@ class AccountEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Exporting:
+    """An account is written to a file (XEP-0227 §4.2): handlers add what they keep of it, children of its `<user/>`.
+
+    Each is free-standing XML with a namespace of its own. `limits` of the modules bound what there can be of each.
+    """
+
+    user: JID
+    parts: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class CapsKnown:
     """The features of an entity became known, or changed (XEP-0115). `previous` is None if none were known before."""
 
@@ -336,6 +347,12 @@ account_removed: Final = HookPoint[AccountEvent](
     HookKind.OBSERVER,
     "An account is being removed; its sessions are closed already. Every module deletes what it holds of it.",
 )
+account_exporting: Final = HookPoint[Exporting](
+    "account_exporting",
+    HookKind.GUARD,
+    "An account is written to a file, while the server is stopped. Every module adds what it holds of it; where one fails, "
+    "nothing is written of the account.",
+)
 contact_presence: Final = HookPoint[Context](
     "contact_presence",
     HookKind.OBSERVER,
@@ -403,6 +420,7 @@ CATALOGUE: Final = (
     session_closed,
     account_added,
     account_removed,
+    account_exporting,
     contact_presence,
     pep_published,
     remote,

@@ -454,6 +454,13 @@ class PortableService(Protocol):
         `StorageError`.
         """
 
+    async def save(self, path: Path, users: Sequence[JID] = ()) -> int:
+        """Write accounts, all if none are named, to a file that must not be there yet, for its owner only; how many.
+
+        Nothing is left of a file that could not be completed. Raises `StanzaError(item-not-found)` for an account that is
+        not there, another one where a module cannot tell what it has, `OSError`, `StorageError`.
+        """
+
 
 @runtime_checkable
 class InvitesService(Protocol):

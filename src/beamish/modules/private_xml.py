@@ -14,7 +14,7 @@ import structlog
 from pydantic import Field
 
 from beamish.core import events
-from beamish.core.events import AccountEvent, Context
+from beamish.core.events import AccountEvent, Context, Exporting
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
 from beamish.core.services import PepService
 from beamish.core.sessions import Session
@@ -83,6 +83,18 @@ class PrivateXmlModule(Module):
             cursor.run("DELETE FROM private_xml WHERE owner = ?", str(event.user))
 
         await self.db.write("private_xml.delete", delete)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """All elements; bookmarks that are in a node are with that."""
+        rows = await self.db.fetch(
+            "SELECT content FROM private_xml WHERE owner = ? ORDER BY tag LIMIT ?",
+            str(event.user),
+            self.config.max_elements,
+        )
+        if rows:
+            inner = b"".join(bytes(content) for (content,) in rows)
+            event.parts.append(f"<query xmlns='{NS}'>".encode() + inner + b"</query>")
 
     @iq(get=QUERY, scope=Scope.OWN)
     async def _get(self, ctx: Context) -> IqAnswer:

@@ -357,6 +357,13 @@ def content_bytes(el: Element) -> bytes:
     return start + raw[cut:]
 
 
+def free_standing(stanza: Stanza) -> bytes:
+    """A stanza as a child of an element of whatever namespace: it says that it is in `jabber:client`."""
+    wire = stanza.to_wire()
+    cut = 1 + len(stanza.name)
+    return wire[:cut] + f" xmlns='{ns.CLIENT}'".encode() + wire[cut:]
+
+
 def insert_child(wire: bytes, name: str, child: bytes) -> bytes:
     """A complete stanza's bytes with one more child at the end (a `<delay/>` on a stored message)."""
     if wire.endswith(b"/>"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
@@ -167,6 +168,16 @@ class Lacking:
         if not self._counts:
             return _ALL
         return frozenset(each for each in ALGORITHMS if (domain, each) not in self._counts)
+
+
+def as_credentials(keys: ScramKeys) -> bytes:
+    """XEP-0227 §4.3."""
+    salt, server, stored = (b64encode(part).decode() for part in (keys.salt, keys.server_key, keys.stored_key))
+    return (
+        f"<scram-credentials xmlns='urn:xmpp:pie:0#scram' mechanism='SCRAM-{keys.algorithm}'>"
+        f"<iter-count>{keys.iterations}</iter-count><salt>{salt}</salt><server-key>{server}</server-key>"
+        f"<stored-key>{stored}</stored-key></scram-credentials>"
+    ).encode()
 
 
 def settle_lacking(c: Cursor, user: str) -> list[str]:

@@ -18,11 +18,19 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.commands import ADMIN, Caller, Kind, Param
-from beamish.core.events import AccountEvent
+from beamish.core.events import AccountEvent, Exporting
 from beamish.core.later import is_later
-from beamish.core.module import Module, ModuleConfig, Xep, command
+from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import AccountsService
-from beamish.modules.accounts.keys import DecoyIterations, KeyTable, Lacking, read_keys, settle_lacking, store_keys
+from beamish.modules.accounts.keys import (
+    DecoyIterations,
+    KeyTable,
+    Lacking,
+    as_credentials,
+    read_keys,
+    settle_lacking,
+    store_keys,
+)
 from beamish.storage.api import Cursor, Migration
 from beamish.stream.sasl import ALGORITHMS, Algorithm, SaslPrepError, ScramKeys, check_password, decoy_keys, derive_keys
 from beamish.xmpp.errors import Condition, StanzaError, StreamError, StreamErrorCondition
@@ -406,6 +414,17 @@ class AccountsModule(Module):
         """See `AccountsService.count`."""
         where, params = ("", ()) if domain is None else (" WHERE domain = ?", (domain,))
         return int((await self.db.fetch(f"SELECT COUNT(*) FROM account{where}", *params))[0][0])
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """The keys; those of a locked account stay here, or it would not be locked elsewhere."""
+        if self.is_disabled(event.user):
+            return
+        for algorithm in ALGORITHMS:
+            found = self.keys(event.user, algorithm)
+            keys = await found if is_later(found) else found
+            if keys is not None:
+                event.parts.append(as_credentials(keys))
 
     def _check_address(self, user: JID) -> None:
         if not user.local or user.resource:

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.commands import Param
-from beamish.core.events import AccountEvent, Context, Delivery, Release, SessionClosed, SessionEvent
+from beamish.core.events import AccountEvent, Context, Delivery, Exporting, Release, SessionClosed, SessionEvent
 from beamish.core.hooks import STOP, Outcome, Row
-from beamish.core.later import then
+from beamish.core.later import settled, then
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, command, iq, on
 from beamish.core.services import BlockingService, PresenceService, RosterService
 from beamish.core.sessions import Session
@@ -27,7 +27,7 @@ from beamish.modules.blocking import store
 from beamish.modules.blocking.command import BLOCKING, Command
 from beamish.modules.blocking.effects import allows
 from beamish.modules.blocking.owners import ACTIVE, Owners, effective
-from beamish.modules.blocking.privacy import Privacy
+from beamish.modules.blocking.privacy import LIST, Privacy
 from beamish.modules.blocking.reports import EARLIER, REPORTING, Reports
 from beamish.modules.blocking.rules import PRIVACY, Kind, PrivacyList
 from beamish.modules.blocking.store import Lists
@@ -36,7 +36,7 @@ from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.errors import Kind as ErrorKind
 from beamish.xmpp.jid import JID
 from beamish.xmpp.stanza import IQ, MESSAGE, PRESENCE, Stanza
-from beamish.xmpp.xml import make
+from beamish.xmpp.xml import make, to_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -331,6 +331,19 @@ class BlockingModule(Module):
     def _session_closed(self, event: SessionClosed) -> None:
         self._inactive(event.session)
         self.owners.closed(event.session)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """XEP-0227 §4.8."""
+        lists = await settled(self.owners.of(event.user))
+        if not lists.by_name:
+            return
+        query = make(f"{{{PRIVACY}}}query")
+        if lists.default:
+            query.append(make(f"{{{PRIVACY}}}default", {"name": lists.default}))
+        for name, found in lists.by_name.items():
+            query.append(make(LIST, {"name": name}, *(rule.to_xml() for rule in found.rules)))
+        event.parts.append(to_bytes(query))
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:

@@ -28,6 +28,7 @@ from beamish.core.events import (
     AccountEvent,
     Context,
     Delivery,
+    Exporting,
     PresenceChanged,
     Release,
     SessionClosed,
@@ -46,7 +47,7 @@ from beamish.modules.offline.worth import NEVER, archived_receipt, worth_keeping
 from beamish.storage.api import StorageError
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import MESSAGE, Stanza
+from beamish.xmpp.stanza import MESSAGE, Stanza, free_standing
 
 log = structlog.get_logger(__name__)
 
@@ -241,6 +242,13 @@ class OfflineModule(Module):
             box.gone = True
             if box.delivery is not None:
                 self._cancel(box.delivery)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """XEP-0227 §4.5: with the time at which they came, oldest first."""
+        found = [free_standing(message) for message in await self.store.all(event.user)]
+        if found:
+            event.parts.append(b"<offline-messages xmlns='urn:xmpp:pie:0'>" + b"".join(found) + b"</offline-messages>")
 
     @on(events.account_removed)
     async def account_removed(self, event: AccountEvent) -> None:

@@ -354,6 +354,12 @@ class Store:
             "offline.remove_account", lambda c: c.run("DELETE FROM offline_message WHERE account = ?", box.account)
         )
 
+    async def all(self, account: JID) -> list[Stanza]:
+        """Every message of an account with its stamp, oldest first, as much as a box holds. Raises `StorageError`."""
+        rows = await self._db.read("offline.all", lambda c: c.rows(_SINGLY, str(account), _ALL, self._max_messages))
+        wires = (_mended(str(account), account.domain, *row) for row in rows)
+        return [Stanza.parse(wire) for wire in wires if wire is not None]
+
     async def count(self, account: JID) -> tuple[int, int]:
         """Messages and bytes that are on disk for an account."""
         return await self._db.read("offline.count", lambda c: _counted(str(account), c))

@@ -1,8 +1,8 @@
-"""XEP-0227: accounts of other servers, from the files that they write.
+"""XEP-0227: accounts of other servers, from the files that they write, and files for other servers.
 
 Files are read piece by piece and accounts taken one after the other; what of them cannot be taken is told with its line. An
 account that exists is left alone. One whose import was cut short is not there, and what it left is cleared away when it is
-imported again. Not here: rooms and services (the format has none), archives of messages, and writing such files.
+imported again. Not here: rooms and services (the format has none), and archives of messages.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from beamish.core.later import is_later, settled
 from beamish.core.module import Module, Xep
 from beamish.core.services import AccountsService, PortableService, RosterService, Skipped
 from beamish.modules.portable.reader import Begin, Broken, End, Piece, read
+from beamish.modules.portable.saving import save
 from beamish.modules.portable.taking import BEGUN, Taking
 from beamish.storage.api import Migration
 from beamish.stream.sasl import Algorithm
@@ -29,10 +30,10 @@ log = structlog.get_logger(__name__)
 
 
 class PortableModule(Module):
-    """Takes accounts from files."""
+    """Takes accounts from files, and writes such files."""
 
     name = "portable"
-    xeps = (Xep(227, "1.1", status="partial", note="import only; without archives, and subscriptions to nodes"),)
+    xeps = (Xep(227, "1.1", status="partial", note="without archives, and what others are to nodes"),)
     requires = (AccountsService, RosterService)
     provides = (PortableService,)
     migrations = (Migration(1, (f"CREATE TABLE {BEGUN} (jid TEXT PRIMARY KEY)",)),)
@@ -51,6 +52,10 @@ class PortableModule(Module):
         for path in paths:
             await self._file(path, usable, told, dry, tally, seen)
         return dict(tally)
+
+    async def save(self, path: Path, users: Sequence[JID] = ()) -> int:
+        """See `PortableService.save`."""
+        return await save(self.kernel, path, users)
 
     async def _file(
         self,

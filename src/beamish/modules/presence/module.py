@@ -14,7 +14,15 @@ from pydantic import Field
 
 from beamish.core import events
 from beamish.core.clock import Timer
-from beamish.core.events import AccountEvent, Context, PresenceChanged, RemoteFound, SessionClosed, SubscriptionChanged
+from beamish.core.events import (
+    AccountEvent,
+    Context,
+    Exporting,
+    PresenceChanged,
+    RemoteFound,
+    SessionClosed,
+    SubscriptionChanged,
+)
 from beamish.core.hooks import Hook
 from beamish.core.later import is_later, settled
 from beamish.core.module import Module, ModuleConfig, on
@@ -33,7 +41,7 @@ from beamish.stream.features import Has, StreamFeature
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
-from beamish.xmpp.stanza import PRESENCE, Stanza
+from beamish.xmpp.stanza import PRESENCE, Stanza, free_standing
 
 E = TypeVar("E")
 
@@ -362,6 +370,16 @@ class PresenceModule(Module):
     @on(events.remote_found)
     def _remote_found(self, event: RemoteFound) -> None:
         self.reunion.found(event.domain)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """XEP-0227 §4.9: requests that await an answer."""
+        roster = await settled(self.rosters.roster(event.user))
+        kept = await self.store.requests(event.user)
+        for item in roster.pending():
+            if item.pending_in:
+                request = kept.get(str(item.jid)) or Stanza.build(PRESENCE, "subscribe", sender=item.jid, to=event.user)
+                event.parts.append(free_standing(request))
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:

@@ -18,6 +18,7 @@ from beamish.core.events import (
     AccountEvent,
     CapsKnown,
     Context,
+    Exporting,
     PresenceChanged,
     SessionClosed,
     SessionNotes,
@@ -27,13 +28,13 @@ from beamish.core.hooks import STOP, Outcome
 from beamish.core.module import Identity, IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
 from beamish.core.services import CapsService, PepService, RosterService
 from beamish.core.sessions import Session
-from beamish.modules.pubsub import due, store
+from beamish.modules.pubsub import due, store, wire
 from beamish.modules.pubsub.bookmarks import FEATURE as BOOKMARKS_FEATURE
 from beamish.modules.pubsub.bookmarks import Bookmarks
 from beamish.modules.pubsub.discovery import ACCOUNT_FEATURES, Discovery
 from beamish.modules.pubsub.engine import Asker, Engine, Limits, Settings
 from beamish.modules.pubsub.hosts import Hosts
-from beamish.modules.pubsub.model import Host
+from beamish.modules.pubsub.model import Host, Item
 from beamish.modules.pubsub.names import OWNER, PUBSUB, SUBSCRIBE_AUTHORIZATION
 from beamish.modules.pubsub.outbox import Outbox
 from beamish.modules.pubsub.owning import Owning
@@ -48,7 +49,7 @@ from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID
 from beamish.xmpp.payload.forms import Submission, X
 from beamish.xmpp.stanza import MESSAGE, Stanza
-from beamish.xmpp.xml import Element
+from beamish.xmpp.xml import Element, escape_attr, to_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -331,6 +332,23 @@ class PubsubModule(Module):
     @on(events.pep_published)
     def _pep_published(self, event: events.Published) -> Awaitable[None] | None:
         return self._bookmarks.published(event)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """XEP-0227 §4.10: configurations, then items; not who else has subscribed, or is what to a node."""
+        host = await self._engine.host(event.user, account=True)
+        bounds = self._engine.bounds(host)
+        configured, filled = b"", b""
+        for node in host:
+            form = to_bytes(node.config.form(bounds, "submit"))
+            configured += f"<configure node='{escape_attr(node.name)}'>".encode() + form + b"</configure>"
+            found = await self._personal.items(event.user, node.name)
+            filled += wire.items(
+                node.name, (wire.item(Item(name, each, event.user, 0.0)) for name, each in found.items())
+            )
+        if configured:
+            event.parts.append(wire.pubsub(configured, OWNER))
+            event.parts.append(wire.pubsub(filled))
 
     @on(events.account_removed)
     async def _account_removed(self, event: AccountEvent) -> None:

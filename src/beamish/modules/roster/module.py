@@ -21,6 +21,7 @@ from beamish.core import events
 from beamish.core.events import (
     AccountEvent,
     Context,
+    Exporting,
     RosterChanged,
     SessionClosed,
     SessionEvent,
@@ -183,6 +184,12 @@ class RosterModule(Module):
         self._forget(user)
         await self._commit(user, "roster.delete", delete)
         self._forget(user)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """RFC 6121 §2.1.3, without a version: it is this server's."""
+        items = [item_bytes(item) for item in (await self._load(event.user)).items() if item.listed]
+        event.parts.append(f"<query xmlns='{ns.ROSTER}'>".encode() + b"".join(items) + b"</query>")
 
     # ---- changes ----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import structlog
 from pydantic import Field
 
 from beamish.core import events
-from beamish.core.events import AccountEvent, Context, Published
+from beamish.core.events import AccountEvent, Context, Exporting, Published
 from beamish.core.hooks import Outcome
 from beamish.core.later import is_later
 from beamish.core.module import IqAnswer, Module, ModuleConfig, Scope, Xep, iq, on
@@ -92,6 +92,14 @@ class VcardModule(Module):
     async def _account_removed(self, event: AccountEvent) -> None:
         await self._profiles.delete(event.user)
         self._hashes.pop(event.user, None)
+
+    @on(events.account_exporting)
+    async def _exporting(self, event: Exporting) -> None:
+        """With the photo that came with it; one that came by a node is in that."""
+        profile = await self._profiles.get(event.user)
+        if profile.card is not None or (profile.photo is not None and profile.shared):
+            card = profile.card or _EMPTY
+            event.parts.append(_with_photo(card, profile.photo) if profile.photo and profile.shared else card)
 
     # ---- vcard-temp -------------------------------------------------------------------------------------------------
 
