@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,15 @@ async def test_accounts_are_taken_while_the_server_is_stopped(daemon: Daemon) ->
     romeo = await daemon.client("romeo@example.org/orchard", "by the moon")
     assert [el.get("jid") for el in (await romeo.roster())[0]] == ["juliet@example.org"]
     await daemon.client("paris@example.org/church", "by the moon")
+
+
+async def test_keys_are_of_use_where_only_plain_is_offered(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon(c2s='mechanisms = ["PLAIN"]', server="")
+    shutil.copytree(SAMPLES / "ejabberd", daemon.directory / "old")
+    daemon.config = daemon.config.replace('"example.org", "example.net"', '"ejab.example"')
+    _, out, err = await daemon.command("user", "import", "old/server.xml")
+    assert "taken: 3 accounts" in out
+    assert "new password" not in err
 
 
 async def test_what_is_exported_is_there_again_after_an_import(daemon: Daemon) -> None:

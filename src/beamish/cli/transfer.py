@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ from beamish.cli.console import (
 )
 from beamish.config import Config
 from beamish.config.values import account_address
+from beamish.stream.sasl import ALGORITHMS, Algorithm
 from beamish.xmpp.jid import JID
 
 if TYPE_CHECKING:
@@ -145,17 +146,22 @@ async def _opened(config: Config) -> AsyncIterator["Kernel"]:
         raise app.CommandFailed(f"{error}; this is done while the server is stopped") from None
 
 
+def hashes(mechanisms: Iterable[str]) -> frozenset[Algorithm]:
+    """The hash functions of the SCRAM mechanisms among those that the configuration names. Without any, passwords come by
+    PLAIN, for which keys of every hash will do.
+    """
+    named = set(mechanisms)
+    return frozenset(each for each in ALGORITHMS if {f"SCRAM-{each}", f"SCRAM-{each}-PLUS"} & named)
+
+
 async def _load(config: Config, paths: list[Path], told: Any, dry: bool) -> tuple[dict[str, int], list[str]]:
     from beamish.core.services import AccountsService, PortableService
-    from beamish.stream.sasl import ALGORITHMS
 
-    usable = frozenset(
-        each for each in ALGORITHMS if {f"SCRAM-{each}", f"SCRAM-{each}-PLUS"} & set(config.c2s.mechanisms)
-    )
+    offered = hashes(config.c2s.mechanisms)
     async with _opened(config) as kernel:
-        tally = await kernel.service(PortableService).load(paths, usable, told, dry=dry)
+        tally = await kernel.service(PortableService).load(paths, offered or frozenset(ALGORITHMS), told, dry=dry)
         accounts = kernel.service(AccountsService)
-        lacking = {domain: usable - accounts.algorithms(domain) for domain in kernel.domains}
+        lacking = {domain: offered - accounts.algorithms(domain) for domain in kernel.domains}
     return tally, [
         f"{domain}: not offered until all accounts have keys for them: "
         + ", ".join(f"SCRAM-{each}" for each in ALGORITHMS if each in lacked)

@@ -432,7 +432,9 @@ class Skipped:
 
     def __str__(self) -> str:
         whose = f"{self.user}: " if self.user else ""
-        return f"{self.file}:{self.line}: {whose}{self.reason}"
+        text = f"{self.file}:{self.line}: {whose}{self.reason}"
+        # one line, of a length that can be read: names in files may be anything
+        return "".join(c if c.isprintable() else "\ufffd" for c in text[:1000])
 
 
 @runtime_checkable

@@ -479,3 +479,11 @@ async def test_the_administrator_is_told_what_is_not_offered(tmp_path: Path) -> 
         await load(w, written(tmp_path, f"<user name='nurse'>{credentials('secret', 'SHA-1')}</user>"))
         status = await w.kernel.commands.run("server.status", {})
         assert status["not_offered"] == ["example.org: SCRAM-SHA-256, SCRAM-SHA-512"]
+
+
+async def test_what_is_told_is_one_line_whatever_names_a_file_has(tmp_path: Path) -> None:
+    async with world() as w:
+        _, skipped = await load(w, written(tmp_path, f"<user name='a&#10;b&#155;31m{'c' * 5000}' password='x'/>"))
+        (told,) = map(str, skipped)
+        assert told.isprintable()
+        assert len(told) <= 1000
