@@ -250,6 +250,42 @@ async def test_nor_one_that_is_being_renewed(world: World, service: PushService,
     assert len(await world.kernel.commands.run("push.list", {"jid": BARE})) == 1
 
 
+async def test_a_device_that_registers_costs_another_one_nothing(
+    world: World, service: PushService, romeo: Client
+) -> None:
+    client, _ = await phone(world)
+    await client.close()
+    tablet = await world.login(f"{BARE}/tablet")
+    with world.db.held():
+        tablet.send(f"<iq type='set' id='p'><enable xmlns='{PUSH}' jid='{SERVICE}' node='n2'/></iq>")
+        await world.settle()
+        say(romeo, BARE, "x")
+        await world.settle()
+    await tablet.expect("<iq type='result' id='p'/>")
+    await world.pass_time(5)
+    assert "n1" in {one.node for one in service.told}
+
+
+async def test_nor_does_it_end_its_tries(world: World, service: PushService, romeo: Client) -> None:
+    client, _ = await phone(world)
+    await client.close()
+    service.silent = True
+    say(romeo, BARE, "x")
+    await world.settle()
+    service.silent = False
+    service.told.clear()
+    tablet = await world.login(f"{BARE}/tablet")
+    with world.db.held():
+        tablet.send(f"<iq type='set' id='p'><enable xmlns='{PUSH}' jid='{SERVICE}' node='n2'/></iq>")
+        await world.settle()
+        (asked,) = service.unanswered
+        world.kernel.router.bounce(asked, StanzaError(Condition.RESOURCE_CONSTRAINT))
+        await world.settle()
+    await tablet.expect("<iq type='result' id='p'/>")
+    await world.pass_time(RETRY_SECONDS)
+    assert await service.counts() == ["1"]
+
+
 async def test_a_request_to_subscribe_is_told_when_the_service_is_back(
     world: World, service: PushService, romeo: Client
 ) -> None:

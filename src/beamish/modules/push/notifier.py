@@ -199,7 +199,8 @@ class Notifier:
     async def _publish(self, one: Registration) -> None:
         account = one.account
         found = await self._store.address(one)
-        if found is None or not self._store.holds(one) or self._kernel.service(AccountsService).is_disabled(account):
+        disabled = self._kernel.service(AccountsService).is_disabled(account)
+        if found is None or disabled or not self._store.holds(one, found[0]):
             one.dismiss()
             return
         summary = await self._summary(one)
@@ -209,7 +210,7 @@ class Notifier:
         one.due = one.asked = False
         count, visits, renewed = one.unread, one.visits, one.renewed
         condition = await self.publish(one, publication(*found, summary))
-        if not self._store.holds(one) or one.renewed != renewed:
+        if not self._store.holds(one, found[0]) or one.renewed != renewed:
             return
         if not condition:
             if one.visits == visits:

@@ -111,8 +111,8 @@ class Store:
         self.of: dict[str, tuple[Registration, ...]] = {}
         """For reading only."""
         self._services: dict[str, JID] = {}
-        self._enabling: Counter[str] = Counter()
-        """Accounts of which registrations are being stored."""
+        self._enabling: Counter[tuple[str, str, str]] = Counter()
+        """Account, service and node of the registrations that are being stored."""
 
     async def load(self) -> list[Registration]:
         """Read all of them at the start; those that have something to be told of before."""
@@ -138,6 +138,7 @@ class Store:
     ) -> tuple[bool, int]:
         """Store a registration; whether it was not there before, and how many others had to go for it, the oldest ones."""
         owner = str(account)
+        key = account, address.service, address.node
 
         def txn(c: Cursor) -> tuple[int, list[int]]:
             id_ = int(c.rows(_ENABLE, owner, str(address.service), address.node, resource, options, now)[0][0])
@@ -150,11 +151,11 @@ class Store:
                 c.run("DELETE FROM push_registration WHERE id = ?", old)
             return id_, [int(old) for (old,) in too_many]
 
-        self._enabling[account] += 1
+        self._enabling[key] += 1
         try:
             id_, gone = await self._db.write("push.enable", txn)
         finally:
-            self._enabling[account] -= 1
+            self._enabling[key] -= 1
             self._enabling += Counter()  # without those that are at nought
         self._forget(account, gone)
         one = next((r for r in self.of.get(account, ()) if r.id == id_), None)
@@ -205,9 +206,11 @@ class Store:
         elif self.of.pop(account, None) is not None and not self.of:
             self._some(False)
 
-    def holds(self, one: Registration) -> bool:
-        """Whether the registration is still there, and not just being made anew."""
-        return one in self.of.get(one.account, ()) and one.account not in self._enabling
+    def holds(self, one: Registration, node: str) -> bool:
+        """Whether the registration, of this node, is still there, and not just being made anew."""
+        if (one.account, one.service, node) in self._enabling:
+            return False
+        return one in self.of.get(one.account, ())
 
     async def address(self, one: Registration) -> tuple[str, bytes] | None:
         """Its node and publish options; None if it has just been removed."""
