@@ -12,7 +12,9 @@ from typing import Any, cast
 import pytest
 
 from beamish.core.later import settled
-from beamish.core.services import AccountsService, PepService, PortableService, RosterService, Skipped
+from beamish.core.services import AccountsService, PepService, PortableService, RosterItem, RosterService, Skipped
+from beamish.modules.portable import PortableModule
+from beamish.storage.api import StorageUnavailable
 from beamish.storage.memory import MemoryDatabase
 from beamish.stream.sasl import ALGORITHMS, Algorithm, ScramKeys, derive_keys
 from beamish.testing.client import Client
@@ -355,6 +357,43 @@ async def test_an_import_that_was_killed_begins_anew(tmp_path: Path) -> None:
         found = await w.kernel.db.fetch("SELECT COUNT(*) FROM offline_message")
         assert found == [(1,)]
         assert await w.kernel.db.fetch("SELECT jid FROM portable_begun") == []
+
+
+async def test_what_a_killed_import_has_left_is_not_for_whoever_gets_the_name_next() -> None:
+    nurse, friend = JID.parse("nurse@example.org"), RosterItem(JID.parse("a@b.example"), name="secret friend")
+    database = MemoryDatabase()
+    async with world(database=database) as w:
+        await w.kernel.service(RosterService).change(nurse, friend, push=False)
+        await w.kernel.db.write("killed", lambda c: c.run("INSERT INTO portable_begun VALUES (?)", str(nurse)))
+    async with world(database=database) as w:
+        assert await w.kernel.db.fetch("SELECT jid FROM portable_begun") == []
+        await w.kernel.service(AccountsService).add(nurse, "x1")
+        assert (await (await scram(w, "nurse@example.org", "x1")).roster())[0].findall("*") == []
+
+
+async def test_an_account_that_was_made_after_all_keeps_what_it_has() -> None:
+    nurse, friend = JID.parse("nurse@example.org"), RosterItem(JID.parse("a@b.example"), name="friend")
+    database = MemoryDatabase()
+    async with world(database=database) as w:
+        await w.kernel.service(AccountsService).add(nurse, "x1")
+        await w.kernel.service(RosterService).change(nurse, friend, push=False)
+        await w.kernel.db.write("killed", lambda c: c.run("INSERT INTO portable_begun VALUES (?)", str(nurse)))
+    async with world(database=database) as w:
+        assert await w.kernel.db.fetch("SELECT jid FROM portable_begun") == []
+        assert len((await (await scram(w, "nurse@example.org", "x1")).roster())[0].findall("*")) == 1
+
+
+async def test_a_disk_that_takes_nothing_keeps_no_server_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = MemoryDatabase()
+    async with world(database=database) as w:
+        await w.kernel.db.write("killed", lambda c: c.run("INSERT INTO portable_begun VALUES ('nurse@example.org')"))
+
+    async def refused(self: PortableModule, user: JID) -> None:
+        raise StorageUnavailable("disk full")
+
+    monkeypatch.setattr(PortableModule, "_clear", refused)
+    async with world(database=database) as w:
+        assert await w.kernel.db.fetch("SELECT jid FROM portable_begun") == [("nurse@example.org",)]
 
 
 LAUGHS = "<!DOCTYPE x [<!ENTITY a 'ha'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;'>]>"

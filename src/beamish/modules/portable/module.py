@@ -1,8 +1,8 @@
 """XEP-0227: accounts of other servers, from the files that they write, and files for other servers.
 
 Files are read piece by piece and accounts taken one after the other; what of them cannot be taken is told with its line. An
-account that exists is left alone. One whose import was cut short is not there, and what it left is cleared away when it is
-imported again. Not here: rooms and services (the format has none), and archives of messages.
+account that exists is left alone. One whose import was cut short is not there, and what it left is cleared away at the next
+start. Not here: rooms and services (the format has none), and archives of messages.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -22,11 +23,15 @@ from beamish.core.services import AccountsService, PortableService, RosterServic
 from beamish.modules.portable.reader import Begin, Broken, End, Piece, read
 from beamish.modules.portable.saving import save
 from beamish.modules.portable.taking import BEGUN, Taking
-from beamish.storage.api import Migration
+from beamish.storage.api import Migration, StorageError
 from beamish.stream.sasl import Algorithm
+from beamish.xmpp.errors import StanzaError
 from beamish.xmpp.jid import JID, JidMalformed
 
 log = structlog.get_logger(__name__)
+
+_LEFT: Final = 1_000
+"""Imports that were cut short, looked at in one start: each time it was one."""
 
 
 class PortableModule(Module):
@@ -37,6 +42,23 @@ class PortableModule(Module):
     requires = (AccountsService, RosterService)
     provides = (PortableService,)
     migrations = (Migration(1, (f"CREATE TABLE {BEGUN} (jid TEXT PRIMARY KEY)",)),)
+
+    async def ready(self) -> None:
+        """What an import that was cut short has left must not wait for whoever gets the name by another way."""
+        for (jid,) in await self.db.fetch(f"SELECT jid FROM {BEGUN} ORDER BY jid LIMIT {_LEFT}"):
+            try:
+                await self._clear_left(JID.parse(jid))
+            except (StorageError, StanzaError, JidMalformed) as exc:
+                log.warning("import_not_cleared", user=jid, error=repr(exc))
+
+    async def _clear_left(self, user: JID) -> None:
+        if not self.kernel.is_local_domain(user.domain):
+            return
+        if await settled(self.kernel.service(AccountsService).exists(user)):
+            await self._no_more(user)
+        else:
+            await self._clear(user)
+            log.info("import_cleared", user=str(user))
 
     async def load(
         self,
@@ -131,4 +153,7 @@ class PortableModule(Module):
         outcome = self.kernel.hooks[events.account_removed].run(AccountEvent(user))
         if is_later(outcome):
             await outcome
+        await self._no_more(user)
+
+    async def _no_more(self, user: JID) -> None:
         await self.db.write("portable.clear", lambda c: c.run(f"DELETE FROM {BEGUN} WHERE jid = ?", str(user)))
