@@ -35,8 +35,8 @@ class AccountsService(Protocol):
         Whether the answer is here or has to be awaited does not depend on the account.
         """
 
-    def decoy(self, username: str, algorithm: str) -> ScramKeys:
-        """Keys that look like those of an account, the same at every call, for users that do not exist."""
+    def decoy(self, username: str, domain: str, algorithm: str) -> ScramKeys:
+        """Keys that look like those of an account of the domain, the same at every call, for users that do not exist."""
 
     async def check_password(self, user: JID | None, password: str) -> bool:
         """Check a password; takes the same time for accounts that do not exist (`user` None: no such address)."""

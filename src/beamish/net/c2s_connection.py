@@ -156,7 +156,7 @@ class C2SConnection(C2SStream):
             return None
         jid = event.jid
         if jid is None:
-            decoy = accounts.decoy(event.username, event.algorithm)
+            decoy = accounts.decoy(event.username, machine.domain, event.algorithm)
             self._go_on(machine.keys(decoy, False, allowed=lambda: self._may_try(None)))
             return None
         found, expired = accounts.keys(jid, event.algorithm), accounts.has_expired(jid)
@@ -179,7 +179,8 @@ class C2SConnection(C2SStream):
         machine, accounts = self._machine, self._server.accounts
         if machine is None or event.jid is None:
             return []
-        decoy = accounts.decoy(event.username, event.algorithm)  # made for those who exist, too: it takes time
+        # made for those who exist, too: it takes time
+        decoy = accounts.decoy(event.username, event.jid.domain, event.algorithm)
         disabled = accounts.is_disabled(event.jid)
         jid = event.jid
         return machine.keys(

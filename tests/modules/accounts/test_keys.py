@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from beamish.modules.accounts import keys as module
-from beamish.modules.accounts.keys import DecoyIterations, KeyTable, read_keys, store_keys, unpack
+from beamish.modules.accounts.keys import DecoyShapes, KeyTable, read_keys, store_keys, unpack
 from beamish.modules.accounts.module import AccountsModule
 from beamish.storage.memory import MemoryDatabase
 from beamish.stream.sasl import ALGORITHMS, ScramKeys
@@ -82,6 +82,21 @@ async def test_for_nobody_as_much_is_done(monkeypatch: pytest.MonkeyPatch) -> No
     assert worked[0] == worked[1] != b""
 
 
+async def test_an_account_without_keys_is_no_measure_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = KeyTable(10)
+    await table.load(await database({"a@example.org": made()}))
+    table.put("b@example.org", ())
+    worked: list[bytes] = []
+
+    def counted(packed: bytes, algorithm: str) -> ScramKeys | None:
+        worked.append(packed)
+        return unpack(packed, algorithm)
+
+    monkeypatch.setattr(module, "unpack", counted)
+    assert table.get("nobody@example.org", "SHA-512") is None
+    assert worked[0] != b""
+
+
 @pytest.mark.parametrize(("most", "complete"), [(0, False), (2, False), (3, True)])
 async def test_all_or_none_at_start(most: int, complete: bool) -> None:
     table = KeyTable(most)
@@ -107,29 +122,31 @@ NAMES = [f"user{n}" for n in range(2_000)]
 
 async def test_decoys_look_like_the_accounts() -> None:
     accounts = {f"u{n}@example.org": made(20_000 if n < 5 else 10_000) for n in range(20)}
-    decoys = DecoyIterations(20_000)
+    decoys = DecoyShapes(20_000)
     await decoys.load(await database(accounts), "SHA-256")
-    seen = Counter(decoys.of(b"secret", name) for name in NAMES)
+    seen = Counter(decoys.of(b"secret", name, "example.org").iterations for name in NAMES)
     assert set(seen) == {10_000, 20_000}
     assert 0.2 < seen[20_000] / len(NAMES) < 0.3
-    assert [decoys.of(b"secret", name) for name in NAMES[:50]] == [decoys.of(b"secret", name) for name in NAMES[:50]]
+    assert [decoys.of(b"secret", name, "example.org").iterations for name in NAMES[:50]] == [
+        decoys.of(b"secret", name, "example.org").iterations for name in NAMES[:50]
+    ]
 
 
 async def test_without_accounts_they_have_what_new_ones_will() -> None:
-    decoys = DecoyIterations(12_345)
+    decoys = DecoyShapes(12_345)
     await decoys.load(await database({}), "SHA-256")
-    assert {decoys.of(b"secret", name) for name in NAMES} == {12_345}
+    assert {decoys.of(b"secret", name, "example.org").iterations for name in NAMES} == {12_345}
 
 
 async def test_decoys_move_on_and_never_back() -> None:
-    decoys = DecoyIterations(20_000)
+    decoys = DecoyShapes(20_000)
     await decoys.load(await database({f"u{n}@example.org": made(n) for n in (10_000, 11_000, 12_000)}), "SHA-256")
-    before = [decoys.of(b"secret", name) for name in NAMES]
+    before = [decoys.of(b"secret", name, "example.org").iterations for name in NAMES]
     assert set(before) == {10_000, 11_000, 12_000}
     moved = set[int]()
     for _ in range(10):
-        decoys.added()
-        now = [decoys.of(b"secret", name) for name in NAMES]
+        decoys.added("example.org", 20_000, 16)
+        now = [decoys.of(b"secret", name, "example.org").iterations for name in NAMES]
         assert all(new == 20_000 for old, new in zip(before, now, strict=True) if old == 20_000)
         before = now
         moved.update(now)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Awaitable
 from contextlib import ExitStack
 from typing import Any, cast
@@ -20,7 +21,7 @@ from beamish.core.services import AccountsService
 from beamish.modules.accounts import AccountsModule
 from beamish.storage.api import Cursor, StorageError
 from beamish.storage.memory import MemoryDatabase
-from beamish.stream.sasl import ScramKeys
+from beamish.stream.sasl import ScramKeys, derive_keys
 from beamish.testing.client import Client
 from beamish.testing.world import PASSWORD, World
 from beamish.xmpp import ns
@@ -280,12 +281,37 @@ async def test_locks_outlive_a_restart() -> None:
 async def test_a_decoy_is_always_the_same_and_nobodys() -> None:
     database = MemoryDatabase()
     async with World(database=database) as world:
-        first = accounts(world).decoy("nobody", "SHA-1")
-        assert first == accounts(world).decoy("nobody", "SHA-1")
-        assert first.salt != accounts(world).decoy("anybody", "SHA-1").salt
-        assert first.salt != accounts(world).decoy("nobody", "SHA-256").salt
+        first = accounts(world).decoy("nobody", "example.org", "SHA-1")
+        assert first == accounts(world).decoy("nobody", "example.org", "SHA-1")
+        assert first.salt != accounts(world).decoy("anybody", "example.org", "SHA-1").salt
+        assert first.salt != accounts(world).decoy("nobody", "example.org", "SHA-256").salt
     async with World(database=database) as world:
-        assert accounts(world).decoy("nobody", "SHA-1") == first
+        assert accounts(world).decoy("nobody", "example.org", "SHA-1") == first
+
+
+async def test_a_name_that_nobody_has_at_two_domains_looks_like_two_accounts() -> None:
+    """Accounts of one name have salts of their own; the same salt twice would say that neither exists."""
+    async with World(domains=("example.org", "example.net")) as world:
+        first, second = (accounts(world).decoy("nobody", domain, "SHA-1") for domain in world.kernel.domains)
+        assert first.salt != second.salt
+
+
+async def test_accounts_of_another_server_do_not_stand_out() -> None:
+    """Prosody's salts are UUIDs as text: whoever does not exist has one, too, where all accounts do, and only there."""
+    database = MemoryDatabase()
+    salt = b"8337aeaa-9d32-4657-9a8e-e4ba0febb95c"
+    uuid4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+    async with World(database=database, domains=("example.org", "moved.example"), accounts=()) as world:
+        await accounts(world).add(JID.parse("old@example.org"), "x")
+        keys_ = derive_keys("x", "SHA-1", salt=salt, iterations=4096)
+        await accounts(world).adopt(JID.parse("come@moved.example"), [keys_])
+        made = [accounts(world).decoy(f"user{n}", "moved.example", "SHA-1") for n in range(50)]
+        assert {each.iterations for each in made} == {4096}
+        assert all(uuid4.fullmatch(each.salt) for each in made)
+        assert len({each.salt for each in made}) == 50
+        assert {len(accounts(world).decoy(f"user{n}", "example.org", "SHA-1").salt) for n in range(50)} == {16}
+    async with World(database=database, domains=("example.org", "moved.example"), accounts=()) as world:
+        assert [accounts(world).decoy(f"user{n}", "moved.example", "SHA-1") for n in range(50)] == made
 
 
 async def test_a_change_of_iterations_does_not_tell_who_exists() -> None:
@@ -299,11 +325,11 @@ async def test_a_change_of_iterations_does_not_tell_who_exists() -> None:
         assert romeo is not None
         assert romeo.iterations == 7
         present = world.kernel.scram_iterations
-        assert {accounts(world).decoy(f"user{n}", "SHA-256").iterations for n in range(50)} == {7}
-        old = {n: accounts(world).decoy(f"user{n}", "SHA-256") for n in range(50)}
+        assert {accounts(world).decoy(f"user{n}", "example.org", "SHA-256").iterations for n in range(50)} == {7}
+        old = {n: accounts(world).decoy(f"user{n}", "example.org", "SHA-256") for n in range(50)}
         for n in range(8):
             await accounts(world).add(JID.parse(f"new{n}@example.org"), "x")
-        new = {n: accounts(world).decoy(f"user{n}", "SHA-256") for n in range(50)}
+        new = {n: accounts(world).decoy(f"user{n}", "example.org", "SHA-256") for n in range(50)}
         assert {each.iterations for each in new.values()} == {7, present}
         for n, was in old.items():
             assert (was.salt == new[n].salt) is (was.iterations == new[n].iterations), "new keys have a new salt"

@@ -78,4 +78,13 @@ def test_decoys_are_stable_and_look_real(algorithm: Algorithm) -> None:
         decoy_keys(b"secret", "\ud800", algorithm, 4096),
     ]
     assert len({decoy.salt, *(other.salt for other in others)}) == 5
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 36, 64, 65, 255])
+def test_decoys_have_salts_as_long_as_is_wanted(length: int) -> None:
+    decoy = decoy_keys(b"secret", "romeo", "SHA-1", 4096, length)
+    assert len(decoy.salt) == length
+    assert decoy == decoy_keys(b"secret", "romeo", "SHA-1", 4096, length)
+    other = decoy_keys(b"secret", "romeo", "SHA-1", 4096, length + 1)
+    assert not other.salt.startswith(decoy.salt[:12]) or length < 12, "one is made from the other"
     assert decoy.stored_key[:16] != decoy.server_key[:16]

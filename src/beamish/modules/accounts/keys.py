@@ -11,20 +11,28 @@ import struct
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from beamish.storage.api import Cursor, Database
-from beamish.stream.sasl import ALGORITHMS, Algorithm, ScramKeys
+from beamish.stream.sasl import ALGORITHMS, SALT_BYTES, Algorithm, ScramKeys
 
 _HEAD: Final = struct.Struct(">BIBBB")
 """Index of the algorithm, iterations, and the lengths of salt, stored key and server key, which follow."""
 _ALL: Final[frozenset[Algorithm]] = frozenset(ALGORITHMS)
 _COUNTED: Final = 100_000
-"""Accounts looked at for what iterations they have."""
-_ITERATIONS: Final = (
-    "SELECT iterations, COUNT(*) FROM (SELECT iterations FROM account_key WHERE algorithm = ?"
-    f" LIMIT {_COUNTED}) AS counted GROUP BY iterations LIMIT 1000"
+"""Accounts looked at for what iterations and salts they have."""
+_SHAPES: Final = (
+    "SELECT domain, iterations, salt, COUNT(*) FROM (SELECT a.domain, k.iterations, LENGTH(k.salt) AS salt "
+    f"FROM account_key k JOIN account a ON a.jid = k.jid WHERE k.algorithm = ? LIMIT {_COUNTED}) AS counted "
+    "GROUP BY domain, iterations, salt LIMIT 10000"
 )
+
+
+class Shape(NamedTuple):
+    """What strangers see of an account's keys."""
+
+    iterations: int
+    salt_bytes: int
 
 
 def store_keys(c: Cursor, user: str, keys: Iterable[ScramKeys]) -> None:
@@ -87,7 +95,7 @@ class KeyTable:
             self.complete = False
             self._packed = {}
             return
-        self._packed[user] = self._sample = b"".join(
+        packed = self._packed[user] = b"".join(
             _HEAD.pack(ALGORITHMS.index(k.algorithm), k.iterations, len(k.salt), len(k.stored_key), len(k.server_key))
             + k.salt
             + k.stored_key
@@ -95,6 +103,7 @@ class KeyTable:
             for k in keys
             if len(k.salt) < 256
         )
+        self._sample = packed or self._sample  # an account without keys is no measure
 
     def remove(self, user: str) -> None:
         """Forget an account."""
@@ -188,32 +197,38 @@ def settle_lacking(c: Cursor, user: str) -> list[str]:
     return [algorithm for (algorithm,) in rows]
 
 
-class DecoyIterations:
-    """How many iterations a user who does not exist seems to have: spread as they are over those who do exist.
+class DecoyShapes:
+    """How many iterations, and how long a salt, a user who does not exist seems to have: spread as those are over the accounts
+    of the same domain.
 
-    Otherwise a change of `scram_iterations` would tell old accounts from none. As accounts move on to the present number,
-    so do decoys, and none of them back.
+    Otherwise a change of `scram_iterations`, or keys that another server has derived, would tell who exists. As accounts move
+    on to what is made at present, so do decoys, and none of them back.
     """
 
     def __init__(self, present: int) -> None:
-        self._present = present
-        self._counts: Counter[int] = Counter()
+        self._present = Shape(present, SALT_BYTES)
+        self._counts: dict[str, Counter[Shape]] = {}
 
     async def load(self, db: Database, algorithm: Algorithm) -> None:
         """Count what the accounts have."""
-        self._counts = Counter({int(number): int(count) for number, count in await db.fetch(_ITERATIONS, algorithm)})
+        self._counts = {}
+        for domain, iterations, salt, count in await db.fetch(_SHAPES, algorithm):
+            self._counts.setdefault(domain, Counter())[Shape(int(iterations), int(salt))] = int(count)
 
-    def added(self, iterations: int = 0) -> None:
-        """An account got new keys; `iterations` if another server derived them."""
-        self._counts[iterations or self._present] += 1
+    def added(self, domain: str, iterations: int, salt_bytes: int) -> None:
+        """An account got keys, its own or those that another server derived."""
+        self._counts.setdefault(domain, Counter())[Shape(iterations, salt_bytes)] += 1
 
-    def of(self, secret: bytes, username: str) -> int:
-        """The iterations of a decoy, the same for the same name while the accounts stay the same."""
-        total = sum(self._counts.values())
+    def of(self, secret: bytes, username: str, domain: str) -> Shape:
+        """What a decoy has, the same for the same name while the accounts stay the same."""
+        counts = self._counts.get(domain)
+        if counts is None:
+            return self._present
+        total = sum(counts.values())
         name = hmac.digest(secret, b"iterations\0" + username.encode("utf-8", "surrogatepass"), "sha256")
         at = int.from_bytes(name[:4], "big") * total >> 32
-        for number in sorted(self._counts, key=lambda each: (each != self._present, -each)):
-            at -= self._counts[number]
+        for shape in sorted(counts, key=lambda each: (each != self._present, -each.iterations, each.salt_bytes)):
+            at -= counts[shape]
             if at < 0:
-                return number
+                return shape
         return self._present

@@ -23,7 +23,7 @@ from beamish.core.later import is_later
 from beamish.core.module import Module, ModuleConfig, Xep, command, on
 from beamish.core.services import AccountsService
 from beamish.modules.accounts.keys import (
-    DecoyIterations,
+    DecoyShapes,
     KeyTable,
     Lacking,
     as_credentials,
@@ -111,7 +111,7 @@ class AccountsModule(Module):
         self._iterations = self.kernel.scram_iterations
         self._secret = b""
         self._table = KeyTable(config.keys_in_memory)
-        self._decoys = {algorithm: DecoyIterations(self._iterations) for algorithm in ALGORITHMS}
+        self._decoys = {algorithm: DecoyShapes(self._iterations) for algorithm in ALGORITHMS}
         self._lacking = Lacking()
         self._completing: set[JID] = set()
         """Accounts that are just getting the keys they lack."""
@@ -175,10 +175,11 @@ class AccountsModule(Module):
         """See `AccountsService.keys`. Those of a locked account are what they were: strangers learn nothing."""
         return self._table.get(user, algorithm) if self._table.complete else read_keys(self.db, str(user), algorithm)
 
-    def decoy(self, username: str, algorithm: str) -> ScramKeys:
+    def decoy(self, username: str, domain: str, algorithm: str) -> ScramKeys:
         """See `AccountsService.decoy`."""
-        iterations = self._decoys[cast("Algorithm", algorithm)].of(self._secret, username)
-        return decoy_keys(self._secret, username, cast("Algorithm", algorithm), iterations)
+        address = f"{username}@{domain}"
+        shape = self._decoys[cast("Algorithm", algorithm)].of(self._secret, address, domain)
+        return decoy_keys(self._secret, address, cast("Algorithm", algorithm), *shape)
 
     def has_expired(self, user: JID) -> bool | Awaitable[bool]:
         """See `AccountsService.has_expired`."""
@@ -198,7 +199,8 @@ class AccountsModule(Module):
         algorithm = next((each for each in _PLAIN_ALGORITHMS if each in common), _PLAIN_ALGORITHMS[0])
         found = None if user is None else self.keys(user, algorithm)
         keys = await found if is_later(found) else found
-        against = keys or self.decoy("" if user is None else user.local, algorithm)
+        name, domain = ("", "") if user is None else (user.local, user.domain)
+        against = keys or self.decoy(name, domain, algorithm)
         ok = await asyncio.get_running_loop().run_in_executor(self._pool, check_password, against, password)
         if not ok or keys is None or user is None:
             return False
@@ -305,7 +307,7 @@ class AccountsModule(Module):
     async def _added(self, user: JID, keys: Sequence[ScramKeys]) -> None:
         self._table.put(user, keys)
         for each in keys:
-            self._decoys[each.algorithm].added(each.iterations)
+            self._decoys[each.algorithm].added(user.domain, each.iterations, len(each.salt))
         self._remember(user, True)
         log.info("account_added", user=str(user))
         await self._tell(events.account_added, user)

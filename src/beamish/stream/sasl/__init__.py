@@ -10,6 +10,7 @@ from beamish.stream.sasl.failure import FailureCondition, SaslFailure
 from beamish.stream.sasl.keys import (
     ALGORITHMS,
     DEFAULT_ITERATIONS,
+    SALT_BYTES,
     Algorithm,
     ScramKeys,
     check_password,
@@ -35,6 +36,7 @@ __all__ = [
     "ALGORITHMS",
     "DEFAULT_ITERATIONS",
     "MECHANISMS",
+    "SALT_BYTES",
     "TLS_EXPORTER",
     "TLS_SERVER_END_POINT",
     "TLS_UNIQUE",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import uuid
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -20,6 +21,8 @@ Algorithm: TypeAlias = Literal["SHA-1", "SHA-256", "SHA-512"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
 DEFAULT_ITERATIONS: Final = 10_000
 SALT_BYTES: Final = 16
+_UUID_BYTES: Final = 36
+"""Salts of this length are UUIDs as text: Prosody's."""
 MAX_PASSWORD_BYTES: Final = 1023
 """Longer passwords are refused. RFC 4616 §2 asks for 255 at the least."""
 
@@ -83,21 +86,32 @@ def check_password(keys: ScramKeys, password: str) -> bool:
     return hmac.compare_digest(derived.stored_key, keys.stored_key)
 
 
-def decoy_keys(secret: bytes, username: str, algorithm: Algorithm, iterations: int = DEFAULT_ITERATIONS) -> ScramKeys:
+def decoy_keys(
+    secret: bytes,
+    username: str,
+    algorithm: Algorithm,
+    iterations: int = DEFAULT_ITERATIONS,
+    salt_bytes: int = SALT_BYTES,
+) -> ScramKeys:
     """Keys for a user who does not exist: the same each time, so that salts do not tell who has an account.
 
-    `secret` belongs to the server and must outlive a restart. `username` is the prepared localpart, since for a real
-    account every spelling leads to one salt. As with real accounts, other `iterations` have another salt.
+    `secret` belongs to the server and must outlive a restart. `username` is prepared, since for a real account every
+    spelling leads to one salt, and has the domain with it, since accounts of one name at two domains have two. As with real
+    accounts, other `iterations` or `salt_bytes` have another salt. It looks as those of its length do.
     """
 
     def part(label: bytes, size: int) -> bytes:
-        message = b"\0".join(
-            (label, algorithm.encode(), str(iterations).encode(), username.encode("utf-8", "surrogatepass"))
-        )
+        looks = f"{algorithm}\0{iterations}\0{salt_bytes}\0".encode()
+        message = label + b"\0" + looks + username.encode("utf-8", "surrogatepass")
         return hmac.digest(secret, message, "sha512")[:size]
 
     size = _DIGEST_BYTES[algorithm]
-    return ScramKeys(algorithm, part(b"salt", SALT_BYTES), iterations, part(b"stored", size), part(b"server", size))
+    salt = part(b"salt", SALT_BYTES)
+    if salt_bytes == _UUID_BYTES:
+        salt = str(uuid.UUID(bytes=salt, version=4)).encode()
+    elif salt_bytes != SALT_BYTES:
+        salt = hashlib.shake_256(salt).digest(salt_bytes)
+    return ScramKeys(algorithm, salt, iterations, part(b"stored", size), part(b"server", size))
 
 
 def _prepared_password(password: str, *, stored: bool) -> bytes:
