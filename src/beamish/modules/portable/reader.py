@@ -26,6 +26,8 @@ PIECE_BYTES: Final = 64 << 20
 DEPTH: Final = 5
 """Files that include one another: the format has three, and a child of a user may be a file, too."""
 _CHUNK: Final = 1 << 16
+_REST: Final = "the rest of the file is not read"
+"""Nobody can name the accounts that are in there."""
 _PROLOG: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?+(?:<\?xml(?P<declared>[^?]*+)\?>)?+"
     rb"(?:\s++|<\?(?!xml)(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!-))*+-->)*+<[A-Za-z_:]"
@@ -171,9 +173,9 @@ class _Reader:
                     _let_go(el)
                     since = 0
                 if error is not None:
-                    raise _Damaged(error.lineno or 0, f"not well-formed: {error.msg}")
+                    raise _Damaged(error.lineno or 0, f"not well-formed: {error.msg}; {_REST}")
                 if since > PIECE_BYTES:
-                    raise _Damaged(0, f"one element has more than {PIECE_BYTES >> 20} MiB")
+                    raise _Damaged(0, f"one element has more than {PIECE_BYTES >> 20} MiB; {_REST}")
                 chunk = source.read(_CHUNK)
 
     def _included(self, path: Path, el: Element, within: str, host: str, files: tuple[Path, ...]) -> Iterator[Event]:
