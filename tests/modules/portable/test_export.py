@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from beamish.testing.world import World
 from beamish.xmpp import ns
 from beamish.xmpp.errors import Condition, StanzaError
 from beamish.xmpp.jid import JID
+from beamish.xmpp.stanza import Stanza
 
 DATA = Path(__file__).parent / "data"
 FILES = [DATA / "ejabberd" / "server.xml", *sorted((DATA / "prosody").glob("*.xml"))]
@@ -103,6 +105,25 @@ async def test_a_locked_account_is_not_opened_by_being_moved(tmp_path: Path) -> 
         await w.kernel.service(AccountsService).disable(JID.parse("carla@pro.example"))
         await w.kernel.service(PortableService).save(path, [JID.parse("carla@pro.example")])
     assert b"scram-credentials" not in path.read_bytes()
+
+
+async def test_what_ended_sessions_have_left_is_waited_for(tmp_path: Path) -> None:
+    async with world() as w:
+        bruno = JID.parse("bruno@pro.example")
+        await w.kernel.service(AccountsService).add(bruno, "x")
+        file, later = tmp_path / "file.xml", asyncio.Event()
+
+        async def bring() -> None:
+            await later.wait()
+            message = Stanza.parse(b"<message from='a@b.example' type='chat'><body>held</body></message>")
+            w.kernel.router.post(message.replace(to=bruno))
+
+        w.kernel.tasks.spawn(bring(), "unconfirmed")
+        saving = asyncio.create_task(w.kernel.service(PortableService).save(file))
+        await w.settle()
+        later.set()
+        assert await saving == 1
+        assert b"<body>held</body>" in file.read_bytes()
 
 
 async def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:

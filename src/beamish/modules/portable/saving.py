@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 100
 """Accounts whose names are read at a time."""
+_PATIENCE: Final = 60.0
+"""Seconds for what the start has begun: messages of sessions that are over go to where the offline ones are."""
 
 
 async def save(kernel: Kernel, path: Path, users: Sequence[JID]) -> int:
@@ -30,6 +32,8 @@ async def save(kernel: Kernel, path: Path, users: Sequence[JID]) -> int:
     made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(made, "wb") as file:
+            await kernel.tasks.drain(_PATIENCE)
+            await kernel.db.flushed()
             file.write(f"<?xml version='1.0' encoding='UTF-8'?>\n<server-data xmlns='{PIE}'>\n".encode())
             domain = ""
             async for user in _named(kernel, users) if users else _all(kernel):
