@@ -17,8 +17,8 @@ from beamish.testing.world import World
 
 FEW = 10
 MANY = 40
-MOST = 4_000
-"""Bytes for each session and its account; 3,700 to 3,790 on Python 3.11 to 3.13."""
+MOST = 4_150
+"""Bytes for each session and its account; 3,900 to 4,000 on Python 3.11 to 3.13."""
 _SERVER = Path(beamish.__file__).parent
 
 
@@ -34,6 +34,7 @@ async def held_by(world: World, first: int, count: int) -> int:
         (
             tracemalloc.Filter(True, f"{_SERVER}/*"),
             tracemalloc.Filter(False, f"{_SERVER}/testing/*"),
+            tracemalloc.Filter(False, f"{_SERVER}/storage/*"),  # rows on their way, of whatever is read at the time
         )
     )
     return sum(trace.size for trace in snapshot.traces)
