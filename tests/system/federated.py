@@ -34,6 +34,7 @@ listen = ["127.0.0.1:{port}"]
 direct_tls = []
 trust = "{trust}"
 retry_seconds = 60
+resume_seconds = 20
 hosts = {{ "{other}" = "127.0.0.1:{other_port}" }}
 stanzas_per_second = 1000000
 bytes_per_second = 1000000000

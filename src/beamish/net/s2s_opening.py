@@ -77,5 +77,8 @@ async def _negotiated(federation: Federation, target: Target, link: S2SOutLink) 
         link.abort()
         raise Unreachable(Cause.TIMEOUT, f"{target} did not finish the negotiation in time") from None
     except asyncio.CancelledError:
-        link.close()
+        if link.shaking:
+            link.abort()  # nothing can be said now; an end without a beginning behind the handshake is no XML
+        else:
+            link.close()
         raise
