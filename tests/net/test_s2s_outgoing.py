@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.watched import until
 
 from beamish.net import dns
 from beamish.net.dns import LookupFailed, Srv
+from beamish.net.s2s_opening import open_stream
 from beamish.testing.client import Client
 from beamish.testing.federated import Authority, FederatedServer, Relay
 from beamish.testing.names import Directory
@@ -232,6 +234,51 @@ async def test_a_server_that_is_none(
         names.serve("b.example", port)
         romeo = await a.client("romeo@a.example/x")
         await refused(romeo, caplog, condition, cause, text)
+
+
+async def test_who_gives_up_during_the_handshake_says_nothing_behind_it(ca: Authority, names: Directory) -> None:
+    """As when the other server has just connected: a goodbye would be the first thing of a stream that has not begun."""
+    certificate, key = ca.issue("b.example")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    shaking, given_up = asyncio.Event(), asyncio.Event()
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO + STARTTLS + b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        await reader.readuntil(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(received, sent, server_side=True)
+        received.write(await reader.read(65_536))
+        shaking.set()
+        await given_up.wait()
+        plain = b""
+        with suppress(OSError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            while True:
+                try:
+                    plain += tls.read(65_536)
+                except ssl.SSLWantReadError:
+                    writer.write(sent.read())
+                    more = await reader.read(65_536)
+                    if not more:
+                        break
+                    received.write(more)
+        heard.set_result(plain)
+        writer.close()
+
+    a, _ = pair(ca, names)
+    server = await asyncio.start_server(peer, "127.0.0.1", 0)
+    async with a:
+        names.serve("b.example", server.sockets[0].getsockname()[1])
+        opening = asyncio.create_task(open_stream(a.federation, "a.example", "b.example"))
+        await shaking.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        given_up.set()
+        assert await heard == b""
+        await until(lambda: not a.federation.links)
+    server.close()
 
 
 async def test_what_is_below_a_name_that_is_refused_is_some_lines(
